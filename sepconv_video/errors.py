@@ -1,0 +1,42 @@
+"""The errors a user may meet: each says what failed and why, and carries a hint with the remedy.
+
+    SepConvVideoError
+    |- OptionsError   an option, path or combination that makes no sense
+    |- VideoError     a file that cannot be read, understood or written
+    |- WeightsError   weights that are missing, damaged or of another network
+    `- DeviceError    a device that is missing, unusable or out of memory
+
+Messages are lower case without a final period, with paths and names in backticks:
+what failed, why, the value found and the values accepted.
+"""
+
+
+class SepConvVideoError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Attributes:
+        message: One line: what failed and why.
+        hint: What to do about it, or an empty string.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        """Keep the message and the hint apart, so that the command line can lay them out."""
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class OptionsError(SepConvVideoError):
+    """An option, a path or a combination of them that makes no sense."""
+
+
+class VideoError(SepConvVideoError):
+    """A video or picture that cannot be read, understood or written."""
+
+
+class WeightsError(SepConvVideoError):
+    """Weights that are missing, damaged or belong to another network."""
+
+
+class DeviceError(SepConvVideoError):
+    """A device that is missing, cannot be used or ran out of memory."""
