@@ -1,0 +1,142 @@
+"""The operator as PyTorch sees it: checks, registration, gradients and shapes.
+
+The arithmetic lives in `cpu` and `cuda`, which are imported on the first call for their device,
+as numba and cupy take their time. Backward is an operator of its own, so that `torch.compile`
+can trace through it.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def sepconv(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+    """Filter every pixel of a padded image with its own separable kernel.
+
+    out[n, c, y, x] = sum_ij image[n, c, y+i, x+j] * vertical[n, i, y, x] * horizontal[n, j, y, x]
+    (Niklaus et al., ICCV 2017, section 3). Once differentiable in all three arguments.
+
+    Args:
+        image: (N, C, H+K-1, W+K-1), any strides; float32, float16, bfloat16 or float64.
+        vertical: Coefficients along y, (N, K, H, W); dtype and device of `image`.
+        horizontal: Coefficients along x, (N, K, H, W); dtype and device of `image`.
+
+    Returns:
+        (N, C, H, W), contiguous; sums are kept in float32 whatever the dtype (float64 in float64).
+
+    Raises:
+        TypeError: A dtype is not supported, or dtypes differ.
+        ValueError: A shape does not fit, or devices differ.
+        DeviceError: The tensors are on a GPU and CuPy is missing or does not work.
+    """
+    _check_kinds(image, vertical, horizontal)
+    _check_shapes(image, vertical, horizontal)
+    result: Tensor = torch.ops.sepconv_video.sepconv(image, vertical, horizontal)
+    return result
+
+
+def implementations() -> dict[str, str]:
+    """Tell which implementations work here.
+
+    Returns:
+        For each of "reference", "cpu" and "cuda": "ok", or the reason why it cannot be used.
+    """
+    return {"reference": "ok", "cpu": _try_cpu(), "cuda": _try_cuda()}
+
+
+def _try_cpu() -> str:
+    try:
+        import numba  # noqa: F401, PLC0415 - heavy
+    except ImportError as error:
+        return f"numba cannot be imported: {error}"
+    return "ok"
+
+
+def _try_cuda() -> str:
+    return "not implemented yet"
+
+
+def _check_kinds(image: Tensor, vertical: Tensor, horizontal: Tensor) -> None:
+    dtypes = [tensor.dtype for tensor in (image, vertical, horizontal)]
+    if image.dtype not in DTYPES or len(set(dtypes)) > 1:
+        raise TypeError(
+            "image, vertical and horizontal must share one dtype of float32, float16, bfloat16, "
+            f"float64; found {', '.join(str(dtype).removeprefix('torch.') for dtype in dtypes)}"
+        )
+    devices = [tensor.device for tensor in (image, vertical, horizontal)]
+    if len(set(devices)) > 1:
+        raise ValueError(
+            "image, vertical and horizontal must be on one device; "
+            f"found {', '.join(str(device) for device in devices)}"
+        )
+
+
+def _check_shapes(image: Tensor, vertical: Tensor, horizontal: Tensor) -> None:
+    shapes = [tuple(tensor.shape) for tensor in (image, vertical, horizontal)]
+    found = "image {}, vertical {}, horizontal {}".format(*shapes)
+    if any(len(shape) != 4 for shape in shapes):
+        raise ValueError(
+            f"image must be (N, C, H+K-1, W+K-1), the coefficients (N, K, H, W); found {found}"
+        )
+    if vertical.shape != horizontal.shape or vertical.shape[1] < 1:
+        raise ValueError(
+            f"vertical and horizontal must both be (N, K, H, W) with K >= 1; found {found}"
+        )
+    N, K, H, W = vertical.shape
+    if image.shape[0] != N or image.shape[2] != H + K - 1 or image.shape[3] != W + K - 1:
+        raise ValueError(
+            f"image must be ({N}, C, {H + K - 1}, {W + K - 1}) for coefficients "
+            f"{shapes[1]}; found {shapes[0]}"
+        )
+
+
+@torch.library.custom_op("sepconv_video::sepconv", mutates_args=(), device_types="cpu")
+def _forward(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+    from sepconv_video.kernels import cpu  # noqa: PLC0415 - numba takes a second to import
+
+    return cpu.forward(image, vertical, horizontal)
+
+
+@torch.library.custom_op("sepconv_video::sepconv_backward", mutates_args=(), device_types="cpu")
+def _backward(
+    grad: Tensor, image: Tensor, vertical: Tensor, horizontal: Tensor, image_needs_grad: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    from sepconv_video.kernels import cpu  # noqa: PLC0415 - numba takes a second to import
+
+    return cpu.backward(grad, image, vertical, horizontal, image_needs_grad)
+
+
+@_forward.register_fake
+def _(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+    N, _, H, W = vertical.shape
+    return image.new_empty(N, image.shape[1], H, W)
+
+
+@_backward.register_fake
+def _(
+    grad: Tensor, image: Tensor, vertical: Tensor, horizontal: Tensor, image_needs_grad: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_image = image.new_empty(image.shape if image_needs_grad else (0,))
+    return grad_image, vertical.new_empty(vertical.shape), horizontal.new_empty(horizontal.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(
+    ctx: Any,  # noqa: ANN401 - PyTorch makes it up
+    grad: Tensor,
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Return the three gradients; the image's, a third of the work, only where it is asked for."""
+    needs = bool(ctx.needs_input_grad[0])
+    gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.sepconv_video.sepconv_backward(
+        grad, *ctx.saved_tensors, needs
+    )
+    return gradients[0] if needs else None, gradients[1], gradients[2]
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
