@@ -10,11 +10,9 @@ frame falls on a whole tick: no rounding, at a constant and at a variable rate a
 
 from collections.abc import Callable, Iterable, Iterator
 
-from sepconv_video.errors import OptionsError, VideoError
+from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame, Interval
-
-FACTORS = (2, 4, 8)
-"""The frame-rate factors: powers of two, since the network knows only the middle."""
+from sepconv_video.options import check_factor
 
 
 def intervals(
@@ -107,16 +105,3 @@ def held_frame(interval: Interval, factor: int, k: int) -> Frame:
     if interval.right is None or 2 * k <= factor:
         return interval.left
     return interval.right
-
-
-def check_factor(factor: int) -> None:
-    """Refuse a factor that repeated halving cannot reach.
-
-    Raises:
-        OptionsError: The factor is none of `FACTORS`.
-    """
-    if factor not in FACTORS:
-        raise OptionsError(
-            f"cannot raise the frame rate {factor} times: the factor must be 2, 4 or 8",
-            "pass `--factor 2`, `--factor 4` or `--factor 8`",
-        )

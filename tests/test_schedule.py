@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from sepconv_video.errors import OptionsError, VideoError
 from sepconv_video.frames import Frame, Interval
-from sepconv_video.schedule import FACTORS, held_frame, intervals, output_pts
+from sepconv_video.options import FACTORS
+from sepconv_video.schedule import held_frame, intervals, output_pts
 
 PLANES = (np.zeros((2, 2), np.uint8),)
 

@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+"""Train one of our networks; stop and resume at any time, on a CPU or a GPU.
+
+    python scripts/train.py --model fast --steps 20000 --minutes 60 --run runs/fast
+
+Run the same command again to continue. `weights.safetensors` in the run's folder holds the
+averaged weights in fp16, as they are shipped.
+"""
+
+import csv
+from pathlib import Path
+
+import click
+import torch
+from safetensors.torch import save_file
+
+from sepconv_video.models import NETWORKS
+from sepconv_video.training.clips import read_folder, read_picture
+from sepconv_video.training.losses import LOSSES
+from sepconv_video.training.loop import Recipe, Trainer, train, validate
+from sepconv_video.training.samples import Samples
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@click.command(help=__doc__)
+@click.option("--model", type=click.Choice(["fast"]), default="fast", show_default=True)
+@click.option("--data", type=click.Path(path_type=Path), default=SHARED, show_default=True,
+              help="Folder with train/*.mp4, val/*.mp4 and images/*.jpg.")
+@click.option("--run", type=click.Path(path_type=Path), default=Path("runs/fast"))
+@click.option("--steps", default=20000, show_default=True, help="Length of the whole schedule.")
+@click.option("--minutes", default=1e9, help="Stop this call after so long; the next continues.")
+@click.option("--save-minutes", default=5.0, show_default=True)
+@click.option("--batch", default=8, show_default=True)
+@click.option("--patch", default=128, show_default=True)
+@click.option("--rate", default=4e-4, show_default=True, help="Peak learning rate.")
+@click.option("--loss", type=click.Choice(sorted(LOSSES)), default="laplacian")
+@click.option("--autocast", type=click.Choice(["off", "fp16", "bf16"]), default="off")
+@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+@click.option("--seed", default=0)
+@click.option("--start", type=click.Path(path_type=Path, exists=True),
+              help="Checkpoint whose averaged weights a fresh run starts from.")
+@click.option("--validate-every", default=4, show_default=True,
+              help="Use each n-th triple of the validation clips; 0 leaves validation out.")
+def main(**options: object) -> None:  # noqa: D103
+    run_training(**options)  # type: ignore[arg-type]
+
+
+def run_training(
+    *, model: str, data: Path, run: Path, steps: int, minutes: float, save_minutes: float,
+    batch: int, patch: int, rate: float, loss: str, autocast: str, device: str, seed: int,
+    start: Path | None, validate_every: int,
+) -> None:
+    """Set a run up, or continue it, and train until the time or the schedule ends."""
+    run.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    network = NETWORKS[model]().to(device)
+    if start is not None:
+        state = torch.load(start, map_location="cpu", weights_only=True)
+        network.load_state_dict(state["average"])
+    clips = list(read_folder(data / "train").values())
+    pictures = [read_picture(path) for path in sorted((data / "images").glob("*.jpg"))]
+    samples = Samples(clips, pictures, patch, torch.device(device), seed)
+    recipe = Recipe(steps=steps, batch=batch, learning_rate=rate, loss=loss,
+                    autocast=autocast, seed=seed)
+    trainer = Trainer(network, samples, recipe)
+    if (run / "checkpoint.pt").exists():
+        trainer.restore(run / "checkpoint.pt")
+        print(f"continuing {run} at step {trainer.step_count}", flush=True)
+    held_back = read_folder(data / "val") if validate_every else {}
+    for step in train(trainer, minutes, save_minutes, run):
+        half = {name: value.half() for name, value in trainer.average.state_dict().items()}
+        save_file(half, run / "weights.safetensors")
+        psnr = validate(trainer.average, held_back, validate_every) if held_back else float("nan")
+        report(run, step, psnr)
+
+
+def report(run: Path, step: int, psnr: float) -> None:
+    """Print the newest figures and redraw the curve."""
+    with (run / "psnr.csv").open("a", newline="") as file:
+        csv.writer(file).writerow([step, f"{psnr:.3f}"])
+    last = list(csv.DictReader((run / "log.csv").open()))[-1]
+    print(f"step {step}: loss {last['loss']}, {last['samples_per_s']} samples/s, "
+          f"validation {psnr:.2f} dB", flush=True)
+    plot(run)
+
+
+def plot(run: Path) -> None:
+    """Draw loss and validation PSNR over steps into `curve.png`."""
+    import matplotlib as mpl  # noqa: PLC0415 - slow to import, and only needed here
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    losses = list(csv.DictReader((run / "log.csv").open()))
+    scores = [(int(row[0]), float(row[1])) for row in csv.reader((run / "psnr.csv").open())]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    left.plot([int(row["step"]) for row in losses], [float(row["loss"]) for row in losses])
+    left.set(xlabel="step", ylabel="loss", yscale="log")
+    right.plot(*zip(*scores, strict=True))
+    right.set(xlabel="step", ylabel="validation PSNR / dB")
+    figure.savefig(run / "curve.png")
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

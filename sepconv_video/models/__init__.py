@@ -1,0 +1,13 @@
+"""The networks: each maps (left, right) to the frame half way, RGB in [0, 1], any size."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from sepconv_video.models.fast import Fast
+from sepconv_video.models.sepconv2017 import SepConv2017
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {"fast": Fast, "sepconv2017": SepConv2017}
+"""Constructors by the name of the architecture, which weights files declare."""
+
+__all__ = ["NETWORKS", "Fast", "SepConv2017"]

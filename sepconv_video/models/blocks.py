@@ -1,0 +1,102 @@
+"""Building blocks that the project's own networks share: convolutions, warping, cost volumes."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(act(conv(x))); starts as the identity, so that depth costs nothing at first."""
+
+    def __init__(self, channels: int) -> None:
+        """Build the two convolutions for (N, channels, H, W) features."""
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = zero_conv(channels, channels)
+        nn.init.kaiming_normal_(self.first.weight, a=0.1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, channels, H, W) in and out."""
+        residual: Tensor = self.second(F.leaky_relu(self.first(features), 0.1, inplace=True))
+        return features + residual
+
+
+def conv_act(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """3x3 convolution and leaky ReLU; `stride` 2 halves the resolution."""
+    conv = nn.Conv2d(inputs, outputs, 3, stride, 1)
+    nn.init.kaiming_normal_(conv.weight, a=0.1)
+    return nn.Sequential(conv, nn.LeakyReLU(0.1, inplace=True))
+
+
+def zero_conv(inputs: int, outputs: int) -> nn.Conv2d:
+    """3x3 convolution whose output is zero until it has learned something."""
+    conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return conv
+
+
+def upsample(maps: Tensor, factor: int) -> Tensor:
+    """Bilinear enlargement of (N, C, H, W) to (N, C, factor*H, factor*W)."""
+    return F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def warp(frames: Tensor, motion: Tensor) -> Tensor:
+    """Sample each frame at x + motion(x): bilinear, edges repeated.
+
+    Args:
+        frames: (N, C, H, W).
+        motion: (N, 2, H, W), horizontal then vertical, in pixels.
+
+    Returns:
+        (N, C, H, W), in the dtype of `frames`.
+    """
+    height, width = frames.shape[-2:]
+    # coordinates need more than the 11 bits of fp16, whatever the dtype of the network
+    rows = torch.arange(height, device=frames.device, dtype=torch.float32)
+    columns = torch.arange(width, device=frames.device, dtype=torch.float32)
+    x = (motion[:, 0].float() + columns + 0.5) * (2 / width) - 1
+    y = (motion[:, 1].float() + rows[:, None] + 0.5) * (2 / height) - 1
+    grid = torch.stack((x, y), dim=-1)
+    warped = F.grid_sample(
+        frames.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return warped.to(frames.dtype)
+
+
+def displacements(radius: int) -> Tensor:
+    """((2*radius+1)**2, 2) displacements in cells, (x, y), in the order of `cost_volume`."""
+    steps = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    vertical, horizontal = torch.meshgrid(steps, steps, indexing="ij")
+    return torch.stack((horizontal, vertical), dim=-1).reshape(-1, 2)
+
+
+def cost_volume(left: Tensor, right: Tensor, cell: int, radius: int) -> Tensor:
+    """How badly the two frames agree when they meet in the middle, per displacement.
+
+    At 1/cell of the resolution, for each displacement d of up to `radius` cells: the mean
+    absolute difference of `left` at x + d and `right` at x - d (bilateral matching, as the
+    motion of the frame half way is wanted), averaged over 5x5 cells.
+
+    Args:
+        left: Earlier frames, (N, C, H, W), H and W multiples of `cell`.
+        right: Later frames, same shape.
+        cell: Side of a cell in pixels.
+        radius: Largest displacement in cells.
+
+    Returns:
+        (N, (2*radius+1)**2, H/cell, W/cell), in the units of the frames.
+    """
+    left, right = F.avg_pool2d(left, cell), F.avg_pool2d(right, cell)
+    height, width = left.shape[-2:]
+    border = [radius] * 4
+    # (N, C, H + 2*radius, 2*radius + 1, W) views: all horizontal shifts of every row
+    lefts = F.pad(left, border, mode="replicate").unfold(3, width, 1)
+    rights = F.pad(right, border, mode="replicate").unfold(3, width, 1).flip(3)
+    costs = []
+    for dy in range(-radius, radius + 1):
+        above, below = radius + dy, radius - dy
+        difference = lefts[:, :, above : above + height] - rights[:, :, below : below + height]
+        costs.append(difference.abs().mean(1).transpose(1, 2))
+    volume = torch.cat(costs, dim=1)
+    return F.avg_pool2d(F.pad(volume, [2] * 4, mode="replicate"), 5, 1)

@@ -1,0 +1,33 @@
+"""What training minimises: differences between a made and the true middle frame."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def charbonnier(made: Tensor, true: Tensor) -> Tensor:
+    """Smooth L1, sqrt(d^2 + 1e-6), averaged: the loss for the best PSNR. (N, C, H, W) in [0, 1]."""
+    return torch.sqrt((made - true) ** 2 + 1e-6).mean()
+
+
+def laplacian(made: Tensor, true: Tensor, levels: int = 4) -> Tensor:
+    """L1 over a Laplacian pyramid, coarse bands weighted 2^level (Bojanowski et al. 2017).
+
+    The coarse bands tell a motion that is off by many pixels which way to go, where the
+    pixels themselves say nothing. (N, C, H, W) in [0, 1]; the finest band also by plain L1.
+    """
+    difference = made - true
+    total = difference.abs().mean()
+    for level in range(levels):
+        below = F.avg_pool2d(difference, 2)
+        band = difference - F.interpolate(below, scale_factor=2, mode="bilinear")
+        total = total + 2**level * band.abs().mean()
+        difference = below
+    return (total + 2**levels * difference.abs().mean()) / 4
+
+
+LOSSES: dict[str, Loss] = {"charbonnier": charbonnier, "laplacian": laplacian}

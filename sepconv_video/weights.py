@@ -1,0 +1,174 @@
+"""From a name or a file to a network that is ready to use.
+
+Shipped weights are listed in `weights/MANIFEST.toml` with their checksum; any other file is
+recognised by its keys and shapes. Nothing is ever unpickled: safetensors, or PyTorch files
+with `weights_only=True`.
+"""
+
+import hashlib
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sepconv_video.errors import WeightsError
+from sepconv_video.models import NETWORKS
+
+_HERE = Path(__file__).resolve().parent
+_WRAPPERS = ("state_dict", "params_ema", "params", "model")
+"""Keys under which training programs put the weights inside a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShippedModel:
+    """One entry of the manifest."""
+
+    name: str
+    network: str
+    """Architecture, a key of `sepconv_video.models.NETWORKS`."""
+    file: Path
+    sha256: str
+    licence: str
+    summary: str
+    """One line for `--list-models`."""
+
+
+def shipped_models() -> dict[str, ShippedModel]:
+    """Read the manifest: the models that come with the package, by name.
+
+    Raises:
+        WeightsError: The package was installed without its weights.
+    """
+    folder = _weights_folder()
+    manifest = tomllib.loads((folder / "MANIFEST.toml").read_text(encoding="utf-8"))
+    return {
+        name: ShippedModel(
+            name=name,
+            network=entry["network"],
+            file=folder / entry["file"],
+            sha256=entry["sha256"],
+            licence=entry["licence"],
+            summary=entry["summary"],
+        )
+        for name, entry in manifest.items()
+    }
+
+
+def _weights_folder() -> Path:
+    """`weights_data` inside an installed package, `weights` beside it in a checkout."""
+    for folder in (_HERE / "weights_data", _HERE.parent / "weights"):
+        if (folder / "MANIFEST.toml").is_file():
+            return folder
+    raise WeightsError(
+        f"no weights came with this installation: no MANIFEST.toml in `{_HERE / 'weights_data'}`",
+        "reinstall the package, e.g. `pip install --force-reinstall sepconv-video`",
+    )
+
+
+def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+    """Load a network, ready to be called as `middle = model(left, right)`.
+
+    `left` and `right` are float tensors (N, 3, H, W), RGB in [0, 1] as decoded, any H and W;
+    so is the result, which may leave [0, 1] by a little.
+
+    Args:
+        name_or_path: Name of a shipped model, or path of a weights file: ours, or the
+            official `network-l1.pytorch` and `network-lf.pytorch` of the 2017 paper.
+        device: Where the network shall live.
+
+    Returns:
+        The network in float32, in evaluation mode, its weights frozen.
+
+    Raises:
+        WeightsError: No such model, a damaged file, or weights of an unknown network.
+    """
+    shipped = shipped_models()
+    path = Path(name_or_path)
+    if str(name_or_path) in shipped:
+        entry = shipped[str(name_or_path)]
+        _verify(entry)
+        path = entry.file
+    elif not path.is_file():
+        raise WeightsError(
+            f"unknown model `{name_or_path}`: neither a shipped model nor a file",
+            f"use one of {', '.join(f'`{name}`' for name in shipped)}, or a weights file",
+        )
+    model = _build(_read_state(path), path)
+    return model.requires_grad_(requires_grad=False).eval().to(device)
+
+
+def _verify(entry: ShippedModel) -> None:
+    if not entry.file.is_file():
+        raise WeightsError(
+            f"the weights of `{entry.name}` are missing: no file `{entry.file}`",
+            "reinstall the package, e.g. `pip install --force-reinstall sepconv-video`",
+        )
+    found = hashlib.sha256(entry.file.read_bytes()).hexdigest()
+    if found != entry.sha256:
+        raise WeightsError(
+            f"the weights of `{entry.name}` are damaged: `{entry.file}` has the SHA-256 "
+            f"{found[:16]}..., not {entry.sha256[:16]}...",
+            "reinstall the package, e.g. `pip install --force-reinstall sepconv-video`",
+        )
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict without running any code that the file may contain."""
+    try:
+        content: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    # torch.load fails with whatever its unpickler or the zip reader stumbles over first
+    except (SafetensorError, OSError, RuntimeError, ValueError, LookupError, EOFError) as error:
+        raise _unreadable(path) from error
+    except Exception as error:
+        # pickle.UnpicklingError, named without importing pickle
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        raise _unreadable(path) from error
+    for key in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise _unreadable(path)
+    return content
+
+
+def _unreadable(path: Path) -> WeightsError:
+    return WeightsError(
+        f"cannot read weights from `{path}`: it is neither a safetensors file nor a PyTorch "
+        "state dict of tensors only",
+        "pass a `.safetensors` file or an official `network-*.pytorch` file",
+    )
+
+
+def _build(state: dict[str, Tensor], path: Path) -> nn.Module:
+    """Find the network whose keys and shapes these are, and fill it."""
+    state = {_canonical_key(key): value.float() for key, value in state.items()}
+    shapes = {key: value.shape for key, value in state.items()}
+    for network in NETWORKS.values():
+        with torch.device("meta"):  # shapes alone: allocates and initialises nothing
+            expected = {key: value.shape for key, value in network().state_dict().items()}
+        if shapes == expected:
+            model = network()
+            model.load_state_dict(state)
+            return model
+    raise WeightsError(
+        f"`{path}` holds weights of another network: its {len(shapes)} tensors are those of "
+        f"none of {', '.join(f'`{name}`' for name in NETWORKS)}",
+        "pass weights trained for one of these networks",
+    )
+
+
+def _canonical_key(key: str) -> str:
+    """Bring the official names, `moduleConv1.0.weight` or `netConv1.0.weight`, to ours."""
+    match = re.match(r"(?:module|net)([A-Z])(.*)", key)
+    return match[1].lower() + match[2] if match else key

@@ -1,0 +1,109 @@
+"""The networks: exactness of the 2017 one, and what ours must do before and after training."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sepconv_video.models import Fast, SepConv2017
+
+CHANNELS = {"1": (6, 32), "2": (32, 64), "3": (64, 128), "4": (128, 256), "5": (256, 512)}
+DECODER = {"5": (512, 512), "4": (512, 256), "3": (256, 128), "2": (128, 64)}
+
+
+def official_shapes():
+    """(module.index, out, in) in the order of ../shared/sepconv-2017.md."""
+    for level, (inputs, outputs) in CHANNELS.items():
+        yield from ((f"Conv{level}.{i}", outputs, inputs if i == 0 else outputs) for i in (0, 2, 4))
+    for level, (inputs, outputs) in DECODER.items():
+        yield from (
+            (f"Deconv{level}.{i}", outputs, inputs if i == 0 else outputs) for i in (0, 2, 4)
+        )
+    for level in "5432":
+        yield f"Upsample{level}.1", DECODER[level][1], DECODER[level][1]
+    for name in ("Vertical1", "Vertical2", "Horizontal1", "Horizontal2"):
+        yield from ((f"{name}.0", 64, 64), (f"{name}.2", 64, 64))
+        yield from ((f"{name}.4", 51, 64), (f"{name}.7", 51, 51))
+
+
+def official_state(prefix):
+    """The random state dict of the golden output, under the authors' keys."""
+    generator = torch.Generator().manual_seed(2017)
+    state = {}
+    for name, outputs, inputs in official_shapes():
+        scale = math.sqrt(2 / (9 * inputs))
+        weight = torch.randn(outputs, inputs, 3, 3, generator=generator) * scale
+        state[f"{prefix}{name}.weight"] = weight
+        state[f"{prefix}{name}.bias"] = torch.randn(outputs, generator=generator) * 0.01
+    return state
+
+
+def macs_per_pixel(model, height, width):
+    """Multiply-accumulates of all convolutions per pixel of a frame."""
+    total = 0
+
+    def count(module, _, output):
+        nonlocal total
+        total += output.numel() * module.weight[0].numel()
+
+    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Conv2d)]
+    with torch.inference_mode():
+        model(torch.rand(1, 3, height, width), torch.rand(1, 3, height, width))
+    for hook in hooks:
+        hook.remove()
+    return total / (height * width)
+
+
+@pytest.mark.parametrize("prefix", ["module", "net"])
+def test_reproduces_the_golden_output(prefix, shared, tmp_path: Path):
+    from sepconv_video.weights import load_model
+
+    torch.save(official_state(prefix), tmp_path / "network.pytorch")
+    model = load_model(tmp_path / "network.pytorch")
+    golden = np.load(shared / "golden" / "sepconv2017.npz")
+    left, right, middle = (
+        torch.from_numpy(golden[f"{name}_bgr"]).flip(1) for name in ("left", "right", "middle")
+    )
+    made = model(left.float(), right.float())
+    assert (made - middle).norm() <= 1e-4 * middle.norm()
+    assert (made - middle).abs().max() <= 1e-4 * middle.abs().max()
+
+
+def test_2017_network_has_the_published_size():
+    model = SepConv2017()
+    assert sum(p.numel() for p in model.parameters()) == 21_675_452
+    assert macs_per_pixel(model, 64, 64) == 380_484
+
+
+def test_fast_network_keeps_its_budget():
+    model = Fast()
+    assert sum(p.numel() for p in model.parameters()) < 5e6
+    assert 25_000 <= macs_per_pixel(model, 128, 128) <= 60_000
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (37, 53), (90, 64)])
+def test_an_untrained_fast_network_averages(size):
+    torch.manual_seed(0)
+    left, right = torch.rand(2, 3, *size), torch.rand(2, 3, *size)
+    with torch.inference_mode():
+        made = Fast()(left, right)
+    assert made.shape == left.shape
+    torch.testing.assert_close(made, (left + right) / 2, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("network", [Fast, SepConv2017])
+def test_any_size_comes_back_at_its_size(network):
+    with torch.inference_mode():
+        made = network()(torch.rand(1, 3, 35, 61), torch.rand(1, 3, 35, 61))
+    assert made.shape == (1, 3, 35, 61)
+    assert made.isfinite().all()
+
+
+def test_taps_of_fast_sum_to_one():
+    from sepconv_video.models.fast import normalise_taps
+
+    taps = normalise_taps(torch.randn(2, 11, 4, 5) * 3)
+    torch.testing.assert_close(taps.sum(1), torch.ones(2, 4, 5), atol=1e-5, rtol=0)
