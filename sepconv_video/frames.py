@@ -56,6 +56,8 @@ class VideoInfo:
     """What the header says, which may be wrong or missing: for progress display only."""
     sample_aspect_ratio: Fraction | None
     """Width of a sample over its height; None where unset."""
+    display_matrix: tuple[int, ...] | None = None
+    """How players turn or mirror the picture: FFmpeg's nine numbers; None where unset."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,0 +1,103 @@
+"""What goes wrong with files: PyAV's errors turned into ours, and signs of a broken-off file."""
+
+import errno
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+
+from sepconv_video.errors import VideoError
+
+# PyAV's default; set again because another library may have changed it, and because
+# FFmpeg's own messages must never mix with ours on the terminal.
+av.logging.set_level(None)
+
+_REMEDIES = {
+    errno.ENOSPC: ("no space left on the device", "free some space or choose another folder"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space or choose another folder"),
+    errno.EACCES: ("permission denied", "check who owns the file and its folder"),
+    errno.EPERM: ("operation not permitted", "check who owns the file and its folder"),
+    errno.EROFS: ("the file system is read-only", "choose another folder"),
+    errno.ENOENT: ("no such file or folder", "check the name"),
+    errno.EISDIR: ("it is a folder", "name a file"),
+    errno.ENOTDIR: ("a part of its path is not a folder", "check the name"),
+    errno.EFBIG: ("the file would be larger than the file system allows", "choose another folder"),
+    errno.EIO: ("the device failed to read or write", "check the disk"),
+}
+
+
+def explain(fault: Exception) -> tuple[str, str]:
+    """Say in lower case why a file operation failed, and what helps (which may be empty)."""
+    number = getattr(fault, "errno", None)
+    if isinstance(number, int) and number in _REMEDIES:
+        return _REMEDIES[number]
+    reason = getattr(fault, "strerror", None) or str(fault) or type(fault).__name__
+    return reason[0].lower() + reason[1:].rstrip("."), ""
+
+
+@contextmanager
+def translated(action: str, path: Path) -> Iterator[None]:
+    """Turn errors of PyAV and of the system into a `VideoError`: cannot `action` `path`: why."""
+    try:
+        yield
+    except (av.FFmpegError, OSError) as fault:
+        reason, hint = explain(fault)
+        raise VideoError(f"cannot {action} `{path}`: {reason}", hint) from fault
+
+
+def is_broken_off(path: Path) -> bool:
+    """Tell whether a file ends before its own structure says it does.
+
+    MP4 and MOV (a box), Matroska and WebM (the segment) and AVI (the first RIFF chunk) name
+    their sizes; other formats, and files written live, do not, and count as whole.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(64)
+        if head[:4] == b"RIFF":
+            return len(head) >= 8 and 8 + struct.unpack_from("<I", head, 4)[0] > size
+        if head[:4] == b"\x1aE\xdf\xa3":
+            return _matroska_end(head) > size
+        if head[4:8] in {b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"}:
+            return _boxes_end(path, size) > size
+    return False
+
+
+def _boxes_end(path: Path, size: int) -> int:
+    """Walk the top-level boxes (ISO/IEC 14496-12, 4.2) and return where the last one ends."""
+    position = 0
+    with path.open("rb") as file:
+        while position < size:
+            file.seek(position)
+            header = file.read(16)
+            if len(header) < 8:
+                return size + 1
+            length = int(struct.unpack_from(">I", header)[0])
+            if length == 1 and len(header) == 16:
+                length = int(struct.unpack_from(">Q", header, 8)[0])
+            if length < 8:  # 0: up to the end of the file
+                return size
+            position += length
+    return position
+
+
+def _matroska_end(head: bytes) -> int:
+    """Read the sizes of the EBML header and the segment (RFC 8794); 0 if unknown."""
+    header, start = _ebml_size(head, 4)
+    segment = start + header
+    if head[segment : segment + 4] != b"\x18S\x80g":
+        return 0
+    length, start = _ebml_size(head, segment + 4)
+    return start + length if length >= 0 else 0
+
+
+def _ebml_size(head: bytes, position: int) -> tuple[int, int]:
+    """Read a variable-length size; -1 stands for "unknown", all value bits set."""
+    if position >= len(head) or not head[position]:
+        return -1, position
+    width = 9 - head[position].bit_length()
+    value = int.from_bytes(head[position : position + width], "big")
+    mask = (1 << (7 * width)) - 1
+    return (-1 if value & mask == mask else value & mask), position + width

@@ -1,0 +1,286 @@
+"""Decoding: a file in, frames in presentation order out, each plane bit-exact.
+
+Knows PyAV and nothing of what becomes of the frames. No frame is lost silently: frames
+without a usable time are given one and counted in `notes`; what could not be decoded is
+counted in `damage`.
+"""
+
+from collections.abc import Generator, Iterator
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+from av.packet import Packet
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+
+from sepconv_video.errors import VideoError
+from sepconv_video.frames import Frame, Plane
+from sepconv_video.video import formats
+from sepconv_video.video.faults import explain, is_broken_off
+from sepconv_video.video.source import describe, main_video, open_source
+
+_ACCURATE = (
+    Interpolation.BICUBIC
+    | Interpolation.ACCURATE_RND
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.FULL_CHR_H_INP
+)
+# In these a packet is marked corrupt when the file ends inside it. Decoding half a picture
+# gains nothing and, with frame threads, loses the good ones still on their way.
+_LENGTH_DELIMITED = ("mov", "matroska", "avi")
+
+
+class Reader:
+    """Decode the main video stream of a file, once, front to back.
+
+    The first frame is decoded on opening, because only it tells the true format.
+
+    Attributes:
+        path: The file.
+        info: What is known of the stream.
+        notes: One line for each thing converted, dropped or mended, for the user.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Open `path`.
+
+        Raises:
+            VideoError: If there is no video in it that can be decoded.
+        """
+        self.path = Path(path)
+        self.notes: list[str] = []
+        self._faults = _Faults()
+        self._container = open_source(self.path)
+        try:
+            self._stream = main_video(self._container, self.path)
+            self._stream.thread_type = "AUTO"
+            self._pictures = self._decode()
+            self._first = self._first_picture()
+            self._unpack = _Unpacker(self._first, self.path)
+            self.notes += self._unpack.notes
+            self.info = describe(
+                self._stream, self._first, self._unpack.pix_fmt, self._unpack.layout
+            )
+        except BaseException:
+            self._container.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; frames already given stay valid."""
+        self._pictures.close()
+        self._container.close()
+
+    @property
+    def damage(self) -> str | None:
+        """What was broken in the stream, in one line; None if nothing. Final after `frames`."""
+        return self._faults.summary
+
+    def frames(self) -> Iterator[Frame]:
+        """Give the frames in presentation order, with strictly increasing `pts`.
+
+        A frame without a time follows its predecessor by one frame duration. A frame that
+        is not later than its predecessor is placed one tick after it; after a jump back of
+        more than a second the times go on from there. Both are counted in `notes`.
+
+        May be iterated once.
+
+        Raises:
+            VideoError: If the picture's size or format changes.
+        """
+        has_times = self._container.format.name != "avi"
+        clock = _Clock(self._stream, has_times)
+        try:
+            for index, picture in enumerate(chain([self._first], self._pictures)):
+                yield Frame(
+                    index=index,
+                    pts=clock.pts(picture),
+                    duration=int(picture.duration or 0) if has_times else 0,
+                    planes=self._unpack(picture),
+                )
+        finally:
+            self.notes += clock.notes
+
+    def _first_picture(self) -> av.VideoFrame:
+        first = next(self._pictures, None)
+        if first is None:
+            why = self._faults.summary or "its video stream is empty"
+            raise VideoError(
+                f"cannot read `{self.path}`: not one frame can be decoded: {why}",
+                "was it copied or downloaded to the end?",
+            )
+        return first
+
+    def _decode(self) -> Generator[av.VideoFrame, None, None]:
+        """Decode every packet, counting faults instead of raising them."""
+        for packet in chain(self._packets(), [None]):
+            try:
+                pictures = self._stream.decode(packet)
+            except av.EOFError:  # already flushed by the demuxer's last, empty packet
+                continue
+            except av.FFmpegError:
+                self._faults.packets += 1
+                continue
+            for picture in pictures:
+                self._faults.pictures += picture.is_corrupt
+                yield picture
+        self._faults.broken_off |= is_broken_off(self.path)
+
+    def _packets(self) -> Iterator["Packet[VideoStream]"]:
+        """Demux the stream up to the end of the file or the first place it cannot be read."""
+        drops_corrupt = self._container.format.name.startswith(_LENGTH_DELIMITED)
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.is_corrupt and drops_corrupt:
+                    self._faults.packets += 1
+                else:
+                    yield packet
+        except av.FFmpegError as fault:
+            self._faults.reading = explain(fault)[0]
+
+
+class _Faults:
+    """Counts what was found broken while decoding."""
+
+    def __init__(self) -> None:
+        self.packets = 0
+        self.pictures = 0
+        self.broken_off = False
+        self.reading = ""
+
+    @property
+    def summary(self) -> str | None:
+        parts = []
+        if self.broken_off:
+            parts.append("the file is broken off before its end")
+        if self.reading:
+            parts.append(f"reading stopped early: {self.reading}")
+        if self.packets:
+            parts.append(f"{self.packets} {_plural('packet', self.packets)} could not be decoded")
+        if self.pictures:
+            parts.append(f"{self.pictures} {_plural('frame', self.pictures)} decoded with errors")
+        return "; ".join(parts) or None
+
+
+def _plural(noun: str, count: int) -> str:
+    return noun if count == 1 else f"{noun}s"
+
+
+class _Clock:
+    """Gives every picture a time later than the one before it.
+
+    AVI stores no presentation times, and those that FFmpeg makes up for it are wrong where
+    there are B-frames; decoding times in presentation order, counted from the start, are right.
+    """
+
+    def __init__(self, stream: VideoStream, has_times: bool) -> None:
+        self._has_times = has_times
+        self._start = stream.start_time or 0
+        rate, tick = stream.average_rate or stream.guessed_rate, stream.time_base
+        self._step = max(1, round(1 / (rate * tick))) if rate and tick else 1
+        self._second = round(1 / tick) if tick else 1
+        self._last: int | None = None
+        self._offset = 0
+        self._missing = 0
+        self._backward = 0
+
+    def pts(self, picture: av.VideoFrame) -> int:
+        found = picture.pts if self._has_times and picture.pts is not None else picture.dts
+        if self._last is None and found is not None and not self._has_times:
+            self._offset = self._start - found
+        if found is None:
+            self._missing += 1
+            pts = 0 if self._last is None else self._last + self._step
+        else:
+            pts = found + self._offset
+        if self._last is not None and pts <= self._last:
+            self._backward += 1
+            wanted = self._last + 1
+            if self._last - pts > self._second:
+                wanted = self._last + self._step
+                self._offset += wanted - pts
+            pts = wanted
+        self._last = pts
+        return pts
+
+    @property
+    def notes(self) -> list[str]:
+        found = []
+        if self._missing:
+            found.append(f"{self._missing} frames had no time and follow at the nominal rate")
+        if self._backward:
+            found.append(f"{self._backward} frames had a time not after the one before: moved on")
+        return found
+
+
+class _Unpacker:
+    """Turns decoded pictures into planes, converting those that are not planar YUV."""
+
+    def __init__(self, first: av.VideoFrame, path: Path) -> None:
+        self._path = path
+        self._expected = (first.width, first.height, first.format.name)
+        source = first.format.name
+        twin = formats.planar_twin(source)
+        self.pix_fmt = twin or formats.closest_planar(source)
+        layout = formats.layout_of(self.pix_fmt)
+        assert layout is not None  # both functions above name planar formats
+        self.layout = layout
+        self.notes: list[str] = []
+        if formats.has_alpha(source):
+            self.notes.append(f"alpha channel dropped: `{source}` has one, the output has none")
+        if twin is None:
+            self.notes.append(f"pixel format `{source}` converted to `{self.pix_fmt}`")
+        self._is_planar = source.replace("yuvj", "yuv") == self.pix_fmt or (
+            source.startswith("yuva") and source.replace("yuva", "yuv") == self.pix_fmt
+        )
+        # only RGB changes its matrix and range; samples of YUV must stay what they are
+        self._is_rgb = first.format.is_rgb or first.format.has_palette
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, picture: av.VideoFrame) -> tuple[Plane, ...]:
+        found = (picture.width, picture.height, picture.format.name)
+        if found != self._expected:
+            raise VideoError(
+                f"cannot go on with `{self._path}`: the picture changes from "
+                f"{_shape(self._expected)} to {_shape(found)}",
+                "cut the file where it changes and treat the parts one by one",
+            )
+        if not self._is_planar:
+            picture = self._convert(picture)
+        return formats.planes_of(picture, self.layout)
+
+    def _convert(self, picture: av.VideoFrame) -> av.VideoFrame:
+        try:
+            if self._is_rgb:
+                return self._reformatter.reformat(
+                    picture,
+                    format=self.pix_fmt,
+                    interpolation=_ACCURATE,
+                    dst_colorspace=Colorspace.ITU709,
+                    src_color_range=2,
+                    dst_color_range=1,
+                )
+            return self._reformatter.reformat(picture, format=self.pix_fmt, interpolation=_ACCURATE)
+        except (av.FFmpegError, ValueError) as fault:
+            raise VideoError(
+                f"cannot read `{self._path}`: pixel format `{picture.format.name}` cannot be "
+                "converted to YUV",
+                f"convert it first, e.g. `ffmpeg -i {self._path} -pix_fmt yuv420p new.mkv`",
+            ) from fault
+
+
+def _shape(form: tuple[int, int, str]) -> str:
+    return f"{form[0]}x{form[1]} {form[2]}"

@@ -1,0 +1,177 @@
+"""Opening a source: its main video stream, and everything known before frames are decoded."""
+
+import struct
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from sepconv_video.errors import VideoError
+from sepconv_video.frames import ColorSpec, VideoInfo
+from sepconv_video.video.faults import explain
+from sepconv_video.video.formats import Layout
+
+# H.273 code points of the matrix. FCC (4) and SMPTE 240M (7) have no name of their own here;
+# their luma coefficients differ from the nearest by at most 0.01.
+_MATRICES = {1: "bt709", 4: "bt601", 5: "bt601", 6: "bt601", 7: "bt709", 9: "bt2020", 10: "bt2020"}
+_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
+_TEXT_FORMATS = {"tty", "bin", "xbin", "adf", "idf"}
+
+
+def open_source(path: Path) -> InputContainer:
+    """Open a file for reading.
+
+    Raises:
+        VideoError: If it is missing, empty, a folder or not a video, with the reason.
+    """
+    reject_unreadable(path)
+    try:
+        container = av.open(str(path), "r", metadata_errors="replace")
+    except av.InvalidDataError as fault:
+        raise VideoError(*_not_a_video(path)) from fault
+    except (av.FFmpegError, OSError) as fault:
+        reason, hint = explain(fault)
+        raise VideoError(f"cannot read `{path}`: {reason}", hint) from fault
+    if container.format.name in _TEXT_FORMATS:  # FFmpeg would draw the text as pictures
+        container.close()
+        raise VideoError(f"cannot read `{path}`: it is text, not a video", _NAME_A_VIDEO)
+    return container
+
+
+def reject_unreadable(path: Path) -> None:
+    """Raise `VideoError` if there is no file with something in it at `path`."""
+    try:
+        if path.is_dir():
+            raise VideoError(f"cannot read `{path}`: it is a folder", "name a file in it")
+        if path.stat().st_size == 0 and path.is_file():
+            raise VideoError(f"cannot read `{path}`: the file is empty (0 bytes)", _COMPLETE)
+    except OSError as fault:
+        reason, hint = explain(fault)
+        raise VideoError(f"cannot read `{path}`: {reason}", hint) from fault
+
+
+def main_video(container: InputContainer, path: Path) -> VideoStream:
+    """Choose the stream to work on: the first video that is not a cover picture or thumbnail.
+
+    Raises:
+        VideoError: If there is none, or no decoder for it.
+    """
+    videos = [s for s in container.streams.video if not s.disposition & _PICTURES]
+    if not videos:
+        kinds = sorted({s.type for s in container.streams if not s.disposition & _PICTURES})
+        cover = "a cover picture and " if container.streams.video else ""
+        found = f"{cover}{', '.join(kinds)}" if kinds else f"{cover}nothing else"
+        raise VideoError(
+            f"cannot read `{path}`: it has no video stream, only {found}", _NAME_A_VIDEO
+        )
+    known = [s for s in videos if s.codec_context is not None]
+    if not known:
+        raise VideoError(
+            f"cannot read `{path}`: there is no decoder for its video stream",
+            "convert it first with the program that made it",
+        )
+    return known[0]
+
+
+def describe(stream: VideoStream, first: av.VideoFrame, pix_fmt: str, layout: Layout) -> VideoInfo:
+    """Gather what is known of a stream from its header and its first decoded frame."""
+    return VideoInfo(
+        path=Path(stream.container.name),
+        width=first.width,
+        height=first.height,
+        pix_fmt=pix_fmt,
+        bits=layout.bits,
+        chroma_shift=layout.chroma_shift,
+        color=color_of(stream, first),
+        time_base=Fraction(stream.time_base or Fraction(1, av.time_base)),
+        rate=_rate_of(stream),
+        frame_count_from_header=_count_from_header(stream),
+        sample_aspect_ratio=_aspect_of(stream),
+        display_matrix=_matrix_of(first),
+    )
+
+
+def color_of(stream: VideoStream, first: av.VideoFrame) -> ColorSpec:
+    """Read the colour tags; where the matrix is missing, guess as players do, by size."""
+    if av.VideoFormat(first.format.name).is_rgb or first.format.has_palette:
+        # the reader converts these, to BT.709 in limited range
+        return ColorSpec(
+            matrix="bt709",
+            full_range=False,
+            colorspace_tag=1,
+            range_tag=1,
+            primaries_tag=int(first.color_primaries),
+            transfer_tag=int(first.color_trc),
+        )
+    space = _tag(first.colorspace, stream.codec_context.colorspace, 2)
+    signal_range = _tag(first.color_range, stream.codec_context.color_range, 0)
+    if first.format.name.startswith("yuvj"):  # the format's name is the tag
+        signal_range = 2
+    return ColorSpec(
+        matrix=_MATRICES.get(space) or guessed_matrix(first.width, first.height),
+        full_range=signal_range == 2,
+        colorspace_tag=space,
+        range_tag=signal_range,
+        primaries_tag=_tag(first.color_primaries, stream.codec_context.color_primaries, 2),
+        transfer_tag=_tag(first.color_trc, stream.codec_context.color_trc, 2),
+    )
+
+
+def guessed_matrix(width: int, height: int) -> str:
+    """Guess the matrix of an untagged video: BT.709 above standard definition, else BT.601."""
+    return "bt709" if height > 576 or width > 1024 else "bt601"
+
+
+def _tag(in_frame: int, in_header: int, unset: int) -> int:
+    return int(in_frame) if int(in_frame) != unset else int(in_header)
+
+
+def _rate_of(stream: VideoStream) -> Fraction:
+    for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
+        if rate:  # PyAV gives None or 0 where it is unknown
+            return Fraction(rate)
+    return Fraction(25)
+
+
+def _count_from_header(stream: VideoStream) -> int | None:
+    if stream.frames:
+        return stream.frames
+    tagged = stream.metadata.get("NUMBER_OF_FRAMES", "")
+    if tagged.isdecimal():
+        return int(tagged)
+    assert isinstance(stream.container, InputContainer)
+    duration = stream.container.duration
+    if not duration:
+        return None
+    return max(1, round(Fraction(duration, av.time_base) * _rate_of(stream)))
+
+
+def _aspect_of(stream: VideoStream) -> Fraction | None:
+    ratio = stream.sample_aspect_ratio
+    return Fraction(ratio) if ratio else None
+
+
+def _matrix_of(frame: av.VideoFrame) -> tuple[int, ...] | None:
+    for data in cast(Any, frame.side_data):  # iterates over values
+        if data.type.name == "DISPLAYMATRIX":
+            return struct.unpack("<9i", bytes(data))
+    return None
+
+
+_NAME_A_VIDEO = "name a video file, for example `clip.mp4`"
+_COMPLETE = "was it copied or downloaded to the end?"
+
+
+def _not_a_video(path: Path) -> tuple[str, str]:
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] in {b"ftyp", b"mdat", b"wide", b"free"}:
+        return (
+            f"cannot read `{path}`: it is broken off, its index (the moov box) is missing",
+            _COMPLETE,
+        )
+    return f"cannot read `{path}`: it is not a video file that FFmpeg knows", _NAME_A_VIDEO

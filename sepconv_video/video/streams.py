@@ -1,0 +1,210 @@
+"""Copying what is not the main video: audio, subtitles, data, attachments, pictures, chapters.
+
+Packets are copied as they are, payload and times, a little ahead of the video's, so that
+the file is interleaved and no more than a moment of it is in memory.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.container import InputContainer, OutputContainer
+from av.packet import Packet
+from av.rational import AVRational
+from av.stream import Discard, Disposition, Stream
+from av.video.stream import VideoStream
+
+from sepconv_video.video.source import main_video, open_source
+
+# Tags that describe the file or the encoding they were read from, not the content.
+_STALE = {
+    "major_brand", "minor_version", "compatible_brands", "encoder", "duration", "bps",
+    "number_of_frames", "number_of_bytes", "_statistics_writing_app",
+    "_statistics_writing_date_utc", "_statistics_tags", "vendor_id",
+}  # fmt: skip
+_PREFERRED_CONTAINERS = ("matroska", "mov", "mp4")
+_BROADCAST = ("mpegts", "mpeg")
+
+
+class OtherStreams:
+    """Everything in a source but its main video, on its way into an output.
+
+    Attributes:
+        main: The source's main video stream, for its tags.
+        notes: One line for each stream left out and each fault mended.
+        offset: Seconds taken off all times: where a broadcast recording begins, since its
+            clock starts anywhere; 0 for files with a time line of their own.
+    """
+
+    def __init__(self, source: Path) -> None:
+        """Open `source` a second time, for demuxing only."""
+        self.notes: list[str] = []
+        self._path = source
+        self._input: InputContainer = open_source(source)
+        self.main: VideoStream = main_video(self._input, source)
+        self.offset = _start_of(self._input)
+        self._outputs: dict[int, Stream] = {}
+        self._last_dts: dict[int, int] = {}
+        self._mended = 0
+        self._pending: Packet[Stream] | None = None
+        self._packets: Iterator[Packet[Stream]] = iter(())
+
+    def close(self) -> None:
+        """Close the source."""
+        self._input.close()
+
+    def before_video(self) -> list[Stream]:
+        """List the streams that precede the main video in the source."""
+        return list(self._input.streams)[: self.main.index]
+
+    def after_video(self) -> list[Stream]:
+        """List the streams that follow the main video in the source."""
+        return list(self._input.streams)[self.main.index + 1 :]
+
+    def add(self, output: OutputContainer, streams: list[Stream]) -> None:
+        """Declare streams in an output, noting those it cannot hold."""
+        for stream in streams:
+            if _is_made_by_muxer(stream, self._input, output):
+                continue
+            if can_hold(output.format.name, stream):
+                self._outputs[stream.index] = clone(output, stream)
+                continue
+            others = [name for name in _PREFERRED_CONTAINERS if can_hold(name, stream)]
+            remedy = f"a {others[0]} file can" if others else "no container known here can"
+            self.notes.append(
+                f"{_called(stream)} left out: a {output.format.name} file cannot hold it, {remedy}"
+            )
+
+    def copy_header(self, output: OutputContainer) -> None:
+        """Copy the file's tags and chapters."""
+        output.metadata.update(fresh_tags(self._input.metadata))
+        chapters = self._input.chapters()
+        for chapter in chapters:
+            shift = self.offset / Fraction(chapter["time_base"] or 1)
+            chapter["start"] -= round(shift)
+            chapter["end"] -= round(shift)
+        if chapters:
+            output.set_chapters(chapters)
+
+    def clocks(self) -> list[int]:
+        """List the ticks per second of the audio streams."""
+        bases = [audio.time_base for audio in self._input.streams.audio]
+        return [base.denominator for base in bases if base]
+
+    def start(self) -> None:
+        """Begin to read packets; call once the output's header is written."""
+        for stream in self._input.streams:
+            if stream.index not in self._outputs:
+                stream.discard = Discard.all
+        wanted = [self._input.streams[index] for index in self._outputs]
+        self._packets = self._input.demux(wanted) if wanted else iter(())
+
+    def advance(self, output: OutputContainer, until: Fraction | None) -> None:
+        """Copy packets up to a decoding time in seconds of the output; None: all that are left."""
+        while (packet := self._next()) is not None:
+            if until is not None and (packet.dts or 0) * packet.time_base > until:
+                self._pending = packet
+                return
+            self._mux(output, packet)
+        if self._mended:
+            self.notes.append(f"{self._mended} packets had times running backward: moved on")
+            self._mended = 0
+
+    def _next(self) -> "Packet[Stream] | None":
+        held, self._pending = self._pending, None
+        if held is not None:
+            return held
+        try:
+            for packet in self._packets:
+                is_flush = packet.size == 0 and packet.pts is None and packet.dts is None
+                if not is_flush and not packet.is_corrupt:
+                    return self._shifted(packet)
+        except av.FFmpegError:  # the reader of the video meets the same fault, and reports it
+            self._packets = iter(())
+        return None
+
+    def _shifted(self, packet: "Packet[Stream]") -> "Packet[Stream]":
+        if self.offset:
+            ticks = round(self.offset / packet.time_base)
+            packet.pts = None if packet.pts is None else packet.pts - ticks
+            packet.dts = None if packet.dts is None else packet.dts - ticks
+        return packet
+
+    def _mux(self, output: OutputContainer, packet: "Packet[Stream]") -> None:
+        stream = self._outputs[packet.stream.index]
+        assert stream.time_base is not None  # set by the muxer with the header
+        is_timed = stream.type in {"audio", "video"}
+        packet.stream = stream
+        packet.rescale_ts(AVRational(stream.time_base.numerator, stream.time_base.denominator))
+        if packet.dts is None:
+            packet.dts = packet.pts if packet.pts is not None else 0
+        lowest = self._last_dts.get(stream.index)
+        if lowest is not None and packet.dts < lowest + is_timed:
+            self._mended += packet.dts < lowest
+            packet.dts = lowest + is_timed
+        if packet.pts is None or packet.pts < packet.dts:
+            packet.pts = packet.dts
+        self._last_dts[stream.index] = packet.dts
+        output.mux_one(packet)
+
+
+def can_hold(container: str, stream: Stream) -> bool:
+    """Tell whether a container can hold a stream, by writing a header with it to memory."""
+    trial = av.open(io.BytesIO(), "w", format=container)
+    try:
+        clone(trial, stream)
+        trial.start_encoding()
+    except (av.FFmpegError, ValueError):
+        return False
+    finally:
+        with suppress(av.FFmpegError):
+            trial.close()
+    return True
+
+
+def clone(output: OutputContainer, stream: Stream) -> Stream:
+    """Declare a stream like `stream`, with its tags and dispositions, for packet copies."""
+    copy = output.add_stream_from_template(stream, opaque=True)
+    copy.disposition = stream.disposition
+    copy.metadata.update(fresh_tags(stream.metadata))
+    return copy
+
+
+def fresh_tags(tags: dict[str, str]) -> dict[str, str]:
+    """Leave out the tags that would be wrong in another file."""
+    return {
+        key: value
+        for key, value in tags.items()
+        if key.lower().removesuffix("-eng") not in _STALE and not key.startswith("com.android.")
+    }
+
+
+def _start_of(source: InputContainer) -> Fraction:
+    if not source.format.name.startswith(_BROADCAST):
+        return Fraction(0)
+    return Fraction(source.start_time or 0, av.time_base)
+
+
+def _is_made_by_muxer(stream: Stream, source: InputContainer, output: OutputContainer) -> bool:
+    """Tell whether a data stream is one that MP4 and MOV muxers write themselves.
+
+    That is the text track holding the chapters, and the timecode track, which comes from
+    the tag `timecode`.
+    """
+    if stream.type != "data" or not source.format.name.startswith("mov"):
+        return False
+    if stream.name == "bin_data" and source.chapters():
+        return True
+    return "timecode" in stream.metadata and output.format.name in {"mp4", "mov"}
+
+
+def _called(stream: Stream) -> str:
+    name = stream.name if stream.type in {"data", "attachment"} else None
+    if stream.codec_context is not None:
+        name = stream.codec_context.name
+    kind = "cover picture" if stream.disposition & Disposition.attached_pic else stream.type
+    language = f", {stream.language}" if stream.language else ""
+    return f"{kind} stream {stream.index} ({name or 'unknown codec'}{language})"
