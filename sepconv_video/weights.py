@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sepconv_video.errors import WeightsError
+from sepconv_video.errors import OptionsError, WeightsError
 from sepconv_video.models import NETWORKS
 
 _HERE = Path(__file__).resolve().parent
@@ -86,7 +86,8 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
         The network in float32, in evaluation mode, its weights frozen.
 
     Raises:
-        WeightsError: No such model, a damaged file, or weights of an unknown network.
+        OptionsError: There is no such model and no such file.
+        WeightsError: The file is damaged, or holds the weights of an unknown network.
     """
     shipped = shipped_models()
     path = Path(name_or_path)
@@ -95,7 +96,7 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
         _verify(entry)
         path = entry.file
     elif not path.is_file():
-        raise WeightsError(
+        raise OptionsError(
             f"unknown model `{name_or_path}`: neither a shipped model nor a file",
             f"use one of {', '.join(f'`{name}`' for name in shipped)}, or a weights file",
         )

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Half an hour of a rented GPU, used in order of worth: correctness, training, benchmark.
+#
+#   OUT=... scripts/gpu_session.sh [MINUTES]        everything that comes back lies in $OUT
+#
+# Call it again with the last call's files in .carry/ to continue the training run: commands
+# there end after ten minutes. Clips are read from .carry/data (a copy of ../shared/data, which
+# does not travel by itself). Dry run on a CPU: DEVICE=cpu STEPS=4 scripts/gpu_session.sh 1
+set -euo pipefail
+cd "$(dirname "$0")/.."
+minutes=${1:-9} device=${DEVICE:-cuda} steps=${STEPS:-60000} model=${MODEL:-fast}
+out=${OUT:?say where results go, e.g. OUT=runs/gpu}
+data=${DATA:-.carry/data}
+export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
+run=$out/$model
+mkdir -p "$run"
+
+if [ -f ".carry/$model/checkpoint.pt" ]; then
+    cp ".carry/$model/"* "$run/"  # a later call: go on training at once
+elif [ "$device" = cuda ]; then
+    FAIL_WITHOUT_CUDA=1 python3 -m pytest -q -m cuda tests/kernels 2>&1 | tee "$out/cuda_tests.log" || true
+fi
+
+amp=off batch=8 every=16
+if [ "$device" = cuda ]; then amp=fp16 batch=64 every=4; fi
+python3 scripts/train.py --model "$model" --data "$data" --run "$run" --device "$device" \
+    --steps "$steps" --minutes "$minutes" --save-minutes 2 --batch "${BATCH:-$batch}" \
+    --autocast "$amp" --validate-every "${VALIDATE:-$every}" 2>&1 | tee -a "$out/train.log"
