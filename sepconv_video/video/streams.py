@@ -26,6 +26,7 @@ _STALE = {
     "_statistics_writing_date_utc", "_statistics_tags", "vendor_id",
 }  # fmt: skip
 _PREFERRED_CONTAINERS = ("matroska", "mov", "mp4")
+_PICTURE_FILES = {"mjpeg": ("jpg", "image/jpeg"), "png": ("png", "image/png")}
 _BROADCAST = ("mpegts", "mpeg")
 
 
@@ -69,6 +70,9 @@ class OtherStreams:
         for stream in streams:
             if _is_made_by_muxer(stream, self._input, output):
                 continue
+            if output.format.name == "matroska" and _is_cover(stream):
+                self._attach(output, stream)
+                continue
             if can_hold(output.format.name, stream):
                 self._outputs[stream.index] = clone(output, stream)
                 continue
@@ -77,6 +81,17 @@ class OtherStreams:
             self.notes.append(
                 f"{_called(stream)} left out: a {output.format.name} file cannot hold it, {remedy}"
             )
+
+    def _attach(self, output: OutputContainer, cover: Stream) -> None:
+        """Copy a cover picture into Matroska, where it is an attached file, not a stream."""
+        name = cover.codec_context.name if cover.codec_context is not None else ""
+        suffix, mime = _PICTURE_FILES.get(name, (name, f"image/{name}"))
+        with open_source(self._path) as again:
+            packet = next((p for p in again.demux(again.streams[cover.index]) if p.size), None)
+        if packet is not None:
+            given = cover.metadata.get("filename")
+            mime = cover.metadata.get("mimetype", mime)
+            output.add_attachment(given or f"cover.{suffix}", mime, bytes(packet))
 
     def copy_header(self, output: OutputContainer) -> None:
         """Copy the file's tags and chapters."""
@@ -120,7 +135,7 @@ class OtherStreams:
         try:
             for packet in self._packets:
                 is_flush = packet.size == 0 and packet.pts is None and packet.dts is None
-                if not is_flush and not packet.is_corrupt:
+                if not is_flush and not packet.is_corrupt and not _is_filler(packet):
                     return self._shifted(packet)
         except av.FFmpegError:  # the reader of the video meets the same fault, and reports it
             self._packets = iter(())
@@ -201,10 +216,25 @@ def _is_made_by_muxer(stream: Stream, source: InputContainer, output: OutputCont
     return "timecode" in stream.metadata and output.format.name in {"mp4", "mov"}
 
 
+def _is_cover(stream: Stream) -> bool:
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def _is_filler(packet: "Packet[Stream]") -> bool:
+    """Tell whether a packet is an empty MP4 subtitle without duration.
+
+    FFmpeg's muxer puts them in between by itself; copied, they would double with each copy.
+    """
+    context = packet.stream.codec_context
+    if context is None or context.name != "mov_text" or packet.size != 2:
+        return False
+    return not packet.duration and bytes(packet) == b"\0\0"
+
+
 def _called(stream: Stream) -> str:
     name = stream.name if stream.type in {"data", "attachment"} else None
     if stream.codec_context is not None:
         name = stream.codec_context.name
-    kind = "cover picture" if stream.disposition & Disposition.attached_pic else stream.type
+    kind = "cover picture" if _is_cover(stream) else stream.type
     language = f", {stream.language}" if stream.language else ""
     return f"{kind} stream {stream.index} ({name or 'unknown codec'}{language})"

@@ -149,6 +149,10 @@ class Writer:
         options = {}
         if container in {"mp4", "mov"}:
             options["movie_timescale"] = str(self._movie_ticks())
+        if container == "matroska":
+            # the sound of an MP4 begins a moment before 0, with samples not meant to be heard;
+            # by default FFmpeg would move everything later, pictures too, to make it begin at 0
+            options["avoid_negative_ts"] = "disabled"
         return av.open(str(self.target), "w", format=container, container_options=options)
 
     def _movie_ticks(self) -> int:

@@ -1,0 +1,318 @@
+"""Reading: exact planes, exact times, and a clear word about what is broken."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from clips import ClipSpec, make_clip, picture, variable_times, video_frame
+
+from sepconv_video.errors import VideoError
+from sepconv_video.video import Reader
+
+NATIVE = [
+    *(f"yuv{s}p" for s in (420, 422, 444)),
+    *(f"yuv{s}p{b}le" for s in (420, 422, 444) for b in (9, 10, 12, 14, 16)),
+    "gray",
+    "gray10le",
+    "gray12le",
+    "gray16le",
+]
+
+
+def read(path):
+    with Reader(path) as reader:
+        return list(reader.frames()), reader
+
+
+def raw_clip(path, pix_fmt, twin, count=3, size=(66, 50)):
+    """A clip of raw pictures in a format that is not planar, made exactly from `twin`."""
+    width, height = size
+    with av.open(str(path), "w", format="nut") as output:
+        stream = output.add_stream("rawvideo", 25, width=width, height=height)
+        stream.pix_fmt = pix_fmt
+        for index in range(count):
+            frame = video_frame(index, width, height, twin).reformat(format=pix_fmt)
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("pix_fmt", NATIVE)
+def test_native_formats_come_back_bit_by_bit(tmp_path, pix_fmt):
+    spec = ClipSpec(codec="ffv1", pix_fmt=pix_fmt, width=65, height=49, count=3)
+    frames, reader = read(make_clip(tmp_path / "a.mkv", spec))
+    assert (reader.info.pix_fmt, reader.notes, reader.damage) == (pix_fmt, [], None)
+    assert reader.info.bits == av.VideoFormat(pix_fmt).components[0].bits
+    assert len(frames) == 3
+    for frame in frames:
+        expected = picture(frame.index, 65, 49, pix_fmt)
+        for plane, values in zip(frame.planes, expected, strict=True):
+            assert plane.dtype == values.dtype
+            assert plane.flags.owndata
+            np.testing.assert_array_equal(plane, values)
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "twin"),
+    [
+        ("nv12", "yuv420p"),
+        ("nv21", "yuv420p"),
+        ("nv16", "yuv422p"),
+        ("nv24", "yuv444p"),
+        ("yuyv422", "yuv422p"),
+        ("uyvy422", "yuv422p"),
+        ("p010le", "yuv420p10le"),
+        ("p210le", "yuv422p10le"),
+        ("yuv420p10be", "yuv420p10le"),
+        ("yuvj420p", "yuv420p"),
+    ],
+)
+def test_formats_with_a_planar_twin_lose_nothing(tmp_path, pix_fmt, twin):
+    frames, reader = read(raw_clip(tmp_path / "a.nut", pix_fmt, twin))
+    assert (reader.info.pix_fmt, reader.notes) == (twin, [])
+    for frame in frames:
+        for plane, values in zip(frame.planes, picture(frame.index, 66, 50, twin), strict=True):
+            np.testing.assert_array_equal(plane, values)
+
+
+def test_alpha_is_dropped_with_a_note(tmp_path):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("ffv1", 25, width=66, height=50)
+        stream.pix_fmt = "yuva420p"
+        output.mux(stream.encode(video_frame(0, 66, 50, "yuv420p").reformat(format="yuva420p")))
+        output.mux(stream.encode(None))
+    frames, reader = read(path)
+    assert reader.info.pix_fmt == "yuv420p"
+    assert "alpha channel dropped" in reader.notes[0]
+    for plane, values in zip(frames[0].planes, picture(0, 66, 50, "yuv420p"), strict=True):
+        np.testing.assert_array_equal(plane, values)
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "result"),
+    [("rgb24", "yuv444p"), ("gbrp10le", "yuv444p10le"), ("gbrp12le", "yuv444p12le")],
+)
+def test_rgb_becomes_tagged_bt709(tmp_path, pix_fmt, result):
+    path = tmp_path / "a.nut"
+    with av.open(str(path), "w", format="nut") as output:
+        stream = output.add_stream("rawvideo" if pix_fmt == "rgb24" else "ffv1", 25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
+        pure_green = np.zeros((48, 64, 3), np.uint8)
+        pure_green[..., 1] = 255
+        frame = av.VideoFrame.from_ndarray(pure_green, "rgb24").reformat(format=pix_fmt)
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    frames, reader = read(path)
+    color, shift = reader.info.color, reader.info.bits - 8
+    assert (reader.info.pix_fmt, color.matrix, color.full_range) == (result, "bt709", False)
+    assert (color.colorspace_tag, color.range_tag) == (1, 1)
+    assert "converted" in reader.notes[0]
+    found = [int(plane[9, 9]) >> shift for plane in frames[0].planes]
+    np.testing.assert_allclose(found, [173, 42, 26], atol=1)  # BT.709's pure green
+
+
+@pytest.mark.parametrize(
+    ("tag", "size", "matrix"),
+    [
+        (2, (64, 48), "bt601"),
+        (2, (1280, 720), "bt709"),
+        (2, (1026, 16), "bt709"),
+        (2, (720, 576), "bt601"),
+        (1, (64, 48), "bt709"),
+        (6, (1280, 720), "bt601"),
+        (9, (64, 48), "bt2020"),
+    ],
+)
+def test_matrix_follows_the_tag_or_the_size(tmp_path, tag, size, matrix):
+    width, height = size
+    spec = ClipSpec(colorspace=tag, width=width, height=height, count=1, color_range=1)
+    _, reader = read(make_clip(tmp_path / "a.mp4", spec))
+    color = reader.info.color
+    assert (color.matrix, color.colorspace_tag, color.range_tag) == (matrix, tag, 1)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_full_range_is_seen(tmp_path, suffix):
+    _, reader = read(make_clip(tmp_path / f"a{suffix}", ClipSpec(color_range=2, count=1)))
+    assert reader.info.color.full_range
+    assert reader.info.color.range_tag == 2
+
+
+@pytest.mark.parametrize("rate", [Fraction(25), Fraction(30000, 1001), Fraction(24000, 1001)])
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_constant_rate_times_are_exact(tmp_path, rate, suffix):
+    frames, reader = read(make_clip(tmp_path / f"a{suffix}", ClipSpec(rate=rate, count=12)))
+    base = reader.info.time_base
+    assert [frame.pts * base for frame in frames] == [index / rate for index in range(12)]
+    assert {frame.duration * base for frame in frames} == {1 / rate}
+    assert (reader.info.rate, reader.info.frame_count_from_header) == (rate, 12)
+
+
+def test_variable_times_are_exact(tmp_path):
+    spec = ClipSpec(times=variable_times(30), time_base=Fraction(1, 30000), last_duration=2222)
+    frames, reader = read(make_clip(tmp_path / "a.mp4", spec))
+    assert [f.pts * reader.info.time_base for f in frames] == [t * spec.ticks for t in spec.times]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_the_last_frame_has_a_duration(tmp_path, suffix):
+    frames, reader = read(make_clip(tmp_path / f"a{suffix}"))
+    assert frames[-1].duration * reader.info.time_base == Fraction(1, 25)
+
+
+def test_a_start_other_than_zero_is_kept(tmp_path):
+    spec = ClipSpec(times=tuple(range(75, 85)))
+    frames, reader = read(make_clip(tmp_path / "a.mp4", spec))
+    assert frames[0].pts * reader.info.time_base == 3
+
+
+def test_a_stream_without_times_follows_its_rate(tmp_path):
+    frames, reader = read(make_clip(tmp_path / "a.h264"))
+    steps = np.diff([frame.pts for frame in frames])
+    assert len(frames) == 10
+    assert (steps > 0).all()
+
+
+def test_avi_with_b_frames_has_even_times(tmp_path):
+    frames, reader = read(make_clip(tmp_path / "a.avi", ClipSpec(count=20)))
+    assert [frame.pts * reader.info.time_base for frame in frames] == [
+        Fraction(index, 25) for index in range(20)
+    ]
+
+
+def test_one_frame(tmp_path):
+    frames, reader = read(make_clip(tmp_path / "a.mp4", ClipSpec(count=1)))
+    assert len(frames) == 1
+    assert frames[0].duration > 0
+
+
+def test_rotation_and_aspect_are_read(tmp_path):
+    spec = ClipSpec(rotation=90, aspect=Fraction(4, 3), count=1)
+    _, reader = read(make_clip(tmp_path / "a.mp4", spec))
+    assert reader.info.display_matrix is not None
+    assert reader.info.sample_aspect_ratio == Fraction(4, 3)
+
+
+def bad_files(folder):
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("this is not a video\n" * 40)
+    (folder / "text.txt").write_text("this is not a video\n" * 40)
+    (folder / "folder.mp4").mkdir()
+    with av.open(str(folder / "sound.m4a"), "w", format="mp4") as output:
+        stream = output.add_stream("aac", 44100, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        sound.sample_rate = 44100
+        output.mux(stream.encode(sound))
+        output.mux(stream.encode(None))
+    whole = make_clip(folder / "whole.mp4", ClipSpec(count=30)).read_bytes()
+    (folder / "no_index.mp4").write_bytes(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("missing.mp4", "no such file"),
+        ("folder.mp4", "it is a folder"),
+        ("empty.mp4", "0 bytes"),
+        ("text.mp4", "not a video file"),
+        ("text.txt", "it is text"),
+        ("sound.m4a", "no video stream, only audio"),
+        ("no_index.mp4", "index (the moov box) is missing"),
+    ],
+)
+def test_bad_input_is_one_line_with_a_hint(tmp_path, name, reason):
+    bad_files(tmp_path)
+    with pytest.raises(VideoError) as caught:
+        Reader(tmp_path / name)
+    assert reason in caught.value.message
+    assert f"`{tmp_path / name}`" in caught.value.message
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_cover_picture_is_no_video(tmp_path):
+    path = tmp_path / "a.mkv"
+    from sepconv_video.video import write_picture  # noqa: PLC0415
+
+    write_picture(tmp_path / "c.png", np.zeros((8, 8, 3), np.uint8))
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("aac", 44100, layout="mono")
+        output.add_attachment("cover.png", "image/png", (tmp_path / "c.png").read_bytes())
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        sound.sample_rate = 44100
+        output.mux(stream.encode(sound))
+        output.mux(stream.encode(None))
+    with pytest.raises(VideoError, match="only a cover picture and audio"):
+        Reader(path)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_a_broken_off_file_gives_its_frames_and_says_so(tmp_path, suffix):
+    spec = ClipSpec(count=60, width=128, height=96)
+    whole = make_clip(tmp_path / f"whole{suffix}", spec)
+    if suffix == ".mp4":  # the index must come first for anything to be readable
+        source, whole = av.open(str(whole)), tmp_path / "front.mp4"
+        with av.open(str(whole), "w", container_options={"movflags": "faststart"}) as output:
+            copy = output.add_stream_from_template(source.streams[0], opaque=True)
+            for packet in source.demux():
+                if packet.size:
+                    packet.stream = copy
+                    output.mux(packet)
+        source.close()
+    content = whole.read_bytes()
+    part = tmp_path / f"part{suffix}"
+    part.write_bytes(content[: len(content) * 6 // 10])
+    frames, reader = read(part)
+    assert 20 < len(frames) < 45
+    assert "broken off" in reader.damage
+    for frame in frames[:20]:
+        np.testing.assert_array_equal(frame.planes[0], picture(frame.index, 128, 96, "yuv420p")[0])
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_damage_in_the_middle_is_counted_not_raised(tmp_path, suffix):
+    path = make_clip(tmp_path / f"a{suffix}", ClipSpec(count=40, width=128, height=96))
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 3000] = bytes(3000)
+    path.write_bytes(content)
+    frames, reader = read(path)
+    assert len(frames) >= 20
+    assert reader.damage
+    assert (np.diff([frame.pts for frame in frames]) > 0).all()
+
+
+def test_a_change_of_size_is_refused(tmp_path):
+    small = make_clip(tmp_path / "a.ts", ClipSpec())
+    large = make_clip(tmp_path / "b.ts", ClipSpec(width=96, height=80))
+    both = tmp_path / "c.ts"
+    both.write_bytes(small.read_bytes() + large.read_bytes())
+    with Reader(both) as reader, pytest.raises(VideoError, match="64x48 yuv420p to 96x80"):
+        list(reader.frames())
+
+
+def test_nothing_is_printed(tmp_path, capfd):
+    bad_files(tmp_path)
+    for path in sorted(tmp_path.iterdir()):
+        try:
+            read(path)
+        except VideoError:
+            continue
+    assert capfd.readouterr() == ("", "")
+
+
+def test_frames_outlive_the_reader_and_closing_early_is_fine(tmp_path):
+    path = make_clip(tmp_path / "a.mp4", ClipSpec(count=30))
+    with Reader(path) as reader:
+        first = next(reader.frames())
+    np.testing.assert_array_equal(first.planes[1], picture(0, 64, 48, "yuv420p")[1])
+
+
+def test_real_clips_are_read_whole(shared):
+    path = min((shared / "data" / "val").rglob("*.mp4"), key=lambda file: file.stat().st_size)
+    frames, reader = read(path)
+    assert reader.damage is None
+    assert len(frames) == reader.info.frame_count_from_header
