@@ -25,7 +25,7 @@ BLOCK = 64  # pixels along x; taps of one block and one row (K * 64 * 4 bytes) f
 GROUP = 4  # sums per pass over the taps: each tap is loaded once for four products
 LANES = 16  # pixels per vector: one AVX-512, two AVX or four NEON registers
 
-ROWS = 8  # rows of a tile: they share one copy of the image patch
+ROWS = 16  # rows of a tile: they share one copy of the image patch
 
 Array = np.ndarray[Any, Any]
 P = ParamSpec("P")
@@ -161,6 +161,27 @@ def _build_dot4(context: Any, builder: Any, signature: Any, args: Any) -> Any:
 _dot4 = cast("Callable[..., None]", intrinsic(_type_dot4))
 
 
+def _type_copy(_: Any, target: Any, at: Any, source: Any, source_at: Any, count: Any) -> Any:
+    """Copy `count` >= 0 elements between two arrays seen as flat memory.
+
+    numba's own loop would test each index for being negative, which keeps it from vectorising.
+    """
+    return types.void(target, at, source, source_at, count), _build_copy
+
+
+def _build_copy(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    target, source = (
+        context.make_array(signature.args[k])(context, builder, args[k]).data for k in (0, 2)
+    )
+    size = context.get_abi_sizeof(target.type.pointee)
+    target, source = builder.gep(target, [args[1]]), builder.gep(source, [args[3]])
+    cgutils.raw_memcpy(builder, target, source, args[4], size)  # type: ignore[no-untyped-call]
+    return context.get_dummy_value()
+
+
+_copy = cast("Callable[..., None]", intrinsic(_type_copy))
+
+
 @_compiled()
 def _load(
     target: Array, source: Array, plane: tuple[int, int, int, int], left: int, skew: int
@@ -184,8 +205,9 @@ def _load(
         last = max(first, min(target.shape[1], width - at))
         for x in range(first):
             target[r, x] = 0
-        for x in range(first, last):
-            target[r, x] = source[start + r * step + at + x]
+        _copy(
+            target, r * target.shape[1] + first, source, start + r * step + at + first, last - first
+        )
         for x in range(last, target.shape[1]):
             target[r, x] = 0
 
@@ -232,8 +254,7 @@ def _forward_tile(
                     total[x] += (v[i, x] * sums[0, x] + v[i + 1, x] * sums[1, x]) + (
                         v[i + 2, x] * sums[2, x] + v[i + 3, x] * sums[3, x]
                     )
-            for x in range(min(BLOCK, W - left)):
-                out[n, c, y, left + x] = total[x]
+            _copy(out, ((n * C + c) * H + y) * W + left, total, 0, min(BLOCK, W - left))
 
 
 @_compiled(parallel=True)
@@ -256,9 +277,9 @@ def _add_products(total: Array, first: int, sums: Array, factor: Array) -> None:
 @_compiled()
 def _store_taps(maps: Array, taps: Array, n: int, y: int, left: int) -> None:
     """Write one row's coefficients back: maps[n, k, y, left + x] = taps[k, x]."""
-    for k in range(maps.shape[1]):
-        for x in range(min(BLOCK, maps.shape[3] - left)):
-            maps[n, k, y, left + x] = taps[k, x]
+    K, H, W = maps.shape[1:]
+    for k in range(K):
+        _copy(maps, ((n * K + k) * H + y) * W + left, taps, k * BLOCK, min(BLOCK, W - left))
 
 
 @_compiled()
@@ -288,6 +309,7 @@ def _backward_maps_tile(
             for k in range(0, K, GROUP):
                 _dot4(sums, patch, start + k * width, (width, 1), h, K)
                 _add_products(gv, k, sums, g)
+            for k in range(0, K, GROUP):
                 _dot4(sums, patch, start + k, (1, width), v, K)
                 _add_products(gh, k, sums, g)
         _store_taps(grad_vertical, gv, n, y, left)
@@ -335,8 +357,9 @@ def _backward_image_strip(
                         rows[s, x] = g[0, x] * v[i + s, x]
                 _dot4(sums, rows, 0, (width, 1), h, K)
                 for s in range(min(GROUP, K - i)):
+                    total = grad_image[n, c, y + i + s, left:]
                     for x in range(columns):
-                        grad_image[n, c, y + i + s, left + x] += sums[s, x]
+                        total[x] += sums[s, x]
 
 
 @_compiled(parallel=True)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
+Gradients = tuple[Tensor, Tensor, Tensor]  # of image, vertical, horizontal
+
 
 def sepconv(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     """Filter every pixel of a padded image with its own separable kernel.
@@ -93,32 +95,42 @@ def _check_shapes(image: Tensor, vertical: Tensor, horizontal: Tensor) -> None:
         )
 
 
-@torch.library.custom_op("sepconv_video::sepconv", mutates_args=(), device_types="cpu")
-def _forward(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+# Not `torch.library.custom_op`: its first call imports all of torch._dynamo, which takes seconds.
+torch.library.define(
+    "sepconv_video::sepconv",
+    "(Tensor image, Tensor vertical, Tensor horizontal) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+torch.library.define(
+    "sepconv_video::sepconv_backward",
+    "(Tensor grad, Tensor image, Tensor vertical, Tensor horizontal, bool image_needs_grad)"
+    " -> (Tensor, Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+def _forward_cpu(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     from sepconv_video.kernels import cpu  # noqa: PLC0415 - numba takes a second to import
 
     return cpu.forward(image, vertical, horizontal)
 
 
-@torch.library.custom_op("sepconv_video::sepconv_backward", mutates_args=(), device_types="cpu")
-def _backward(
+def _backward_cpu(
     grad: Tensor, image: Tensor, vertical: Tensor, horizontal: Tensor, image_needs_grad: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Gradients:
     from sepconv_video.kernels import cpu  # noqa: PLC0415 - numba takes a second to import
 
     return cpu.backward(grad, image, vertical, horizontal, image_needs_grad)
 
 
-@_forward.register_fake
-def _(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+def _forward_shape(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     N, _, H, W = vertical.shape
-    return image.new_empty(N, image.shape[1], H, W)
+    return image.new_empty((N, image.shape[1], H, W))
 
 
-@_backward.register_fake
-def _(
+def _backward_shapes(
     grad: Tensor, image: Tensor, vertical: Tensor, horizontal: Tensor, image_needs_grad: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Gradients:
     grad_image = image.new_empty(image.shape if image_needs_grad else (0,))
     return grad_image, vertical.new_empty(vertical.shape), horizontal.new_empty(horizontal.shape)
 
@@ -133,10 +145,12 @@ def _differentiate(
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """Return the three gradients; the image's, a third of the work, only where it is asked for."""
     needs = bool(ctx.needs_input_grad[0])
-    gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.sepconv_video.sepconv_backward(
-        grad, *ctx.saved_tensors, needs
-    )
+    gradients: Gradients = torch.ops.sepconv_video.sepconv_backward(grad, *ctx.saved_tensors, needs)
     return gradients[0] if needs else None, gradients[1], gradients[2]
 
 
-_forward.register_autograd(_differentiate, setup_context=_save)
+torch.library.impl("sepconv_video::sepconv", "cpu", _forward_cpu)
+torch.library.impl("sepconv_video::sepconv_backward", "cpu", _backward_cpu)
+torch.library.register_fake("sepconv_video::sepconv", _forward_shape)
+torch.library.register_fake("sepconv_video::sepconv_backward", _backward_shapes)
+torch.library.register_autograd("sepconv_video::sepconv", _differentiate, setup_context=_save)
