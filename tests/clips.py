@@ -6,6 +6,7 @@ a lossless clip can be compared bit by bit. Independent of the package's own wri
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -59,7 +60,7 @@ class ClipSpec:
     @property
     def durations(self) -> tuple[int, ...]:
         starts = self.starts
-        steps = [after - before for before, after in zip(starts, starts[1:], strict=False)]
+        steps = [after - before for before, after in pairwise(starts)]
         one = round(1 / self.rate / self.ticks)
         last = self.last_duration or (steps[-1] if steps else one)
         return (*steps, last)

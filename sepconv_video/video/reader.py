@@ -13,21 +13,14 @@ from typing import Self
 
 import av
 from av.packet import Packet
-from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from sepconv_video.errors import VideoError
-from sepconv_video.frames import Frame, Plane
-from sepconv_video.video import formats
+from sepconv_video.frames import Frame
 from sepconv_video.video.faults import explain, is_broken_off
 from sepconv_video.video.source import describe, main_video, open_source
+from sepconv_video.video.unpacker import Unpacker
 
-_ACCURATE = (
-    Interpolation.BICUBIC
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
-)
 # In these a packet is marked corrupt when the file ends inside it. Decoding half a picture
 # gains nothing and, with frame threads, loses the good ones still on their way.
 _LENGTH_DELIMITED = ("mov", "matroska", "avi")
@@ -59,7 +52,7 @@ class Reader:
             self._stream.thread_type = "AUTO"
             self._pictures = self._decode()
             self._first = self._first_picture()
-            self._unpack = _Unpacker(self._first, self.path)
+            self._unpack = Unpacker(self._first, self.path)
             self.notes += self._unpack.notes
             self.info = describe(
                 self._stream, self._first, self._unpack.pix_fmt, self._unpack.layout
@@ -224,63 +217,3 @@ class _Clock:
         if self._backward:
             found.append(f"{self._backward} frames had a time not after the one before: moved on")
         return found
-
-
-class _Unpacker:
-    """Turns decoded pictures into planes, converting those that are not planar YUV."""
-
-    def __init__(self, first: av.VideoFrame, path: Path) -> None:
-        self._path = path
-        self._expected = (first.width, first.height, first.format.name)
-        source = first.format.name
-        twin = formats.planar_twin(source)
-        self.pix_fmt = twin or formats.closest_planar(source)
-        layout = formats.layout_of(self.pix_fmt)
-        assert layout is not None  # both functions above name planar formats
-        self.layout = layout
-        self.notes: list[str] = []
-        if formats.has_alpha(source):
-            self.notes.append(f"alpha channel dropped: `{source}` has one, the output has none")
-        if twin is None:
-            self.notes.append(f"pixel format `{source}` converted to `{self.pix_fmt}`")
-        self._is_planar = source.replace("yuvj", "yuv") == self.pix_fmt or (
-            source.startswith("yuva") and source.replace("yuva", "yuv") == self.pix_fmt
-        )
-        # only RGB changes its matrix and range; samples of YUV must stay what they are
-        self._is_rgb = first.format.is_rgb or first.format.has_palette
-        self._reformatter = VideoReformatter()
-
-    def __call__(self, picture: av.VideoFrame) -> tuple[Plane, ...]:
-        found = (picture.width, picture.height, picture.format.name)
-        if found != self._expected:
-            raise VideoError(
-                f"cannot go on with `{self._path}`: the picture changes from "
-                f"{_shape(self._expected)} to {_shape(found)}",
-                "cut the file where it changes and treat the parts one by one",
-            )
-        if not self._is_planar:
-            picture = self._convert(picture)
-        return formats.planes_of(picture, self.layout)
-
-    def _convert(self, picture: av.VideoFrame) -> av.VideoFrame:
-        try:
-            if self._is_rgb:
-                return self._reformatter.reformat(
-                    picture,
-                    format=self.pix_fmt,
-                    interpolation=_ACCURATE,
-                    dst_colorspace=Colorspace.ITU709,
-                    src_color_range=2,
-                    dst_color_range=1,
-                )
-            return self._reformatter.reformat(picture, format=self.pix_fmt, interpolation=_ACCURATE)
-        except (av.FFmpegError, ValueError) as fault:
-            raise VideoError(
-                f"cannot read `{self._path}`: pixel format `{picture.format.name}` cannot be "
-                "converted to YUV",
-                f"convert it first, e.g. `ffmpeg -i {self._path} -pix_fmt yuv420p new.mkv`",
-            ) from fault
-
-
-def _shape(form: tuple[int, int, str]) -> str:
-    return f"{form[0]}x{form[1]} {form[2]}"

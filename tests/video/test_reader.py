@@ -8,7 +8,8 @@ import pytest
 from clips import ClipSpec, make_clip, picture, variable_times, video_frame
 
 from sepconv_video.errors import VideoError
-from sepconv_video.video import Reader
+from sepconv_video.video import Reader, write_picture
+from sepconv_video.video.unpacker import Unpacker
 
 NATIVE = [
     *(f"yuv{s}p" for s in (420, 422, 444)),
@@ -25,18 +26,29 @@ def read(path):
         return list(reader.frames()), reader
 
 
-def raw_clip(path, pix_fmt, twin, count=3, size=(66, 50)):
-    """A clip of raw pictures in a format that is not planar, made exactly from `twin`."""
-    width, height = size
-    with av.open(str(path), "w", format="nut") as output:
-        stream = output.add_stream("rawvideo", 25, width=width, height=height)
-        stream.pix_fmt = pix_fmt
-        for index in range(count):
-            frame = video_frame(index, width, height, twin).reformat(format=pix_fmt)
-            frame.pts, frame.time_base = index, Fraction(1, 25)
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode(None))
-    return path
+def interleaved(*planes):
+    return np.stack(planes, -1).reshape(planes[0].shape[0], -1)
+
+
+def pack(planes, pix_fmt, size):
+    """A frame in a semi-planar, packed or big-endian format, without swscale."""
+    luma, blue, red = planes
+    if pix_fmt in {"yuyv422", "uyvy422"}:
+        even = np.pad(luma, ((0, 0), (0, luma.shape[1] % 2)))
+        order = (even[:, ::2], blue, even[:, 1::2], red)
+        order = order if pix_fmt == "yuyv422" else (blue, order[0], red, order[2])
+        stored = [interleaved(*order)]
+    elif pix_fmt.endswith("be"):
+        stored = [plane.byteswap() for plane in planes]
+    else:
+        pair = (red, blue) if pix_fmt == "nv21" else (blue, red)
+        shift = 6 if pix_fmt.startswith("p") else 0
+        stored = [luma << shift, interleaved(*pair) << shift]
+    frame = av.VideoFrame(*size, pix_fmt)
+    for plane, values in zip(frame.planes, stored, strict=True):
+        raw = np.ascontiguousarray(values).view(np.uint8)
+        np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:, : raw.shape[1]] = raw
+    return frame
 
 
 @pytest.mark.parametrize("pix_fmt", NATIVE)
@@ -66,15 +78,27 @@ def test_native_formats_come_back_bit_by_bit(tmp_path, pix_fmt):
         ("p010le", "yuv420p10le"),
         ("p210le", "yuv422p10le"),
         ("yuv420p10be", "yuv420p10le"),
-        ("yuvj420p", "yuv420p"),
     ],
 )
-def test_formats_with_a_planar_twin_lose_nothing(tmp_path, pix_fmt, twin):
-    frames, reader = read(raw_clip(tmp_path / "a.nut", pix_fmt, twin))
-    assert (reader.info.pix_fmt, reader.notes) == (twin, [])
-    for frame in frames:
-        for plane, values in zip(frame.planes, picture(frame.index, 66, 50, twin), strict=True):
-            np.testing.assert_array_equal(plane, values)
+@pytest.mark.parametrize("size", [(66, 50), (65, 49)])
+def test_formats_with_a_planar_twin_lose_nothing(tmp_path, pix_fmt, twin, size):
+    decoded = pack(picture(0, *size, twin), pix_fmt, size)
+    unpack = Unpacker(decoded, tmp_path)
+    assert (unpack.pix_fmt, unpack.notes) == (twin, [])
+    for plane, values in zip(unpack(decoded), picture(0, *size, twin), strict=True):
+        np.testing.assert_array_equal(plane, values)
+
+
+def test_motion_jpeg_is_full_range_and_exact(tmp_path):
+    spec = ClipSpec(codec="mjpeg", pix_fmt="yuvj420p", count=2)
+    path = make_clip(tmp_path / "a.mkv", spec)
+    frames, reader = read(path)
+    assert (reader.info.pix_fmt, reader.info.color.full_range) == ("yuv420p", True)
+    assert reader.info.color.range_tag == 2
+    with av.open(str(path)) as source:
+        luma = [frame.to_ndarray()[:48] for frame in source.decode(video=0)]
+    for frame, expected in zip(frames, luma, strict=True):
+        np.testing.assert_array_equal(frame.planes[0], expected)
 
 
 def test_alpha_is_dropped_with_a_note(tmp_path):
@@ -131,7 +155,8 @@ def test_matrix_follows_the_tag_or_the_size(tmp_path, tag, size, matrix):
     spec = ClipSpec(colorspace=tag, width=width, height=height, count=1, color_range=1)
     _, reader = read(make_clip(tmp_path / "a.mp4", spec))
     color = reader.info.color
-    assert (color.matrix, color.colorspace_tag, color.range_tag) == (matrix, tag, 1)
+    assert (color.matrix, color.colorspace_tag) == (matrix, tag)
+    assert not color.full_range
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
@@ -170,7 +195,7 @@ def test_a_start_other_than_zero_is_kept(tmp_path):
 
 
 def test_a_stream_without_times_follows_its_rate(tmp_path):
-    frames, reader = read(make_clip(tmp_path / "a.h264"))
+    frames, _ = read(make_clip(tmp_path / "a.h264"))
     steps = np.diff([frame.pts for frame in frames])
     assert len(frames) == 10
     assert (steps > 0).all()
@@ -184,7 +209,7 @@ def test_avi_with_b_frames_has_even_times(tmp_path):
 
 
 def test_one_frame(tmp_path):
-    frames, reader = read(make_clip(tmp_path / "a.mp4", ClipSpec(count=1)))
+    frames, _ = read(make_clip(tmp_path / "a.mp4", ClipSpec(count=1)))
     assert len(frames) == 1
     assert frames[0].duration > 0
 
@@ -235,8 +260,6 @@ def test_bad_input_is_one_line_with_a_hint(tmp_path, name, reason):
 
 def test_a_cover_picture_is_no_video(tmp_path):
     path = tmp_path / "a.mkv"
-    from sepconv_video.video import write_picture  # noqa: PLC0415
-
     write_picture(tmp_path / "c.png", np.zeros((8, 8, 3), np.uint8))
     with av.open(str(path), "w") as output:
         stream = output.add_stream("aac", 44100, layout="mono")
