@@ -28,6 +28,12 @@ _REMEDIES = {
 }
 
 
+_BOXES = {
+    *(b"ftyp", b"moov", b"mdat", b"moof", b"mfra", b"sidx", b"styp", b"meta", b"uuid", b"udta"),
+    *(b"free", b"skip", b"wide", b"pnot"),
+}
+
+
 def explain(fault: Exception) -> tuple[str, str]:
     """Say in lower case why a file operation failed, and what helps (which may be empty)."""
     number = getattr(fault, "errno", None)
@@ -60,20 +66,23 @@ def is_broken_off(path: Path) -> bool:
             return len(head) >= 8 and 8 + struct.unpack_from("<I", head, 4)[0] > size
         if head[:4] == b"\x1aE\xdf\xa3":
             return _matroska_end(head) > size
-        if head[4:8] in {b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"}:
+        if head[4:8] in _BOXES:
             return _boxes_end(path, size) > size
     return False
 
 
 def _boxes_end(path: Path, size: int) -> int:
-    """Walk the top-level boxes (ISO/IEC 14496-12, 4.2) and return where the last one ends."""
+    """Walk the top-level boxes (ISO/IEC 14496-12, 4.2) and return where the last one ends.
+
+    What is no box of a video, such as what cameras append to their files, ends the walk.
+    """
     position = 0
     with path.open("rb") as file:
         while position < size:
             file.seek(position)
             header = file.read(16)
-            if len(header) < 8:
-                return size + 1
+            if header[4:8] not in _BOXES:
+                return size
             length = int(struct.unpack_from(">I", header)[0])
             if length == 1 and len(header) == 16:
                 length = int(struct.unpack_from(">Q", header, 8)[0])

@@ -10,7 +10,7 @@ from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 import av
 from av.codec.context import ThreadType
@@ -27,6 +27,7 @@ from sepconv_video.video.streams import OtherStreams, fresh_tags
 
 _MOST_TICKS = 2**31 - 1  # FFmpeg keeps time bases in 32 bits
 _MOST_MOVIE_TICKS = 2**25
+_BUFFER_BYTES = 2**18
 _GRIDS = {"matroska": 1000, "webm": 1000, "mpegts": 90_000}  # ticks per second
 _LAMBDA_PER_QUANTISER = 118  # FF_QP2LAMBDA
 
@@ -78,6 +79,7 @@ class Writer:
         self._clock = _Clock(time_base, rate, container)
         self._durations: dict[int, int] = {}
         self._output: OutputContainer | None = None
+        self._file: BinaryIO | None = None
         self._others = OtherStreams(source) if source else None
         self._offset = round(self._others.offset / time_base) if self._others else 0
         try:
@@ -130,6 +132,8 @@ class Writer:
                 if self._others:
                     self._others.advance(self._output, None)
                 self._output.close()
+                if self._file:
+                    self._file.close()
         finally:
             self._abandon()
         self.notes += self._clock.notes
@@ -140,6 +144,9 @@ class Writer:
         if output is not None:
             with suppress(av.FFmpegError, OSError):
                 output.close()
+        if self._file:
+            with suppress(OSError):
+                self._file.close()
         if self._others:
             self.notes += self._others.notes
             self._others.close()
@@ -153,7 +160,15 @@ class Writer:
             # the sound of an MP4 begins a moment before 0, with samples not meant to be heard;
             # by default FFmpeg would move everything later, pictures too, to make it begin at 0
             options["avoid_negative_ts"] = "disabled"
-        return av.open(str(self.target), "w", format=container, container_options=options)
+        # a file of our own, because PyAV leaves its open when the header cannot be written
+        self._file = self.target.open("wb")
+        return av.open(
+            self._file,
+            "w",
+            format=container,
+            container_options=options,
+            buffer_size=_BUFFER_BYTES,
+        )
 
     def _movie_ticks(self) -> int:
         """Choose the clock of the edit lists: a start that falls on its ticks is exact.
