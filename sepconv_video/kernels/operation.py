@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sepconv_video.errors import DeviceError
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 Gradients = tuple[Tensor, Tensor, Tensor]  # of image, vertical, horizontal
@@ -58,7 +60,15 @@ def _try_cpu() -> str:
 
 
 def _try_cuda() -> str:
-    return "not implemented yet"
+    if not torch.cuda.is_available():
+        return "PyTorch finds no CUDA device"
+    from sepconv_video.kernels import cuda  # noqa: PLC0415 - cupy is heavy
+
+    try:
+        cuda.check(torch.cuda.current_device())
+    except DeviceError as error:
+        return f"{error.message} (hint: {error.hint})"
+    return "ok"
 
 
 def _check_kinds(image: Tensor, vertical: Tensor, horizontal: Tensor) -> None:
@@ -123,6 +133,20 @@ def _backward_cpu(
     return cpu.backward(grad, image, vertical, horizontal, image_needs_grad)
 
 
+def _forward_cuda(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+    from sepconv_video.kernels import cuda  # noqa: PLC0415
+
+    return cuda.forward(image, vertical, horizontal)
+
+
+def _backward_cuda(
+    grad: Tensor, image: Tensor, vertical: Tensor, horizontal: Tensor, image_needs_grad: bool
+) -> Gradients:
+    from sepconv_video.kernels import cuda  # noqa: PLC0415
+
+    return cuda.backward(grad, image, vertical, horizontal, image_needs_grad)
+
+
 def _forward_shape(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     N, _, H, W = vertical.shape
     return image.new_empty((N, image.shape[1], H, W))
@@ -151,6 +175,8 @@ def _differentiate(
 
 torch.library.impl("sepconv_video::sepconv", "cpu", _forward_cpu)
 torch.library.impl("sepconv_video::sepconv_backward", "cpu", _backward_cpu)
+torch.library.impl("sepconv_video::sepconv", "cuda", _forward_cuda)
+torch.library.impl("sepconv_video::sepconv_backward", "cuda", _backward_cuda)
 torch.library.register_fake("sepconv_video::sepconv", _forward_shape)
 torch.library.register_fake("sepconv_video::sepconv_backward", _backward_shapes)
 torch.library.register_autograd("sepconv_video::sepconv", _differentiate, setup_context=_save)

@@ -1,0 +1,200 @@
+"""`cuda.py` and `sepconv.cu` without a GPU: the kernel compiled for the CPU by the C++ compiler.
+
+Only CuPy is replaced, by a stub that compiles with `emulation.cpp` instead of NVRTC and launches
+on CPU tensors. Everything else is the code that runs on a GPU.
+"""
+# ruff: noqa: N803 - N, C, H, W, K are the field's names for tensor sizes
+
+import contextlib
+import ctypes
+import shutil
+import subprocess
+from importlib import resources
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sepconv_video.errors import DeviceError
+from sepconv_video.kernels import cuda, reference
+
+COMPILER = shutil.which("g++")
+pytestmark = pytest.mark.skipif(
+    COMPILER is None, reason="NOT TESTED: the CUDA kernel in emulation, as there is no g++ here"
+)
+HOPPER, TURING = 227 * 1024, 64 * 1024  # bytes of shared memory that a block may ask for
+
+
+class EmulatedKernel:
+    """Stands in for `cupy.RawKernel`."""
+
+    def __init__(self, library, name):
+        self.library = library
+        self.name = name
+
+    def __call__(self, grid, block, arguments, shared_mem):
+        assert block == (32, 4, 1)
+        (packed,) = arguments
+        assert packed.size == 1  # or CuPy would refuse to pass it by value
+        status = self.library.launch(
+            self.name.encode(),
+            (ctypes.c_uint * 3)(*grid),
+            ctypes.c_size_t(shared_mem),
+            ctypes.c_void_p(packed.ctypes.data),
+        )
+        assert status == 0, "no such kernel" if status == 1 else "wrote past its shared memory"
+
+
+class EmulatedModule:
+    """Stands in for `cupy.RawModule`."""
+
+    def __init__(self, folder, options):
+        path = folder / ("".join(options).replace("=", "") + ".so")
+        if not path.exists():
+            source = resources.files("sepconv_video.kernels") / "sepconv.cu"
+            command = [COMPILER, "-shared", "-fPIC", "-pthread", "-O1", "-Wall", "-Werror"]
+            command += ["-Wno-unknown-pragmas", "-Wno-unused-function", f'-DSOURCE="{source}"']
+            command += [str(Path(__file__).with_name("emulation.cpp")), "-o", str(path), *options]
+            subprocess.run(command, check=True)
+        self.library = ctypes.CDLL(str(path))
+
+    def get_function(self, name):
+        return EmulatedKernel(self.library, name)
+
+
+@pytest.fixture(scope="module")
+def build_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("emulated")
+
+
+@pytest.fixture
+def emulate(build_folder, monkeypatch):
+    """Return a function that makes `cuda` run here, with so much shared memory."""
+    stub = SimpleNamespace(
+        RawModule=lambda code, options: EmulatedModule(build_folder, options),
+        cuda=SimpleNamespace(Device=lambda index: contextlib.nullcontext()),
+    )
+
+    def start(limit=HOPPER):
+        monkeypatch.setattr(cuda, "_cupy", lambda: stub)
+        monkeypatch.setattr(cuda, "_current_stream", lambda index: contextlib.nullcontext())
+        monkeypatch.setattr(cuda, "_shared_limit", lambda index: limit)
+
+    yield start
+    cuda._kernel.cache_clear()
+    cuda._module.cache_clear()
+
+
+def operands(N, C, H, W, K, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(K)
+
+    def sample(*shape):
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    image = sample(N, C, H + K - 1, W + K - 1)
+    return image, sample(N, K, H, W), sample(N, K, H, W), sample(N, C, H, W)
+
+
+def expected(image, vertical, horizontal, grad):
+    """Output and gradients of the reference, in float64."""
+    inputs = [tensor.double().requires_grad_() for tensor in (image, vertical, horizontal)]
+    output = reference.sepconv(*inputs)
+    return output.detach(), torch.autograd.grad(output, inputs, grad.double())
+
+
+def assert_near(found, wanted, tolerance):
+    assert found.shape == wanted.shape
+    assert (found.double() - wanted).abs().max() <= tolerance * wanted.abs().max()
+
+
+def compare(image, vertical, horizontal, grad, tolerance=1e-5):
+    output, gradients = expected(image, vertical, horizontal, grad)
+    assert_near(cuda.forward(image, vertical, horizontal), output, tolerance)
+    found = cuda.backward(grad, image, vertical, horizontal, True)
+    for tensor, wanted in zip(found, gradients, strict=True):
+        assert tensor.dtype == image.dtype
+        assert_near(tensor, wanted, tolerance)
+
+
+@pytest.mark.parametrize(
+    ("N", "C", "H", "W", "K"),
+    [
+        (1, 1, 1, 1, 1),
+        (2, 1, 18, 33, 1),
+        (1, 3, 17, 31, 5),
+        (1, 2, 16, 32, 5),  # whole blocks; fewer channels than the launch could take
+        (2, 3, 19, 37, 11),
+        (1, 4, 9, 35, 25),
+        (1, 3, 7, 40, 51),
+    ],
+)
+def test_agrees_with_reference(emulate, N, C, H, W, K):
+    emulate()
+    compare(*operands(N, C, H, W, K))
+
+
+def test_more_channels_than_one_launch_takes(emulate):
+    emulate()
+    compare(*operands(1, 6, 5, 34, 25))
+
+
+def test_fewer_channels_a_launch_where_shared_memory_is_small(emulate):
+    emulate(limit=TURING)
+    compare(*operands(1, 3, 5, 34, 51))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float16, 1e-3), (torch.bfloat16, 8e-3), (torch.float64, 1e-13)],
+)
+def test_dtypes(emulate, dtype, tolerance):
+    emulate()
+    compare(*operands(1, 3, 9, 35, 5, dtype), tolerance)
+
+
+def test_half_precision_rounds_to_nearest(emulate):
+    emulate()
+    ones = torch.ones(1, 1, 4, 500)
+    values = torch.linspace(-3, 3, 2000).reshape(1, 1, 4, 500)
+    for dtype in (torch.float16, torch.bfloat16):
+        scale = torch.tensor(1.1, dtype=dtype)
+        found = cuda.forward(values.to(dtype), ones.to(dtype) * scale, ones.to(dtype))
+        wanted = (values.to(dtype).float() * scale.float()).to(dtype)
+        assert torch.equal(found, wanted)
+
+
+def test_strides(emulate):
+    emulate()
+    image, vertical, horizontal, grad = operands(2, 3, 10, 33, 5)
+    wide = torch.zeros(2, 3, image.shape[2], image.shape[3] + 7)
+    wide[..., 3:-4] = image
+    inputs = (
+        wide[..., 3:-4],
+        vertical.contiguous(memory_format=torch.channels_last),
+        horizontal.transpose(2, 3).contiguous().transpose(2, 3),
+        grad.sum(1, keepdim=True).expand(-1, 3, -1, -1),
+    )
+    assert not any(tensor.is_contiguous() for tensor in inputs)
+    compare(*inputs)
+
+
+def test_skips_the_gradient_of_the_image(emulate):
+    emulate()
+    image, vertical, horizontal, grad = operands(1, 1, 3, 3, 1)
+    grad_image, grad_vertical, _ = cuda.backward(grad, image, vertical, horizontal, False)
+    assert grad_image.shape == (0,)
+    assert_near(grad_vertical, (grad * image * horizontal).double(), 1e-6)
+
+
+def test_empty(emulate):
+    emulate()
+    image, vertical, horizontal, grad = operands(0, 3, 4, 4, 5)
+    assert cuda.forward(image, vertical, horizontal).shape == (0, 3, 4, 4)
+    assert cuda.backward(grad, image, vertical, horizontal, True)[0].shape == (0, 3, 8, 8)
+
+
+def test_too_many_taps(emulate):
+    emulate(limit=TURING)
+    with pytest.raises(DeviceError, match=r"301 taps .* the device has 65536"):
+        cuda.forward(*operands(1, 1, 2, 2, 301)[:3])
