@@ -82,7 +82,7 @@ def measure(made: np.ndarray, true: np.ndarray) -> tuple[float, float]:
 
 
 @torch.inference_mode()
-def score_item(model, triples, device, *, truncate, save) -> dict[str, float] | None:  # noqa: ANN001
+def score_item(model, triples, device, *, truncate, save) -> dict[str, float] | None:
     """Mean PSNR and SSIM of each method over the triples; the worst picture goes to `save`."""
     rows: list[list[float]] = []
     worst = math.inf
@@ -116,14 +116,17 @@ def line(name: str, score: dict[str, float]) -> str:
 @click.option("--truncate", is_flag=True, help="Cut off instead of rounding to 8 bits.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write here.")
 @click.option("--save", type=click.Path(path_type=Path), help="Folder for the worst pictures.")
-def main(folder, model, device, truncate, json_path, save) -> None:  # noqa: ANN001
+def main(folder, model, device, truncate, json_path, save) -> None:
     where = choose_device(device)
     network = load_model(model, where)
     if save is not None:
         save.mkdir(parents=True, exist_ok=True)
     scores: dict[str, dict[str, float]] = {}
-    print(f"{'':28}   n      blend           {model}            gain\n"
-          f"{'':28}         PSNR   SSIM     PSNR   SSIM       dB", flush=True)
+    print(
+        f"{'':28}   n      blend           {model}            gain\n"
+        f"{'':28}         PSNR   SSIM     PSNR   SSIM       dB",
+        flush=True,
+    )
     for name, triples in items(folder):
         picture = None if save is None else save / f"{name}.png"
         score = score_item(network, triples, where, truncate=truncate, save=picture)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Render a short sample clip, for whoever has none at hand: texture, motion, sound, a cut.
+"""Render a short sample clip, for whoever has none at hand: hills, a wheel, sound and a cut.
 
-    python scripts/make_sample.py sample.mp4
+python scripts/make_sample.py sample.mp4
 """
 
 from fractions import Fraction
@@ -13,45 +13,73 @@ import numpy as np
 
 WIDTH, HEIGHT, RATE, SECONDS = 448, 256, 25, 2
 SOUND_RATE = 48000
+# by shot: colours at the top and the bottom of the sky; those of the hills, farthest first
+SKIES = (((92, 140, 205), (236, 224, 205)), ((40, 34, 80), (240, 150, 96)))
+HILLS = (
+    ((128, 142, 160), (92, 122, 96), (70, 104, 52)),
+    ((98, 64, 96), (72, 44, 62), (44, 30, 36)),
+)
 
 
 def texture(seed: int, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) smooth colourful noise in 0..255, three octaves deep."""
+    """(height, width) smooth noise around 0, four octaves deep."""
     random = np.random.default_rng(seed)
-    total = np.zeros((height, width, 3))
-    for cell, weight in ((64, 90), (16, 50), (4, 30)):
-        rows, columns = height // cell + 2, width // cell + 2
-        noise = random.random((rows, columns, 3)) - 0.5
+    total = np.zeros((height, width))
+    for cell in (64, 32, 12, 3):
+        noise = random.random((height // cell + 2, width // cell + 2)) - 0.5
         y, x = np.arange(height) / cell, np.arange(width) / cell
-        top, left = y.astype(int), x.astype(int)
-        fy, fx = (y - top)[:, None, None], (x - left)[None, :, None]
-        corners = [[noise[top + i][:, left + j] for j in (0, 1)] for i in (0, 1)]
-        upper = corners[0][0] * (1 - fx) + corners[0][1] * fx
-        lower = corners[1][0] * (1 - fx) + corners[1][1] * fx
-        total += weight * 2 * (upper * (1 - fy) + lower * fy)
-    return np.clip(total + random.integers(90, 166, 3), 0, 255)
+        top, left = y.astype(int)[:, None], x.astype(int)[None]
+        fy, fx = y[:, None] - top, x[None] - left
+        upper = noise[top, left] * (1 - fx) + noise[top, left + 1] * fx
+        lower = noise[top + 1, left] * (1 - fx) + noise[top + 1, left + 1] * fx
+        total += cell**0.4 * (upper * (1 - fy) + lower * fy)
+    return total
 
 
-def picture(index: int, scene: int, layers: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """One frame: a background that pans and a disc of another texture that circles over it."""
-    background, disc = layers
-    shift = 2 * index if scene == 0 else 120 - 3 * index
-    frame = background[20 : 20 + HEIGHT, shift + 40 : shift + 40 + WIDTH].copy()
-    angle = 0.09 * index * (1 if scene == 0 else -1)
-    cx, cy = WIDTH / 2 + 110 * np.cos(angle), HEIGHT / 2 + 70 * np.sin(angle)
+def landscape(scene: int) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """A sky (height, width, 3), and ranges of hills, farthest first: colours and skyline."""
+    low, high = np.array(SKIES[scene])[:, None, None, :]
+    sky = low + (high - low) * np.linspace(0, 1, HEIGHT)[:, None, None]
+    sky = sky + 6 * texture(90 + scene, HEIGHT, WIDTH)[..., None]
+    ranges = []
+    for depth, colour in enumerate(HILLS[scene]):
+        grain = texture(10 * scene + depth, HEIGHT, 3 * WIDTH)
+        skyline = 100 + 45 * depth + 9 * texture(50 + 10 * scene + depth, 1, 3 * WIDTH)[0]
+        ranges.append((np.array(colour) + 9 * grain[..., None], skyline))
+    return sky, ranges
+
+
+def picture(index: int, sky: np.ndarray, ranges: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """One frame: hills that pass the faster the nearer they are, and a wheel that rolls by."""
+    frame = sky.copy()
     y, x = np.mgrid[:HEIGHT, :WIDTH]
-    inside = np.clip(52 - np.hypot(x - cx, y - cy), 0, 1)[..., None]
-    moved = disc[(y - int(cy)) % HEIGHT, (x - int(cx)) % WIDTH]
-    return (frame * (1 - inside) + moved * inside + 0.5).astype(np.uint8)
+    for depth, (colours, skyline) in enumerate(ranges):
+        if depth == len(ranges) - 1:
+            draw_wheel(frame, x - (60 + 12 * index), y - 165, 0.24 * index)
+        start = (1 + 3 * depth) * index
+        shown = np.clip(y - skyline[None, start : start + WIDTH], 0, 1)[..., None]
+        frame += shown * (colours[:, start : start + WIDTH] - frame)
+    return np.clip(frame + 0.5, 0, 255).astype(np.uint8)
+
+
+def draw_wheel(frame: np.ndarray, x: np.ndarray, y: np.ndarray, angle: float) -> None:
+    """Draw a wheel of eight spokes, 45 pixels in radius, around x = y = 0."""
+    radius, turn = np.hypot(x, y), np.arctan2(y, x) - angle
+    to_spoke = np.abs(np.sin(4 * turn)) * radius / 4
+    rim = np.clip(5 - np.abs(radius - 42), 0, 1)
+    spokes = np.clip(2.5 - to_spoke, 0, 1) * np.clip(42 - radius, 0, 1)
+    hub = np.clip(9 - radius, 0, 1)
+    for part, colour in ((spokes, (235, 225, 200)), (rim, (150, 40, 30)), (hub, (240, 190, 60))):
+        frame += part[..., None] * (np.array(colour) - frame)
 
 
 def write_video(container: av.container.OutputContainer, stream: av.VideoStream) -> None:
     """Two shots of `SECONDS / 2` each."""
     half = RATE * SECONDS // 2
     for scene in (0, 1):
-        layers = texture(2 * scene, HEIGHT + 40, WIDTH + 200), texture(2 * scene + 1, HEIGHT, WIDTH)
+        sky, ranges = landscape(scene)
         for index in range(half):
-            frame = av.VideoFrame.from_ndarray(picture(index, scene, layers), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(picture(index, sky, ranges), format="rgb24")
             frame.pts, frame.time_base = scene * half + index, Fraction(1, RATE)
             container.mux(stream.encode(frame))
     container.mux(stream.encode(None))

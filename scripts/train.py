@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from sepconv_video.models import NETWORKS
 from sepconv_video.training.clips import read_folder, read_picture
-from sepconv_video.training.losses import LOSSES
 from sepconv_video.training.loop import Recipe, Trainer, train, validate
+from sepconv_video.training.losses import LOSSES
 from sepconv_video.training.samples import Samples
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -25,8 +25,13 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @click.command(help=__doc__)
 @click.option("--model", type=click.Choice(["fast"]), default="fast", show_default=True)
-@click.option("--data", type=click.Path(path_type=Path), default=SHARED, show_default=True,
-              help="Folder with train/*.mp4, val/*.mp4 and images/*.jpg.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default=SHARED,
+    show_default=True,
+    help="Folder with train/*.mp4, val/*.mp4 and images/*.jpg.",
+)
 @click.option("--run", type=click.Path(path_type=Path), default=Path("runs/fast"))
 @click.option("--steps", default=20000, show_default=True, help="Length of the whole schedule.")
 @click.option("--minutes", default=1e9, help="Stop this call after so long; the next continues.")
@@ -38,18 +43,38 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 @click.option("--autocast", type=click.Choice(["off", "fp16", "bf16"]), default="off")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 @click.option("--seed", default=0)
-@click.option("--start", type=click.Path(path_type=Path, exists=True),
-              help="Checkpoint whose averaged weights a fresh run starts from.")
-@click.option("--validate-every", default=4, show_default=True,
-              help="Use each n-th triple of the validation clips; 0 leaves validation out.")
-def main(**options: object) -> None:  # noqa: D103
+@click.option(
+    "--start",
+    type=click.Path(path_type=Path, exists=True),
+    help="Checkpoint whose averaged weights a fresh run starts from.",
+)
+@click.option(
+    "--validate-every",
+    default=4,
+    show_default=True,
+    help="Use each n-th triple of the validation clips; 0 leaves validation out.",
+)
+def main(**options: object) -> None:
     run_training(**options)  # type: ignore[arg-type]
 
 
 def run_training(
-    *, model: str, data: Path, run: Path, steps: int, minutes: float, save_minutes: float,
-    batch: int, patch: int, rate: float, loss: str, autocast: str, device: str, seed: int,
-    start: Path | None, validate_every: int,
+    *,
+    model: str,
+    data: Path,
+    run: Path,
+    steps: int,
+    minutes: float,
+    save_minutes: float,
+    batch: int,
+    patch: int,
+    rate: float,
+    loss: str,
+    autocast: str,
+    device: str,
+    seed: int,
+    start: Path | None,
+    validate_every: int,
 ) -> None:
     """Set a run up, or continue it, and train until the time or the schedule ends."""
     run.mkdir(parents=True, exist_ok=True)
@@ -61,8 +86,9 @@ def run_training(
     clips = list(read_folder(data / "train").values())
     pictures = [read_picture(path) for path in sorted((data / "images").glob("*.jpg"))]
     samples = Samples(clips, pictures, patch, torch.device(device), seed)
-    recipe = Recipe(steps=steps, batch=batch, learning_rate=rate, loss=loss,
-                    autocast=autocast, seed=seed)
+    recipe = Recipe(
+        steps=steps, batch=batch, learning_rate=rate, loss=loss, autocast=autocast, seed=seed
+    )
     trainer = Trainer(network, samples, recipe)
     if (run / "checkpoint.pt").exists():
         trainer.restore(run / "checkpoint.pt")
@@ -80,8 +106,11 @@ def report(run: Path, step: int, psnr: float) -> None:
     with (run / "psnr.csv").open("a", newline="") as file:
         csv.writer(file).writerow([step, f"{psnr:.3f}"])
     last = list(csv.DictReader((run / "log.csv").open()))[-1]
-    print(f"step {step}: loss {last['loss']}, {last['samples_per_s']} samples/s, "
-          f"validation {psnr:.2f} dB", flush=True)
+    print(
+        f"step {step}: loss {last['loss']}, {last['samples_per_s']} samples/s, "
+        f"validation {psnr:.2f} dB",
+        flush=True,
+    )
     plot(run)
 
 

@@ -45,7 +45,7 @@ def _gpu() -> Iterator[str]:
         memory = properties.total_memory / 2**30
         yield f"gpu           cuda:{index} {properties.name}, {memory:.0f} GiB, CUDA {cuda}"
     if not torch.cuda.is_available():
-        yield f"gpu           PyTorch is built for CUDA {cuda} but sees no GPU; is the driver there?"
+        yield f"gpu           PyTorch is built for CUDA {cuda} but sees no GPU: check the driver"
     found = [name for name in CUPY_PACKAGES if _version(name) != "not installed"]
     if found:
         yield from (f"{name:13} {_version(name)}" for name in found)

@@ -48,7 +48,7 @@ def midpoints(model: Interpolator, left: Tensor, right: Tensor, levels: int) -> 
     times = torch.stack((left, right), dim=1)
     for _ in range(levels):
         before, after = times[:, :-1], times[:, 1:]
-        middle = model(before.flatten(0, 1), after.flatten(0, 1)).unflatten(0, (count, -1))
+        middle = model(before.flatten(0, 1), after.flatten(0, 1)).view(count, -1, *left.shape[1:])
         pairs = torch.stack((before, middle), dim=2).flatten(1, 2)
         times = torch.cat((pairs, times[:, -1:]), dim=1)
     return times[:, 1:-1]
@@ -101,9 +101,7 @@ class Engine:
         model = load_model(options.model, device).to(dtype)
         return cls(model, device=device, dtype=dtype, batch=options.batch)
 
-    def run(
-        self, intervals: Iterable[Interval], info: VideoInfo, factor: int
-    ) -> Iterator[Frame]:
+    def run(self, intervals: Iterable[Interval], info: VideoInfo, factor: int) -> Iterator[Frame]:
         """Make the output: every source frame untouched, and `factor - 1` frames after each.
 
         Args:
@@ -173,9 +171,7 @@ class Engine:
     def _launch(self, group: list[Interval], info: VideoInfo, factor: int) -> _Batch:
         """Start the work for one group; on a GPU it is still going on when this returns."""
         pairs = [
-            (item.left, item.right)
-            for item in group
-            if item.synthesise and item.right is not None
+            (item.left, item.right) for item in group if item.synthesise and item.right is not None
         ]
         if not pairs:
             return _Batch(group, None, None)
@@ -188,7 +184,7 @@ class Engine:
             )
             for target, plane in zip(host, made, strict=True):
                 target.copy_(plane, non_blocking=True)
-            is_copied = torch.cuda.Event()
+            is_copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             is_copied.record()
         return _Batch(group, host, is_copied)
 

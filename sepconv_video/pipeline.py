@@ -123,7 +123,8 @@ def _run(
     on_progress: Progress | None,
 ) -> tuple["_Judge", Writer, int]:
     """Write all frames to `partial`: decoding, network and encoding in a thread each."""
-    info, factor, judge = reader.info, options.factor, _Judge()
+    info, factor = reader.info, options.factor
+    judge = _Judge(info.bits)
     depth = queue_depth(info)
     # a lone frame without a duration is shown as long as the rate says
     default_duration = round(1 / (info.rate * info.time_base)) if info.rate else 1
@@ -218,6 +219,8 @@ def interpolate_pictures(
 class _Judge:
     """Decides whether anything may be made between two frames, and keeps count."""
 
+    bits: int
+    """Depth of the samples, see `VideoInfo.bits`."""
     frames: int = 0
     stills: int = 0
     cuts: list[int] = field(default_factory=list)
@@ -231,7 +234,7 @@ class _Judge:
         if is_duplicate(left, right):
             self.stills += 1
             return False
-        if is_cut(left, right):
+        if is_cut(left, right, self.bits):
             self.cuts.append(right.index)
             return False
         return True

@@ -16,7 +16,7 @@ LAYERS = [
     ["cluster", "report"],
     ["batch"],
     ["pipeline"],
-    ["engine"],
+    ["engine", "doctor"],
     ["weights"],
     ["models"],
     ["kernels", "color", "video", "scenes", "schedule", "stream"],
@@ -41,7 +41,17 @@ FENCES = {
     "cv2": {"training"},
     "matplotlib": {"report", "training"},
     "skimage": set(),
-    "torch": {"kernels", "color", "models", "weights", "engine", "cluster", "report", "training"},
+    "torch": {
+        "kernels",
+        "color",
+        "models",
+        "weights",
+        "engine",
+        "doctor",
+        "cluster",
+        "report",
+        "training",
+    },
 }
 # numpy comes with the frames; these do without.
 PURE = {"errors", "options", "schedule", "stream", "cli"}

@@ -79,9 +79,7 @@ class Fast(nn.Module):
         self.join4 = nn.Sequential(conv_act(64 + 48, 64), ResidualBlock(64))
         self.down8 = nn.Sequential(conv_act(64, 96, stride=2), ResidualBlock(96))
         self.down16 = conv_act(96, 128, stride=2)
-        self.join16 = nn.Sequential(
-            conv_act(128 + 48, 128), ResidualBlock(128), ResidualBlock(128)
-        )
+        self.join16 = nn.Sequential(conv_act(128 + 48, 128), ResidualBlock(128), ResidualBlock(128))
         self.up8 = conv_act(128, 96)
         self.refine8 = ResidualBlock(96)
         self.up4 = conv_act(96, 64)
@@ -126,7 +124,7 @@ class Fast(nn.Module):
         at16 = self.join16(torch.cat((self.down16(at8), coarse), 1))
         at8 = self.refine8(self.up8(upsample(at16, 2)) + at8)
         at4 = self.refine4(self.up4(upsample(at8, 2)) + at4)
-        trust, residual, blend = self.head4(at4).split((2, 4, 1), dim=1)
+        trust, residual, blend = torch.split(self.head4(at4), [2, 4, 1], dim=1)
         motion = trust[:, :1] * fine_motion + trust[:, 1:] * upsample(coarse_motion, 4)
         motion = torch.cat((motion, -motion), 1) + residual * FINE_CELL
         return at2, at4, upsample(motion, 4), upsample(blend, 4)
@@ -140,9 +138,10 @@ class Fast(nn.Module):
         moved2 = F.pixel_unshuffle(torch.cat(moved, 1), 2)
         at2 = self.up2(upsample(features4, 2)) + features2
         at2 = self.refine2(self.warped2(torch.cat((moved2, at2), 1)))
-        residual, more_blend, taps = upsample(self.head2(at2), 2).split((4, 1, 4 * TAPS), dim=1)
+        maps = upsample(self.head2(at2), 2)
+        residual, more_blend, taps = torch.split(maps, [4, 1, 4 * TAPS], dim=1)
         motion = motion + residual * 2
-        vertical1, horizontal1, vertical2, horizontal2 = map(normalise_taps, taps.split(TAPS, 1))
+        vertical1, horizontal1, vertical2, horizontal2 = map(normalise_taps, taps.chunk(4, 1))
         border = [TAPS // 2] * 4
         left = F.pad(warp(left, motion[:, :2]), border, mode="replicate")
         right = F.pad(warp(right, motion[:, 2:]), border, mode="replicate")

@@ -58,9 +58,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
-        self.scaler = torch.amp.GradScaler(
-            samples.device.type, enabled=recipe.autocast == "fp16"
-        )
+        self.scaler = torch.amp.GradScaler(samples.device.type, enabled=recipe.autocast == "fp16")
         self.step_count = 0
 
     def step(self) -> float:
@@ -171,6 +169,4 @@ def _log(path: Path, trainer: Trainer, loss: float, samples_per_s: float) -> Non
         if is_new:
             writer.writerow(["step", "loss", "learning_rate", "samples_per_s"])
         rate = trainer.recipe.rate_at(trainer.step_count)
-        writer.writerow(
-            [trainer.step_count, f"{loss:.5f}", f"{rate:.2e}", f"{samples_per_s:.1f}"]
-        )
+        writer.writerow([trainer.step_count, f"{loss:.5f}", f"{rate:.2e}", f"{samples_per_s:.1f}"])

@@ -21,13 +21,14 @@ def laplacian(made: Tensor, true: Tensor, levels: int = 4) -> Tensor:
     pixels themselves say nothing. (N, C, H, W) in [0, 1]; the finest band also by plain L1.
     """
     difference = made - true
-    total = difference.abs().mean()
+    total: Tensor = difference.abs().mean()
     for level in range(levels):
         below = F.avg_pool2d(difference, 2)
         band = difference - F.interpolate(below, scale_factor=2, mode="bilinear")
         total = total + 2**level * band.abs().mean()
         difference = below
-    return (total + 2**levels * difference.abs().mean()) / 4
+    coarsest = 2**levels * difference.abs().mean()
+    return (total + coarsest) / 4
 
 
 LOSSES: dict[str, Loss] = {"charbonnier": charbonnier, "laplacian": laplacian}

@@ -41,22 +41,22 @@ def layered_triples(textures: Tensor, count: int, patch: int, generator: torch.G
     """
     frames: list[Tensor] = []
     for layer in range(1 + LAYERS):
-        pick = torch.randint(
-            len(textures), (count,), generator=generator, device=textures.device
-        )
+        pick = torch.randint(len(textures), (count,), generator=generator, device=textures.device)
         content = textures[pick].float() / 255
         if layer:
             content = torch.cat((content, _mask(content, generator)), 1)
         motion = _random_motion(count, generator)
         offset = (_uniform((2, count), generator) - 0.5) * patch * 0.5
         moved = [_render(content, patch, motion, offset, time) for time in (-1, 0, 1)]
-        frames = [m[:, :3] for m in moved] if not layer else [
-            below + m[:, 3:].clamp(0, 1) * (m[:, :3] - below)
-            for below, m in zip(frames, moved, strict=True)
-        ]
-    noise = torch.randn(
-        (count, 3, 3, patch, patch), generator=generator, device=textures.device
-    )
+        frames = (
+            [m[:, :3] for m in moved]
+            if not layer
+            else [
+                below + m[:, 3:].clamp(0, 1) * (m[:, :3] - below)
+                for below, m in zip(frames, moved, strict=True)
+            ]
+        )
+    noise = torch.randn((count, 3, 3, patch, patch), generator=generator, device=textures.device)
     level = 0.01 * _uniform((count, 1, 1, 1, 1), generator) ** 3
     return (torch.stack(frames, 1) + noise * level).clamp(0, 1)
 

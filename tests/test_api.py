@@ -1,0 +1,104 @@
+"""The public names, and the README's promises about them."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import torch
+from click.testing import CliRunner
+from clips import ClipSpec, make_clip
+
+import sepconv_video
+from sepconv_video.cli import command
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_public_names_are_pinned():
+    assert sepconv_video.__all__ == [
+        "DeviceError",
+        "Job",
+        "Options",
+        "OptionsError",
+        "Report",
+        "SepConvVideoError",
+        "VideoError",
+        "WeightsError",
+        "interpolate_file",
+        "load_model",
+    ]
+    for name in sepconv_video.__all__:
+        assert getattr(sepconv_video, name).__doc__
+
+
+def test_a_model_is_called_with_two_frames():
+    model = sepconv_video.load_model("fast", device="cpu")
+    left, right = torch.rand(2, 3, 37, 53), torch.rand(2, 3, 37, 53)
+    middle = model(left, right)
+    assert middle.shape == left.shape
+    assert middle.dtype == torch.float32
+
+
+def test_a_file_is_made_with_the_defaults(tmp_path):
+    source = make_clip(tmp_path / "in.mp4", ClipSpec(count=3))
+    job = sepconv_video.Job(source=source, target=tmp_path / "out.mp4")
+    report = sepconv_video.interpolate_file(job)
+    assert isinstance(report, sepconv_video.Report)
+    assert (report.source_frames, report.frames) == (3, 6)
+    assert job.target.exists()
+
+
+def readme_commands():
+    """Every command line of the program in the README's code blocks."""
+    text = (ROOT / "README.md").read_text()
+    for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL):
+        for line in block.splitlines():
+            for part in re.split(r"&&|;", line.split("#")[0]):
+                words = part.split()
+                if words and words[0].endswith("sepconv-video"):
+                    yield words[1:]
+
+
+def test_every_command_of_the_readme_parses():
+    commands = list(readme_commands())
+    assert commands
+    for words in commands:
+        # parses the options and stops before the body runs
+        result = CliRunner().invoke(command, [*words, "--version"])
+        assert result.exit_code == 0, (words, result.output)
+
+
+def test_every_option_is_in_the_readme():
+    text = (ROOT / "README.md").read_text()
+    for option in command.params:
+        if option.param_type_name == "option":
+            assert f"`{option.opts[-1]}" in text, option.opts
+
+
+def test_every_command_has_help():
+    for option in command.params:
+        if option.param_type_name == "option":
+            assert option.help, option.opts
+
+
+def test_the_sample_clip_is_made(tmp_path):
+    script = ROOT / "scripts" / "make_sample.py"
+    subprocess.run([sys.executable, script, tmp_path / "sample.mp4"], check=True)
+    with sepconv_video_reader(tmp_path / "sample.mp4") as reader:
+        assert len(list(reader.frames())) == 50
+
+
+def sepconv_video_reader(path):
+    from sepconv_video.video import Reader
+
+    return Reader(path)
+
+
+def test_versions_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["hatch"]["version"]["path"] == "sepconv_video/__init__.py"
+    assert f"## [{sepconv_video.__version__}]" in (ROOT / "CHANGELOG.md").read_text() or (
+        "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
+    )

@@ -1,0 +1,228 @@
+"""The command line: exit codes, one-line errors, defaults, progress, interruption."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import av
+import numpy as np
+import pytest
+from clips import ClipSpec, make_clip
+
+from sepconv_video.cli import main
+from sepconv_video.video import Reader, write_picture
+
+
+def run(*arguments, capsys):
+    """Exit code, stdout and stderr of the command line, run in this process."""
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return left.value.code, captured.out, captured.err
+
+
+@pytest.fixture(autouse=True)
+def keep_signal_handlers():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def names(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_default_output_lies_beside_the_input(tmp_path, capsys):
+    source = make_clip(tmp_path / "clip.mp4", ClipSpec(count=3))
+    code, out, err = run(source, capsys=capsys)
+    assert (code, out) == (0, "")
+    assert "3 frames became 6" in err
+    assert names(tmp_path) == ["clip.2x.mp4", "clip.mp4"]
+    assert run(source, "--factor", 4, "--quiet", capsys=capsys) == (0, "", "")
+    with Reader(tmp_path / "clip.4x.mp4") as reader:
+        assert len(list(reader.frames())) == 12
+
+
+def test_a_folder_is_mirrored_and_one_bad_file_stops_nothing(tmp_path, capsys):
+    clips = tmp_path / "clips"
+    (clips / "deep" / "er").mkdir(parents=True)
+    make_clip(clips / "a.mp4", ClipSpec(count=2))
+    make_clip(clips / "deep" / "er" / "b.mkv", ClipSpec(count=2))
+    (clips / "deep" / "bad.mp4").write_text("no video")
+    (clips / "notes.txt").write_text("no video")
+    (clips / ".hidden.mp4").write_text("no video")
+    code, _, err = run(clips, "-o", tmp_path / "out", capsys=capsys)
+    assert code == 1
+    assert names(tmp_path / "out") == ["a.mp4", "deep/er/b.mkv"]
+    assert err.count("error: ") == 1
+    assert "bad.mp4" in err
+
+
+def test_two_pictures(tmp_path, capsys):
+    for name, level in (("a", 10), ("b", 90)):
+        write_picture(tmp_path / f"{name}.png", np.full((20, 30, 3), level, np.uint8))
+    code, _, err = run(
+        tmp_path / "a.png", tmp_path / "b.png", "-o", tmp_path / "middle.png", capsys=capsys
+    )
+    assert (code, err) == (0, f"wrote `{tmp_path / 'middle.png'}`\n")
+    code, _, err = run(tmp_path / "a.png", "-o", tmp_path / "no.png", capsys=capsys)
+    assert code == 2
+    assert "pictures come in twos" in err
+
+
+def make_audio_only(path):
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("aac", 44100, layout="mono")
+        silence = np.zeros((1, 1024), np.float32)
+        for index in range(20):
+            frame = av.AudioFrame.from_ndarray(silence, "fltp", "mono")
+            frame.sample_rate, frame.pts = 44100, 1024 * index
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+
+
+def make_truncated(path):
+    whole = make_clip(path.with_name("whole.mp4"), ClipSpec(count=30))
+    path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    whole.unlink()
+
+
+BAD_INPUTS = {
+    "no such file": lambda path: None,
+    "folder without videos": lambda path: path.mkdir(),
+    "audio only": make_audio_only,
+    "text": lambda path: path.write_text("this is not a video\n" * 100),
+    "zero bytes": lambda path: path.touch(),
+    "truncated without index": make_truncated,
+    "one frame": lambda path: make_clip(path, ClipSpec(count=1)),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_INPUTS)
+def test_bad_input_is_one_line_with_a_hint(tmp_path, capsys, kind):
+    source = tmp_path / "in" / "source.mp4"
+    source.parent.mkdir()
+    BAD_INPUTS[kind](source)
+    before = names(tmp_path)
+    content = source.read_bytes() if source.is_file() else b""
+    (tmp_path / "out").mkdir()
+    code, out, err = run(source, "-o", tmp_path / "out" / "target.mp4", capsys=capsys)
+    assert code == (2 if kind == "folder without videos" else 1)
+    assert out == ""
+    lines = err.splitlines()
+    assert len(lines) == 3, err
+    assert lines[0].startswith("error: ")
+    assert "source.mp4" in lines[0]
+    assert lines[2].startswith("hint: ")
+    assert names(tmp_path) == before
+    assert content == (source.read_bytes() if source.is_file() else b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["--model", "nope"], 2, "unknown model `nope`"),
+        (["--model", "{bad}"], 1, "cannot read weights from"),
+        (["--factor", "3"], 2, "'3' is not one of"),
+        (["--device", "cuda:77"], 1, "no device `cuda:77`"),
+        (["--device", "tpu"], 2, "unknown device `tpu`"),
+        (["--precision", "fp16", "--device", "cpu"], 2, "needs a GPU"),
+        (["--batch", "0"], 2, "0 is not in the range"),
+        (["--codec", "nonesuch"], 2, "nonesuch"),
+        (["-o", "{tmp}/no/such/folder/x.mp4"], 2, "there is no folder"),
+        (["-o", "{tmp}/clip.mp4"], 2, "the source itself"),
+        (["-o", "{tmp}/target.nonsense"], 2, "nonsense"),
+    ],
+)
+def test_bad_options(tmp_path, capsys, arguments, code, text):
+    source = make_clip(tmp_path / "clip.mp4", ClipSpec(count=2))
+    bad = tmp_path / "bad.pt"
+    bad.write_bytes(b"junk")
+    before = names(tmp_path)
+    arguments = [part.format(bad=bad, tmp=tmp_path) for part in arguments]
+    found, _, err = run(source, *arguments, capsys=capsys)
+    assert text in err
+    assert found == code
+    assert "Traceback" not in err
+    assert names(tmp_path) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_unwritable_folder(tmp_path, capsys):
+    source = make_clip(tmp_path / "clip.mp4", ClipSpec(count=2))
+    (tmp_path / "locked").mkdir(mode=0o500)
+    code, _, err = run(source, "-o", tmp_path / "locked" / "x.mp4", capsys=capsys)
+    assert code == 1
+    assert "cannot write" in err
+
+
+def test_unwritable_target_for_root_too(tmp_path, capsys):
+    source = make_clip(tmp_path / "clip.mp4", ClipSpec(count=2))
+    code, _, err = run(source, "-o", "/proc/x.mp4", capsys=capsys)
+    assert code == 1
+    assert err.startswith("error: cannot write `/proc/x.mp4`")
+    assert "hint: " in err
+
+
+def test_a_truncated_clip_is_made_as_far_as_it_goes(tmp_path, capsys):
+    spec = ClipSpec(count=40, codec="mpeg4", options={"g": "5"})
+    whole = make_clip(tmp_path / "whole.mkv", spec)
+    broken = tmp_path / "broken.mkv"
+    broken.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    code, _, err = run(broken, "-o", tmp_path / "out.mkv", capsys=capsys)
+    assert code == 1
+    assert f"warning: `{broken}` is damaged" in err
+    with Reader(tmp_path / "out.mkv") as reader:
+        assert 4 <= len(list(reader.frames())) < 80
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(Exception, match="cannot read"):
+        main([str(tmp_path / "none.mp4"), "--debug"])
+
+
+def test_list_models_version_and_doctor(capsys):
+    assert run("--list-models", capsys=capsys)[1].startswith("fast")
+    assert run("--version", capsys=capsys)[1].startswith("sepconv-video 0.")
+    code, out, _ = run("--doctor", capsys=capsys)
+    assert code == 0
+    for word in ("torch", "av", "reference: ok", "cpu: ok", "fast: ok", "cuda"):
+        assert word in out
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    probe = (
+        "import sys; from sepconv_video.cli import main\n"
+        "try: main(['--help'])\n"
+        "finally: print(sorted({'torch', 'av', 'numba', 'numpy', 'cupy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("[]")
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "sepconv_video", "--help"], check=True,
+                       capture_output=True)  # fmt: skip
+        times.append(time.perf_counter() - started)
+    assert min(times) < 0.5
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_leaves_no_file(tmp_path, name, code):
+    make_clip(tmp_path / "clip.mp4", ClipSpec(count=400, width=320, height=240))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sepconv_video", str(tmp_path / "clip.mp4")],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while len(names(tmp_path)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(names(tmp_path)) == 2, "the run has not begun to write"
+    time.sleep(0.5)
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert names(tmp_path) == ["clip.mp4"]

@@ -1,0 +1,167 @@
+"""The engine: order, exactness of held frames, halving, batches and memory."""
+
+import itertools
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sepconv_video.engine import Engine, choose_device, choose_dtype, midpoints
+from sepconv_video.errors import DeviceError, OptionsError
+from sepconv_video.frames import ColorSpec, Frame, Interval, VideoInfo
+
+INFO = VideoInfo(
+    path=Path("made up"),
+    width=8,
+    height=6,
+    pix_fmt="yuv444p",
+    bits=8,
+    chroma_shift=(0, 0),
+    color=ColorSpec(matrix="bt709", full_range=True),
+    time_base=Fraction(1, 50),
+    rate=Fraction(25),
+    frame_count_from_header=None,
+    sample_aspect_ratio=None,
+)
+
+
+def average(left, right):
+    return (left + right) / 2
+
+
+def gray_frame(index, level):
+    planes = tuple(np.full((6, 8), value, np.uint8) for value in (level, 128, 128))
+    return Frame(index=index, pts=2 * index, duration=2, planes=planes)
+
+
+def gray_intervals(levels, held=()):
+    frames = [gray_frame(index, level) for index, level in enumerate(levels)]
+    for left, right in itertools.pairwise(frames):
+        synthesise = left.index not in held
+        yield Interval(left=left, right=right, end_pts=right.pts, synthesise=synthesise)
+    last = frames[-1]
+    yield Interval(left=last, right=None, end_pts=last.pts + 2, synthesise=False)
+
+
+def levels_of(frames):
+    return [int(frame.planes[0][0, 0]) for frame in frames]
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_midpoints_are_in_time_order(levels):
+    left, right = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
+    middle = midpoints(average, left, right, levels)
+    assert middle.shape == (2, 2**levels - 1, 3, 4, 4)
+    expected = torch.arange(1, 2**levels) / 2**levels
+    torch.testing.assert_close(middle[1, :, 0, 0, 0], expected)
+
+
+def test_midpoints_call_the_model_once_per_level():
+    sizes = []
+
+    def model(left, right):
+        sizes.append(len(left))
+        return average(left, right)
+
+    midpoints(model, torch.zeros(3, 3, 4, 4), torch.ones(3, 3, 4, 4), 3)
+    assert sizes == [3, 6, 12]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 8])
+def test_frames_come_in_order_whatever_the_batch(batch):
+    engine = Engine(average, batch=batch)
+    made = list(engine.run(gray_intervals([0, 40, 80, 120, 160]), INFO, 4))
+    assert levels_of(made) == [*range(0, 160, 10), 160, 160, 160, 160]
+    assert [frame.index for frame in made] == list(range(20))
+    assert [frame.pts for frame in made] == list(range(0, 40, 2))
+    assert {frame.duration for frame in made} == {2}
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_held_intervals_show_the_nearer_source_frame(batch):
+    engine = Engine(average, batch=batch)
+    made = list(engine.run(gray_intervals([0, 40, 200, 240], held={1}), INFO, 4))
+    assert levels_of(made) == [0, 10, 20, 30, 40, 40, 40, 200, 200, 210, 220, 230] + [240] * 4
+
+
+def test_source_frames_are_passed_on_untouched():
+    intervals = list(gray_intervals([3, 77, 201]))
+    made = list(Engine(average, batch=2).run(intervals, INFO, 2))
+    for position, interval in enumerate(intervals):
+        assert made[2 * position].planes is interval.left.planes
+
+
+def test_a_long_still_does_not_pile_up():
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        for interval in gray_intervals([9] * 1000, held=set(range(1000))):
+            taken += 1
+            yield interval
+
+    made = Engine(average, batch=2).run(endless(), INFO, 2)
+    next(made)
+    assert taken <= 16
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing():
+    sizes = []
+
+    def greedy(left, right):
+        sizes.append(len(left))
+        if len(left) > 1:
+            raise torch.OutOfMemoryError("too much")
+        return average(left, right)
+
+    engine = Engine(greedy, batch=4)
+    made = list(engine.run(gray_intervals([0, 40, 80, 120, 160]), INFO, 2))
+    assert levels_of(made) == [0, 20, 40, 60, 80, 100, 120, 140, 160, 160]
+    assert sizes[:2] == [4, 2]
+
+
+def test_out_of_memory_with_one_pair_is_an_error_with_a_hint():
+    def hopeless(left, right):
+        raise torch.OutOfMemoryError("too much")
+
+    with pytest.raises(DeviceError, match="one pair of 8x6 frames does not fit") as caught:
+        list(Engine(hopeless).run(gray_intervals([0, 40]), INFO, 2))
+    assert "--device" in caught.value.hint
+
+
+def test_other_faults_of_the_model_are_not_taken_for_memory():
+    def broken(left, right):
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        list(Engine(broken).run(gray_intervals([0, 40]), INFO, 2))
+
+
+def test_inference_mode_does_not_leak_to_the_consumer():
+    made = Engine(average).run(gray_intervals([0, 40, 80]), INFO, 2)
+    for _ in made:
+        assert not torch.is_inference_mode_enabled()
+
+
+def test_middle_of_two_pictures():
+    left, right = np.zeros((5, 7, 3), np.uint8), np.full((5, 7, 3), 101, np.uint8)
+    middle = Engine(average).middle_picture(left, right)
+    assert middle.dtype == np.uint8
+    assert (middle == 51).all()
+
+
+def test_devices():
+    assert choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(OptionsError, match="unknown device `tpu`"):
+        choose_device("tpu")
+    with pytest.raises(DeviceError, match="no device `cuda:99`"):
+        choose_device("cuda:99")
+
+
+def test_half_precision_is_refused_on_a_cpu():
+    assert choose_dtype("auto", torch.device("cpu")) == torch.float32
+    assert choose_dtype("auto", torch.device("cuda")) == torch.float16
+    with pytest.raises(OptionsError, match="needs a GPU"):
+        choose_dtype("bf16", torch.device("cpu"))

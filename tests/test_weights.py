@@ -1,0 +1,81 @@
+"""Weights: names, files, damage, detection."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sepconv_video import weights
+from sepconv_video.errors import OptionsError, WeightsError
+from sepconv_video.models import Fast
+
+
+def test_every_shipped_model_loads_and_is_frozen():
+    for name in weights.shipped_models():
+        model = weights.load_model(name)
+        assert not model.training
+        assert not any(p.requires_grad for p in model.parameters())
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_unknown_name_lists_what_there_is():
+    with pytest.raises(OptionsError, match="unknown model `nope`") as caught:
+        weights.load_model("nope")
+    assert "`fast`" in caught.value.hint
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 1000])
+def test_files_that_are_no_weights(tmp_path, suffix, content):
+    path = tmp_path / f"bad{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="cannot read weights"):
+        weights.load_model(path)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    (tmp_path / "trap.pth").write_bytes(pickle.dumps({"a": Trap()}))
+    torch.save({"a": Trap()}, tmp_path / "trap2.pth")
+    (tmp_path / "sprung").unlink(missing_ok=True)
+    for name in ("trap.pth", "trap2.pth"):
+        with pytest.raises(WeightsError):
+            weights.load_model(tmp_path / name)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_weights_of_another_network(tmp_path):
+    save_file({"conv.weight": torch.zeros(3, 3)}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="another network"):
+        weights.load_model(tmp_path / "other.safetensors")
+    torch.save({"epoch": 3}, tmp_path / "other.pt")
+    with pytest.raises(WeightsError, match="cannot read weights"):
+        weights.load_model(tmp_path / "other.pt")
+
+
+def test_a_wrapped_state_dict_is_found(tmp_path):
+    state = Fast().state_dict()
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "checkpoint.pt")
+    model = weights.load_model(tmp_path / "checkpoint.pt")
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[key])
+
+
+def test_damaged_shipped_weights_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "weights_data").mkdir()
+    entry = {"file": "f.safetensors", "network": "fast", "sha256": "0" * 64}
+    lines = [
+        f"{k} = {json.dumps(v)}" for k, v in (entry | {"licence": "x", "summary": "y"}).items()
+    ]
+    (tmp_path / "weights_data" / "MANIFEST.toml").write_text("[fast]\n" + "\n".join(lines))
+    monkeypatch.setattr(weights, "_HERE", tmp_path)
+    with pytest.raises(WeightsError, match="missing"):
+        weights.load_model("fast")
+    (tmp_path / "weights_data" / "f.safetensors").write_bytes(b"x")
+    with pytest.raises(WeightsError, match="damaged"):
+        weights.load_model("fast")
