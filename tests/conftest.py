@@ -25,7 +25,7 @@ def _limit_slow(config, items):
 def _limit_cuda(items):
     if not items or os.environ.get("FAIL_WITHOUT_CUDA") == "1":
         return
-    import torch  # noqa: PLC0415 - takes seconds, and most runs have no such test
+    import torch  # here because it takes seconds, and most runs have no such test
 
     if torch.cuda.is_available():
         return

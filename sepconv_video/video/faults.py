@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 
 from sepconv_video.errors import VideoError
+from sepconv_video.video.boxes import end_of_boxes, starts_like_mp4
 
 # PyAV's default; set again because another library may have changed it, and because
 # FFmpeg's own messages must never mix with ours on the terminal.
@@ -25,12 +26,6 @@ _REMEDIES = {
     errno.ENOTDIR: ("a part of its path is not a folder", "check the name"),
     errno.EFBIG: ("the file would be larger than the file system allows", "choose another folder"),
     errno.EIO: ("the device failed to read or write", "check the disk"),
-}
-
-
-_BOXES = {
-    *(b"ftyp", b"moov", b"mdat", b"moof", b"mfra", b"sidx", b"styp", b"meta", b"uuid", b"udta"),
-    *(b"free", b"skip", b"wide", b"pnot"),
 }
 
 
@@ -66,30 +61,9 @@ def is_broken_off(path: Path) -> bool:
             return len(head) >= 8 and 8 + struct.unpack_from("<I", head, 4)[0] > size
         if head[:4] == b"\x1aE\xdf\xa3":
             return _matroska_end(head) > size
-        if head[4:8] in _BOXES:
-            return _boxes_end(path, size) > size
+        if starts_like_mp4(head):
+            return end_of_boxes(path) > size
     return False
-
-
-def _boxes_end(path: Path, size: int) -> int:
-    """Walk the top-level boxes (ISO/IEC 14496-12, 4.2) and return where the last one ends.
-
-    What is no box of a video, such as what cameras append to their files, ends the walk.
-    """
-    position = 0
-    with path.open("rb") as file:
-        while position < size:
-            file.seek(position)
-            header = file.read(16)
-            if header[4:8] not in _BOXES:
-                return size
-            length = int(struct.unpack_from(">I", header)[0])
-            if length == 1 and len(header) == 16:
-                length = int(struct.unpack_from(">Q", header, 8)[0])
-            if length < 8:  # 0: up to the end of the file
-                return size
-            position += length
-    return position
 
 
 def _matroska_end(head: bytes) -> int:

@@ -6,6 +6,8 @@ counted in `damage`.
 """
 
 from collections.abc import Generator, Iterator
+from dataclasses import replace
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -17,13 +19,12 @@ from av.video.stream import VideoStream
 
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame
+from sepconv_video.video.boxes import presentation_end
 from sepconv_video.video.faults import explain, is_broken_off
-from sepconv_video.video.source import describe, main_video, open_source
+from sepconv_video.video.source import cuts_packets_short, describe, main_video, open_source
 from sepconv_video.video.unpacker import Unpacker
 
-# In these a packet is marked corrupt when the file ends inside it. Decoding half a picture
-# gains nothing and, with frame threads, loses the good ones still on their way.
-_LENGTH_DELIMITED = ("mov", "matroska", "avi")
+_HEADER_TICK = Fraction(1, 1000)
 
 
 class Reader:
@@ -85,8 +86,8 @@ class Reader:
     def frames(self) -> Iterator[Frame]:
         """Give the frames in presentation order, with strictly increasing `pts`.
 
-        A frame without a time follows its predecessor by one frame duration. A frame that
-        is not later than its predecessor is placed one tick after it; after a jump back of
+        A frame without a time follows after as long as the one before it. A frame that is
+        not later than its predecessor is placed one tick after it; after a jump back of
         more than a second the times go on from there. Both are counted in `notes`.
 
         May be iterated once.
@@ -96,16 +97,33 @@ class Reader:
         """
         has_times = self._container.format.name != "avi"
         clock = _Clock(self._stream, has_times)
+        held: Frame | None = None
         try:
             for index, picture in enumerate(chain([self._first], self._pictures)):
-                yield Frame(
+                if held is not None:
+                    yield held
+                held = Frame(
                     index=index,
                     pts=clock.pts(picture),
                     duration=int(picture.duration or 0) if has_times else 0,
                     planes=self._unpack(picture),
                 )
+            assert held is not None  # there is a first picture
+            yield replace(held, duration=self._last_duration(held))
         finally:
             self.notes += clock.notes
+
+    def _last_duration(self, last: Frame) -> int:
+        """Correct the last frame's duration where an MP4's header knows better."""
+        if not self._container.format.name.startswith("mov") or self._faults.summary:
+            return last.duration
+        base = self.info.time_base
+        end = presentation_end(self.path, self._stream.id)
+        # the header counts in milliseconds or finer; a difference of as much is its rounding
+        if end is None or abs(last.pts * base + last.duration * base - end) < _HEADER_TICK * 2:
+            return last.duration
+        duration = round(end / base) - last.pts
+        return duration if duration > 0 else last.duration
 
     def _first_picture(self) -> av.VideoFrame:
         first = next(self._pictures, None)
@@ -134,7 +152,7 @@ class Reader:
 
     def _packets(self) -> Iterator["Packet[VideoStream]"]:
         """Demux the stream up to the end of the file or the first place it cannot be read."""
-        drops_corrupt = self._container.format.name.startswith(_LENGTH_DELIMITED)
+        drops_corrupt = cuts_packets_short(self._container)
         try:
             for packet in self._container.demux(self._stream):
                 if packet.is_corrupt and drops_corrupt:
@@ -206,14 +224,16 @@ class _Clock:
                 wanted = self._last + self._step
                 self._offset += wanted - pts
             pts = wanted
+        if self._last is not None:
+            self._step = pts - self._last
         self._last = pts
         return pts
 
     @property
     def notes(self) -> list[str]:
         found = []
-        if self._missing:
-            found.append(f"{self._missing} frames had no time and follow at the nominal rate")
+        if self._missing and self._has_times:
+            found.append(f"{self._missing} frames had no time and follow at an even rate")
         if self._backward:
             found.append(f"{self._backward} frames had a time not after the one before: moved on")
         return found

@@ -77,6 +77,16 @@ def main_video(container: InputContainer, path: Path) -> VideoStream:
     return known[0]
 
 
+def cuts_packets_short(container: InputContainer) -> bool:
+    """Tell whether a corrupt packet is one inside which the file ends, and so of no use.
+
+    In other formats, such as broadcast recordings, it may be complete but for a detail.
+    Decoding half a picture gains nothing and, with frame threads, loses the good ones
+    still on their way.
+    """
+    return container.format.name.startswith(("mov", "matroska", "avi"))
+
+
 def describe(stream: VideoStream, first: av.VideoFrame, pix_fmt: str, layout: Layout) -> VideoInfo:
     """Gather what is known of a stream from its header and its first decoded frame."""
     return VideoInfo(

@@ -17,7 +17,7 @@ from av.rational import AVRational
 from av.stream import Discard, Disposition, Stream
 from av.video.stream import VideoStream
 
-from sepconv_video.video.source import main_video, open_source
+from sepconv_video.video.source import cuts_packets_short, main_video, open_source
 
 # Tags that describe the file or the encoding they were read from, not the content.
 _STALE = {
@@ -104,6 +104,10 @@ class OtherStreams:
         if chapters:
             output.set_chapters(chapters)
 
+    def has_foreign_tags(self) -> bool:
+        """Tell whether there are tags outside MP4's classic set, as cameras write them."""
+        return any("." in key for key in self._input.metadata)
+
     def clocks(self) -> list[int]:
         """List the ticks per second of the audio streams."""
         bases = [audio.time_base for audio in self._input.streams.audio]
@@ -135,7 +139,8 @@ class OtherStreams:
         try:
             for packet in self._packets:
                 is_flush = packet.size == 0 and packet.pts is None and packet.dts is None
-                if not is_flush and not packet.is_corrupt and not _is_filler(packet):
+                is_part = packet.is_corrupt and cuts_packets_short(self._input)
+                if not (is_flush or is_part or _is_filler(packet)):
                     return self._shifted(packet)
         except av.FFmpegError:  # the reader of the video meets the same fault, and reports it
             self._packets = iter(())
@@ -191,9 +196,7 @@ def clone(output: OutputContainer, stream: Stream) -> Stream:
 def fresh_tags(tags: dict[str, str]) -> dict[str, str]:
     """Leave out the tags that would be wrong in another file."""
     return {
-        key: value
-        for key, value in tags.items()
-        if key.lower().removesuffix("-eng") not in _STALE and not key.startswith("com.android.")
+        key: value for key, value in tags.items() if key.lower().removesuffix("-eng") not in _STALE
     }
 
 

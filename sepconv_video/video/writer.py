@@ -78,6 +78,8 @@ class Writer:
         self._source_layout = layout_of(info.pix_fmt) or self._plan.layout
         self._clock = _Clock(time_base, rate, container)
         self._durations: dict[int, int] = {}
+        self._span = _Span()
+        self._held: Packet[VideoStream] | None = None
         self._output: OutputContainer | None = None
         self._file: BinaryIO | None = None
         self._others = OtherStreams(source) if source else None
@@ -129,6 +131,9 @@ class Writer:
         try:
             with translated("write", self.target):
                 self._mux(self._stream.encode(None))
+                if self._held is not None:
+                    self._held.duration = self._span.last_duration(self._held)
+                self._mux_held()
                 if self._others:
                     self._others.advance(self._output, None)
                 self._output.close()
@@ -156,6 +161,8 @@ class Writer:
         options = {}
         if container in {"mp4", "mov"}:
             options["movie_timescale"] = str(self._movie_ticks())
+            if self._others and self._others.has_foreign_tags():
+                options["movflags"] = "use_metadata_tags"
         if container == "matroska":
             # the sound of an MP4 begins a moment before 0, with samples not meant to be heard;
             # by default FFmpeg would move everything later, pictures too, to make it begin at 0
@@ -250,14 +257,48 @@ class Writer:
         return picture
 
     def _mux(self, packets: Iterable["Packet[VideoStream]"]) -> None:
-        assert self._output is not None  # nobody writes to a closed writer
+        """Mux all packets but the newest, which may turn out to be the last."""
         for packet in packets:
             # not every encoder passes a frame's duration on to its packet
             packet.duration = self._durations.pop(packet.pts or 0, packet.duration or 0)
-            until = Fraction(packet.dts or 0) * packet.time_base
-            self._output.mux_one(packet)
-            if self._others:
-                self._others.advance(self._output, until)
+            self._span.add(packet)
+            self._mux_held()
+            self._held = packet
+
+    def _mux_held(self) -> None:
+        assert self._output is not None  # nobody writes to a closed writer
+        packet, self._held = self._held, None
+        if packet is None:
+            return
+        until = Fraction(packet.dts or 0) * packet.time_base
+        self._output.mux_one(packet)
+        if self._others:
+            self._others.advance(self._output, until)
+
+
+class _Span:
+    """The time that the packets seen so far cover, shown and decoded.
+
+    MP4 adds up decoding times to get a track's duration. At a variable rate with B-frames
+    the last of these would miss the end of the last frame shown.
+    """
+
+    def __init__(self) -> None:
+        self._is_empty = True
+        self._start = self._first_dts = self._end = 0
+
+    def add(self, packet: "Packet[VideoStream]") -> None:
+        pts, dts = packet.pts or 0, packet.dts or 0
+        if self._is_empty:
+            self._is_empty, self._start, self._first_dts, self._end = False, pts, dts, pts
+        self._start = min(self._start, pts)
+        self._end = max(self._end, pts + (packet.duration or 0))
+
+    def last_duration(self, packet: "Packet[VideoStream]") -> int:
+        """Give the last packet's duration with which decoding takes as long as presentation."""
+        pts, dts = packet.pts or 0, packet.dts or 0
+        wanted = self._first_dts + (self._end - self._start) - dts
+        return max(packet.duration or 0, min(wanted, self._end - pts))
 
 
 class _Clock:

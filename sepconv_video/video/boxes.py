@@ -1,0 +1,95 @@
+"""Reading the boxes of MP4 and MOV files (ISO/IEC 14496-12): what FFmpeg keeps to itself.
+
+FFmpeg does not tell where a track's presentation ends, and the durations it gives to frames
+of a variable rate stored out of order (with B-frames) belong to other frames.
+"""
+
+import struct
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO
+
+_KNOWN = {
+    *(b"ftyp", b"moov", b"mdat", b"moof", b"mfra", b"sidx", b"styp", b"meta", b"uuid", b"udta"),
+    *(b"free", b"skip", b"wide", b"pnot"),
+}
+
+
+def starts_like_mp4(head: bytes) -> bool:
+    """Tell by its first 8 bytes whether a file consists of boxes."""
+    return head[4:8] in _KNOWN
+
+
+def end_of_boxes(path: Path) -> int:
+    """Return where the last top-level box says it ends, in bytes from the start.
+
+    What is no box of a video, such as what cameras append to their files, ends the walk.
+    """
+    size = path.stat().st_size
+    position = 0
+    with path.open("rb") as file:
+        for name, _, end in _children(file, 0, size):
+            if name not in _KNOWN:
+                break
+            position = end
+    return position
+
+
+def presentation_end(path: Path, track_id: int) -> Fraction | None:
+    """Read when a track's last frame ceases to be shown, edits included.
+
+    Returns:
+        Seconds on the file's time line; None where the header does not say.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        moov = _child(file, b"moov", 0, size)
+        header = moov and _child(file, b"mvhd", *moov)
+        if not moov or not header:
+            return None
+        ticks = _numbers(file, header, (">12xI", ">20xI"))[0]
+        for name, start, end in _children(file, *moov):
+            track = _child(file, b"tkhd", start, end) if name == b"trak" else None
+            if track is None:
+                continue
+            number, duration = _numbers(file, track, (">12xI4xI", ">20xI4xQ"))
+            if number == track_id:
+                is_known = 0 < duration < 2**32 - 1 and ticks
+                return Fraction(duration, ticks) if is_known else None
+    return None
+
+
+def _numbers(file: BinaryIO, box: tuple[int, int], formats: tuple[str, str]) -> tuple[int, ...]:
+    """Unpack a full box's numbers, whose places depend on its version, 0 or 1."""
+    file.seek(box[0])
+    content = file.read(36)
+    form = formats[1] if content[:1] == b"\1" else formats[0]
+    if len(content) < struct.calcsize(form):
+        return (0, 0)
+    return struct.unpack_from(form, content)
+
+
+def _child(file: BinaryIO, wanted: bytes, start: int, end: int) -> tuple[int, int] | None:
+    for name, first, last in _children(file, start, end):
+        if name == wanted:
+            return first, last
+    return None
+
+
+def _children(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Walk the boxes between two places: name, where the content begins and where it ends."""
+    while start + 8 <= end:
+        file.seek(start)
+        header = file.read(16)
+        if len(header) < 8:
+            return
+        length, head = int.from_bytes(header[:4], "big"), 8
+        if length == 1 and len(header) == 16:
+            length, head = int.from_bytes(header[8:], "big"), 16
+        if length == 0:  # up to the end
+            length = end - start
+        if length < head:
+            return
+        yield header[4:8], start + head, start + length
+        start += length
