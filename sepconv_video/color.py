@@ -6,8 +6,8 @@ files or networks; gamma (the transfer function) is left as decoded, in and out.
 The two directions are inverse to each other: a frame that goes to RGB and comes straight back
 is the frame, bit for bit. Otherwise made frames would differ from the source frames between
 them, which go through untouched, and the video would flicker at half its rate. So `to_rgb`
-does not clamp, and the chroma filters are a pair with perfect reconstruction (see `_UP` and
-`_DOWN` below).
+does not clamp, and the chroma filters are a pair with perfect reconstruction (see
+`_DOWN_ACROSS`).
 """
 
 from collections.abc import Sequence
@@ -122,7 +122,7 @@ def _code_levels(info: VideoInfo) -> tuple[int, int, int, int]:
 
 
 def _quantise(codes: Tensor, bits: int) -> Tensor:
-    """Round half up: `torch.round` goes to even, which biases nothing but surprises."""
+    """Round half up and clamp to the codes there are."""
     codes = (codes + 0.5).floor_().clamp_(0, 2**bits - 1)
     return codes.to(torch.uint8 if bits <= 8 else torch.uint16)
 

@@ -77,7 +77,7 @@ def test_half_precision_is_unbiased_and_within_a_level():
 
 
 def test_real_frames_come_back_untouched(shared):
-    for path in sorted((shared / "data" / "val").glob("*.mp4"))[:6]:
+    for path in sorted((shared / "data" / "val").glob("*.mp4"))[:3]:
         with av.open(path) as container:
             image = next(container.decode(video=0))
         array, height = image.to_ndarray(format="yuv420p"), image.height
