@@ -63,7 +63,7 @@ def download(planes: Sequence[Tensor]) -> list[tuple[Plane, ...]]:
 
 
 def to_rgb(planes: Sequence[Tensor], info: VideoInfo, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Convert planes to RGB (ITU-T H.273, equations 41 to 49 and their inverse).
+    """Convert planes to RGB.
 
     Args:
         planes: Y, U, V (or Y alone for gray), each (N, rows, columns), integer codes of
@@ -113,7 +113,7 @@ def from_rgb(rgb: Tensor, info: VideoInfo) -> tuple[Tensor, ...]:
 
 
 def _code_levels(info: VideoInfo) -> tuple[int, int, int, int]:
-    """Codes of black and of neutral chroma, and what 1 spans (H.273, equations 26 to 37)."""
+    """Codes of black and of neutral chroma, and what 1 spans (ITU-T H.273, section 8.3)."""
     if info.color.full_range:
         white = 2**info.bits - 1
         return 0, white, 2 ** (info.bits - 1), white
