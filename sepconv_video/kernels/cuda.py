@@ -130,9 +130,10 @@ def shared_bytes(name: str, K: int, channels: int, storage: str) -> int:
     return channels * (WARPS * ROWS[name] + K - 1) * width * (8 if storage == "DOUBLE" else 4)
 
 
-def options(storage: str, K: int, channels: int) -> tuple[str, ...]:
+def options(storage: str, K: int, channels: int, backward: bool) -> tuple[str, ...]:
     """Compiler options that select a variant of sepconv.cu."""
-    return (f"-DSTORAGE={storage}", f"-DK={K}", f"-DCHANNELS={channels}", "-std=c++17")
+    variant = (f"-DSTORAGE={storage}", f"-DK={K}", f"-DCHANNELS={channels}")
+    return (*variant, *(["-DBACKWARD"] if backward else []), "-std=c++17")
 
 
 def source() -> str:
@@ -175,7 +176,8 @@ def _kernel(index: int, storage: str, name: str, K: int, channels: int) -> Any: 
     shared = shared_bytes(name, K, channels, storage)
     try:
         with cupy.cuda.Device(index):
-            kernel = _module(index, storage, K, channels).get_function(name)
+            module = _module(index, options(storage, K, channels, name != "forward"))
+            kernel = module.get_function(name)
             if shared > SHARED_WITHOUT_OPT_IN:
                 kernel.max_dynamic_shared_size_bytes = shared
     except (OSError, RuntimeError) as error:  # no NVRTC, a driver that is too old, ...
@@ -186,9 +188,9 @@ def _kernel(index: int, storage: str, name: str, K: int, channels: int) -> Any: 
 
 
 @cache
-def _module(index: int, storage: str, K: int, channels: int) -> Any:  # noqa: ANN401
+def _module(index: int, variant: tuple[str, ...]) -> Any:  # noqa: ANN401
     """Return a `cupy.RawModule`, compiled on first use; CuPy keeps the result on disk."""
-    return _cupy().RawModule(code=source(), options=options(storage, K, channels))
+    return _cupy().RawModule(code=source(), options=variant)
 
 
 def _cupy() -> Any:  # noqa: ANN401 - a module

@@ -4,6 +4,7 @@
 //   K         number of taps
 //   CHANNELS  channels handled by one launch: 1, 3 or 4; a launch may have fewer left to do
 //   STORAGE   FLOAT, HALF, BFLOAT16 or DOUBLE; sums are kept in float, or double for DOUBLE
+//   BACKWARD  if defined: the three gradients, which take seconds to compile; else forward
 // Sizes and strides are arguments, so a new resolution compiles nothing. Offsets are 64 bits wide:
 // a coefficient map has N*K*H*W elements, over 2^31 for a batch of six at 3840x2160.
 //
@@ -113,6 +114,8 @@ __device__ __forceinline__ void load_window(const Tensor& source, const Argument
     __syncthreads();
 }
 
+#ifndef BACKWARD
+
 // out[c, y, x] = sum_i vertical[i, y, x] * sum_j image[c, y+i, x+j] * horizontal[j, y, x]
 extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS) forward(const Arguments a) {
     const int ROWS = FORWARD_ROWS;
@@ -174,6 +177,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS) forward(const Argu
         }
     }
 }
+
+#else
 
 // Load the taps and the output's gradients of MAPS_ROWS pixels, with zeros below the last row.
 __device__ __forceinline__ void load_pixels(const Arguments& a, const Tensor& taps, long long y,
@@ -323,3 +328,5 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS) backward_image(con
         }
     }
 }
+
+#endif

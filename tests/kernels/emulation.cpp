@@ -51,10 +51,13 @@ unsigned char shared_bytes[CAPACITY] __attribute__((aligned(16)));
 typedef void (*Kernel)(const Arguments);
 
 static Kernel find(const char* name) {
+#ifndef BACKWARD
     if (!std::strcmp(name, "forward")) return forward;
+#else
     if (!std::strcmp(name, "backward_vertical")) return backward_vertical;
     if (!std::strcmp(name, "backward_horizontal")) return backward_horizontal;
     if (!std::strcmp(name, "backward_image")) return backward_image;
+#endif
     return nullptr;
 }
 
