@@ -40,6 +40,8 @@ _SETTINGS = {
     "libvpx-vp9": {"deadline": "good", "cpu-used": "2", "row-mt": "1", "b": "0"},
 }
 _BY_QUANTISER = {"mpeg4", "mpeg2video", "mpeg1video", "mjpeg"}
+# What hardware encoders ask for; PyAV reorders the samples, exactly for even sizes.
+_SEMI_PLANAR = {"yuv420p10le": "p010le", "yuv422p10le": "p210le"}
 _CONTAINERS = {
     ".mp4": "mp4",
     ".m4v": "mp4",
@@ -71,7 +73,11 @@ class Plan:
 
     codec: str
     pix_fmt: str
+    """Planar format of the frames it is given."""
     layout: Layout
+    """Layout of `pix_fmt`."""
+    stored_as: str
+    """Format the encoder asks for: `pix_fmt`, or one with the same samples in another order."""
     options: dict[str, str] = field(default_factory=dict)
     quantiser: int | None = None
     """Fixed quantiser for encoders without a quality setting."""
@@ -115,9 +121,9 @@ def plan(info: VideoInfo, encoding: Encoding, container: str) -> Plan:
         )
     for exact in (True, False):
         for codec in fitting:
-            pix_fmt = _pixel_format(codec, info, exact=exact)
-            if pix_fmt:
-                return _plan(codec, pix_fmt, info, encoding.crf)
+            formats = _pixel_format(codec, info, exact=exact)
+            if formats:
+                return _plan(codec, formats, info, encoding.crf)
     raise VideoError(
         f"`{fitting[0]}` cannot encode {info.width}x{info.height} {info.pix_fmt} without loss of "
         f"depth or colour; it accepts {', '.join(_listed(fitting[0])) or 'other formats'}",
@@ -161,11 +167,18 @@ def _is_held(codec: str, container: str) -> bool:
             trial.close()
 
 
-def _pixel_format(codec: str, info: VideoInfo, *, exact: bool) -> str | None:
-    """Find a format the encoder takes: the video's own, or (not `exact`) one that holds it."""
-    if exact:
-        return info.pix_fmt if _accepts(codec, info.pix_fmt, info) else None
-    return next((f for f in wider_formats(info.pix_fmt)[1:] if _accepts(codec, f, info)), None)
+def _pixel_format(codec: str, info: VideoInfo, *, exact: bool) -> tuple[str, str] | None:
+    """Find a format the encoder takes: the video's own, or (not `exact`) one that holds it.
+
+    Returns:
+        The planar format and the encoder's own form of it; None if there is none.
+    """
+    formats = wider_formats(info.pix_fmt)
+    for pix_fmt in formats[:1] if exact else formats[1:]:
+        for stored in (pix_fmt, _SEMI_PLANAR.get(pix_fmt)):
+            if stored and _accepts(codec, stored, info):
+                return pix_fmt, stored
+    return None
 
 
 def _accepts(codec: str, pix_fmt: str, info: VideoInfo) -> bool:
@@ -182,8 +195,7 @@ def _accepts(codec: str, pix_fmt: str, info: VideoInfo) -> bool:
         context.open()
     except av.FFmpegError:
         # no such device here, a wrong setting: let the real opening say so in detail
-        across, down = (layout_of(pix_fmt) or Layout(8, None)).chroma_shift or (0, 0)
-        is_odd = info.width % (1 << across) != 0 or info.height % (1 << down) != 0
+        is_odd = bool(info.width % 2 or info.height % 2)
         return not is_odd and pix_fmt in listed
     return True
 
@@ -192,7 +204,8 @@ def _listed(codec: str) -> list[str]:
     return [video_format.name for video_format in Codec(codec, "w").video_formats or []]
 
 
-def _plan(codec: str, pix_fmt: str, info: VideoInfo, crf: int | None) -> Plan:
+def _plan(codec: str, formats: tuple[str, str], info: VideoInfo, crf: int | None) -> Plan:
+    pix_fmt, stored_as = formats
     layout = layout_of(pix_fmt)
     assert layout is not None  # wider_formats lists planar formats
     options = dict(_SETTINGS.get(codec, {}))
@@ -219,6 +232,7 @@ def _plan(codec: str, pix_fmt: str, info: VideoInfo, crf: int | None) -> Plan:
         codec=codec,
         pix_fmt=pix_fmt,
         layout=layout,
+        stored_as=stored_as,
         options=options,
         quantiser=2 if codec in _BY_QUANTISER else None,
         note=note,

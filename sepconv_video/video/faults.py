@@ -39,13 +39,16 @@ def explain(fault: Exception) -> tuple[str, str]:
 
 
 @contextmanager
-def translated(action: str, path: Path) -> Iterator[None]:
-    """Turn errors of PyAV and of the system into a `VideoError`: cannot `action` `path`: why."""
+def translated(action: str, path: Path, usual_hint: str = "") -> Iterator[None]:
+    """Turn errors of PyAV and of the system into a `VideoError`: cannot `action` `path`: why.
+
+    `usual_hint` is for reasons that have no hint of their own.
+    """
     try:
         yield
     except (av.FFmpegError, OSError) as fault:
         reason, hint = explain(fault)
-        raise VideoError(f"cannot {action} `{path}`: {reason}", hint) from fault
+        raise VideoError(f"cannot {action} `{path}`: {reason}", hint or usual_hint) from fault
 
 
 def is_broken_off(path: Path) -> bool:

@@ -11,7 +11,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from sepconv_video.errors import OptionsError, VideoError
 from sepconv_video.video.faults import translated
-from sepconv_video.video.source import open_source
+from sepconv_video.video.formats import Layout, frame_of
+from sepconv_video.video.source import display_matrix_of, open_source
 
 Picture = npt.NDArray[np.uint8]
 
@@ -37,7 +38,8 @@ def is_picture(path: Path | str) -> bool:
 def read_picture(path: Path | str) -> Picture:
     """Read a picture as it is meant to be seen, turned upright.
 
-    Samples of more than 8 bits are reduced to 8; transparency is dropped.
+    Samples of more than 8 bits are reduced to 8; transparency is dropped. Where a photograph
+    says that it is mirrored (cameras turn pictures, but hardly ever mirror them) it stays so.
 
     Returns:
         (H, W, 3), RGB, uint8.
@@ -49,7 +51,7 @@ def read_picture(path: Path | str) -> Picture:
     with open_source(path) as container:
         frame = None
         if container.streams.video:
-            with translated("read", path):
+            with translated("read", path, "name a complete picture"):
                 frame = next(container.decode(container.streams.video[0]), None)
         if frame is None:
             raise VideoError(f"cannot read `{path}`: there is no picture in it", "name a picture")
@@ -63,7 +65,7 @@ def read_picture(path: Path | str) -> Picture:
                 src_color_range=frame.color_range,
                 dst_color_range=2,
             )
-            return _upright(cast(Picture, rgb.to_ndarray()), frame.rotation)
+            return _upright(cast(Picture, rgb.to_ndarray()), display_matrix_of(frame))
 
 
 def write_picture(path: Path | str, rgb: Picture) -> None:
@@ -95,18 +97,35 @@ def _encode(rgb: Picture, codec: str, pix_fmt: str, options: dict[str, str]) -> 
     context.pix_fmt = pix_fmt
     context.time_base = cast(Any, 1)
     context.options = options
-    frame = VideoReformatter().reformat(
-        av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24"),
-        format=pix_fmt,
-        interpolation=_ACCURATE,
-        dst_colorspace=_BT601,
-        src_color_range=2,
-        dst_color_range=2,
-    )
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24")
+    if pix_fmt == "yuvj444p":
+        frame = frame_of(_jpeg_planes(rgb), pix_fmt, Layout(8, (0, 0)))
+        frame.color_range = 2
+    elif pix_fmt != "rgb24":
+        frame = VideoReformatter().reformat(frame, format=pix_fmt)
     frame.pts = 0
     return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
 
 
-def _upright(rgb: Picture, degrees: int) -> Picture:
-    """Turn by the rotation a camera noted, counter-clockwise, in quarters."""
-    return np.ascontiguousarray(np.rot90(rgb, round(degrees / 90) % 4))
+def _jpeg_planes(rgb: Picture) -> list[Picture]:
+    """Convert to full-range BT.601 (JFIF 1.02); swscale's chroma is half a level too low here."""
+    matrix = np.array(
+        [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]],
+        np.float32,
+    )
+    ycc = rgb.astype(np.float32) @ matrix.T + np.array([0, 128, 128], np.float32)
+    rounded = np.clip(np.rint(ycc), 0, 255).astype(np.uint8)
+    return [rounded[..., number] for number in range(3)]
+
+
+def _upright(rgb: Picture, matrix: tuple[int, ...] | None) -> Picture:
+    """Turn and mirror as the camera noted: x' = a x + c y, y' = b x + d y."""
+    if matrix is None:
+        return rgb
+    a, b, _, c, d = matrix[:5]
+    across, down = a, d
+    if abs(b) > abs(a):
+        rgb = rgb.transpose(1, 0, 2)
+        across, down = c, b
+    rgb = rgb[:, ::-1] if across < 0 else rgb
+    return np.ascontiguousarray(rgb[::-1] if down < 0 else rgb)

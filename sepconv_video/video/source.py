@@ -1,5 +1,6 @@
 """Opening a source: its main video stream, and everything known before frames are decoded."""
 
+import math
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -101,7 +102,7 @@ def describe(stream: VideoStream, first: av.VideoFrame, pix_fmt: str, layout: La
         rate=_rate_of(stream),
         frame_count_from_header=_count_from_header(stream),
         sample_aspect_ratio=_aspect_of(stream),
-        display_matrix=_matrix_of(first),
+        display_matrix=display_matrix_of(first),
     )
 
 
@@ -129,6 +130,27 @@ def color_of(stream: VideoStream, first: av.VideoFrame) -> ColorSpec:
         primaries_tag=_tag(first.color_primaries, stream.codec_context.color_primaries, 2),
         transfer_tag=_tag(first.color_trc, stream.codec_context.color_trc, 2),
     )
+
+
+def display_matrix_of(frame: av.VideoFrame) -> tuple[int, ...] | None:
+    """Read how players turn or mirror a picture: nine numbers, row by row; None if not at all."""
+    try:
+        for data in cast(Any, frame.side_data):  # iterates over values
+            if data.type.name == "DISPLAYMATRIX":
+                return struct.unpack("<9i", bytes(data))
+    except ValueError:
+        # PyAV 18.1 refuses all side data where there is some that it has no name for, such as
+        # the EXIF of photographs; the angle it has found before, mirroring is lost
+        if frame.rotation:
+            return _rotation_matrix(frame.rotation)
+    return None
+
+
+def _rotation_matrix(degrees: int) -> tuple[int, ...]:
+    """Build the display matrix of a counter-clockwise rotation, in 16.16 fixed point."""
+    angle = math.radians(degrees)
+    cosine, sine = round(math.cos(angle) * 65536), round(math.sin(angle) * 65536)
+    return (cosine, -sine, 0, sine, cosine, 0, 0, 0, 1 << 30)
 
 
 def guessed_matrix(width: int, height: int) -> str:
@@ -163,13 +185,6 @@ def _count_from_header(stream: VideoStream) -> int | None:
 def _aspect_of(stream: VideoStream) -> Fraction | None:
     ratio = stream.sample_aspect_ratio
     return Fraction(ratio) if ratio else None
-
-
-def _matrix_of(frame: av.VideoFrame) -> tuple[int, ...] | None:
-    for data in cast(Any, frame.side_data):  # iterates over values
-        if data.type.name == "DISPLAYMATRIX":
-            return struct.unpack("<9i", bytes(data))
-    return None
 
 
 _NAME_A_VIDEO = "name a video file, for example `clip.mp4`"

@@ -41,7 +41,7 @@ class Writer:
     Attributes:
         target: The file written.
         codec: FFmpeg's name of the encoder chosen.
-        notes: One line for each thing that could not be kept, for the user.
+        notes: One line for each thing that could not be kept, for the user; complete once closed.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Writer:
         try:
             with translated("write", self.target):
                 self._mux(self._stream.encode(None))
-                if self._held is not None:
+                if self._held is not None and self._output.format.name in {"mp4", "mov"}:
                     self._held.duration = self._span.last_duration(self._held)
                 self._mux_held()
                 if self._others:
@@ -213,7 +213,7 @@ class Writer:
         )
         assert isinstance(stream, VideoStream)
         context = stream.codec_context
-        context.pix_fmt = self._plan.pix_fmt
+        context.pix_fmt = self._plan.stored_as
         context.colorspace, context.color_range = color.colorspace_tag, color.range_tag
         context.color_primaries, context.color_trc = color.primaries_tag, color.transfer_tag
         if info.sample_aspect_ratio:
@@ -234,11 +234,14 @@ class Writer:
             self._stream.codec_context.open()
         except av.FFmpegError as fault:
             info = self._info
+            needs_gpu = self.codec.endswith("_nvenc")
             raise VideoError(
                 f"cannot open encoder `{self.codec}` for {info.width}x{info.height} "
                 f"{self._plan.pix_fmt} at {self._clock.time_base} s per tick in {container}: "
                 f"{explain(fault)[0]}",
-                "choose another codec, e.g. `libx264`",
+                "it needs an NVIDIA GPU with an encoder; `libx264` runs everywhere"
+                if needs_gpu
+                else "choose another codec, e.g. `libx264`",
             ) from fault
 
     def _picture(self, frame: Frame) -> av.VideoFrame:

@@ -362,6 +362,27 @@ def test_impossible_encodings_are_refused(tmp_path, encoding, error, words):
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le"])
+def test_a_hardware_encoder_without_hardware_is_explained(tmp_path, pix_fmt):
+    source = make_clip(tmp_path / "a.mkv", ClipSpec(codec="ffv1", pix_fmt=pix_fmt, count=2))
+    encoding = Encoding(codec="hevc_nvenc")
+    if has_nvenc():
+        assert copy(source, tmp_path / "b.mp4", encoding).notes == []
+        return
+    with pytest.raises(VideoError, match="cannot open encoder `hevc_nvenc`") as caught:
+        copy(source, tmp_path / "b.mp4", encoding)
+    assert "NVIDIA" in caught.value.hint
+
+
+def has_nvenc():
+    context = av.CodecContext.create("hevc_nvenc", "w")
+    context.width, context.height, context.pix_fmt = 256, 256, "yuv420p"
+    context.time_base = Fraction(1, 25)
+    with suppress(av.FFmpegError):
+        context.open()
+    return context.is_open
+
+
 def test_depth_is_never_lost(tmp_path):
     source = make_clip(tmp_path / "a.mkv", ClipSpec(codec="ffv1", pix_fmt="yuv444p12le", count=2))
     with pytest.raises(VideoError, match="yuv444p12le without loss"):
