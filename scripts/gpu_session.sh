@@ -3,7 +3,7 @@
 #
 #   OUT=... scripts/gpu_session.sh [MINUTES]        everything that comes back lies in $OUT
 #
-# Call it again with the last call's files in .carry/ to continue the training run: commands
+# Call it again with the last call's $OUT/MODEL as .carry/MODEL to continue the training run: commands
 # there end after ten minutes. Clips are read from .carry/data (a copy of ../shared/data, which
 # does not travel by itself). Dry run on a CPU: DEVICE=cpu STEPS=4 scripts/gpu_session.sh 1
 set -euo pipefail
@@ -15,8 +15,10 @@ export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
 run=$out/$model
 mkdir -p "$run"
 
-if [ -f ".carry/$model/checkpoint.pt" ]; then
+if [ -d ".carry/$model" ]; then
     cp ".carry/$model/"* "$run/"  # a later call: go on training at once
+    cat "$run/"checkpoint.part.* >"$run/checkpoint.pt"
+    rm "$run/"checkpoint.part.*
 elif [ "$device" = cuda ]; then
     FAIL_WITHOUT_CUDA=1 python3 -m pytest -q -m cuda tests/kernels 2>&1 | tee "$out/cuda_tests.log" || true
 fi
@@ -26,3 +28,7 @@ if [ "$device" = cuda ]; then amp=fp16 batch=64 every=4; fi
 python3 scripts/train.py --model "$model" --data "$data" --run "$run" --device "$device" \
     --steps "$steps" --minutes "$minutes" --save-minutes 2 --batch "${BATCH:-$batch}" \
     --autocast "$amp" --validate-every "${VALIDATE:-$every}" 2>&1 | tee -a "$out/train.log"
+
+# files of over 16 MiB do not come back
+split -b 15m "$run/checkpoint.pt" "$run/checkpoint.part."
+rm "$run/checkpoint.pt"

@@ -105,7 +105,7 @@ def report(run: Path, step: int, psnr: float) -> None:
     """Print the newest figures and redraw the curve."""
     with (run / "psnr.csv").open("a", newline="") as file:
         csv.writer(file).writerow([step, f"{psnr:.3f}"])
-    last = list(csv.DictReader((run / "log.csv").open()))[-1]
+    last = list(csv.DictReader((run / "log.csv").read_text().splitlines()))[-1]
     print(
         f"step {step}: loss {last['loss']}, {last['samples_per_s']} samples/s, "
         f"validation {psnr:.2f} dB",
@@ -121,8 +121,11 @@ def plot(run: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    losses = list(csv.DictReader((run / "log.csv").open()))
-    scores = [(int(row[0]), float(row[1])) for row in csv.reader((run / "psnr.csv").open())]
+    losses = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
+    scores = [
+        (int(row[0]), float(row[1]))
+        for row in csv.reader((run / "psnr.csv").read_text().splitlines())
+    ]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
     left.plot([int(row["step"]) for row in losses], [float(row["loss"]) for row in losses])
     left.set(xlabel="step", ylabel="loss", yscale="log")

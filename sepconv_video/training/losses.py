@@ -27,8 +27,8 @@ def laplacian(made: Tensor, true: Tensor, levels: int = 4) -> Tensor:
         band = difference - F.interpolate(below, scale_factor=2, mode="bilinear")
         total = total + 2**level * band.abs().mean()
         difference = below
-    coarsest = 2**levels * difference.abs().mean()
-    return (total + coarsest) / 4
+    total += 2**levels * difference.abs().mean()
+    return total / 4
 
 
 LOSSES: dict[str, Loss] = {"charbonnier": charbonnier, "laplacian": laplacian}

@@ -1,0 +1,128 @@
+"""Training: which crops are taken, exact repetition and resume, losses."""
+
+import csv
+
+import pytest
+import torch
+
+pytest.importorskip("cv2", reason="TRAINING NOT TESTED: the extra `train` is not installed")
+
+from sepconv_video.models import Fast
+from sepconv_video.training.clips import is_usable, tabulate_crops
+from sepconv_video.training.loop import Recipe, Trainer, train, validate
+from sepconv_video.training.losses import LOSSES
+from sepconv_video.training.samples import Samples
+from sepconv_video.training.synthetic import layered_triples
+
+PATCH = 32
+
+
+def moving_clip(frames=9, height=64, width=96):
+    """A texture that moves 3 pixels per frame, (T, 3, H, W) uint8."""
+    random = torch.Generator().manual_seed(1)
+    texture = torch.rand(3, height, width + 4 * frames, generator=random)
+    texture = torch.nn.functional.avg_pool2d(texture[None], 5, 1, 2)[0] * 255
+    shifts = [texture[:, :, 3 * t : 3 * t + width] for t in range(frames)]
+    return torch.stack(shifts).to(torch.uint8)
+
+
+def fresh_trainer(recipe):
+    torch.manual_seed(recipe.seed)
+    picture = torch.randint(0, 256, (3, 80, 90), dtype=torch.uint8)
+    samples = Samples([moving_clip()], [picture], PATCH, torch.device("cpu"), recipe.seed)
+    return Trainer(Fast(), samples, recipe)
+
+
+RECIPE = Recipe(steps=6, batch=4, warmup_steps=2)
+
+
+def same(first, second):
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_two_runs_with_one_seed_are_the_same():
+    first, second = fresh_trainer(RECIPE), fresh_trainer(RECIPE)
+    for _ in range(3):
+        assert first.step() == second.step()
+    assert same(first.model, second.model)
+    assert same(first.average, second.average)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    whole = fresh_trainer(RECIPE)
+    for _ in range(4):
+        whole.step()
+    first = fresh_trainer(RECIPE)
+    for _ in range(2):
+        first.step()
+    first.save(tmp_path / "checkpoint.pt")
+    torch.rand(100)  # whatever happened in between must not matter
+    second = fresh_trainer(RECIPE)
+    second.restore(tmp_path / "checkpoint.pt")
+    for _ in range(2):
+        second.step()
+    assert same(whole.model, second.model)
+    assert same(whole.average, second.average)
+
+
+def test_training_moves_the_weights_towards_the_truth(tmp_path):
+    trainer = fresh_trainer(Recipe(steps=40, batch=4, warmup_steps=5, synthetic=0.0))
+    clips = {"clip": moving_clip()}
+    before = validate(trainer.model, clips, 1)
+    assert list(train(trainer, minutes=10, save_minutes=10, run=tmp_path)) == [40]
+    assert validate(trainer.model, clips, 1) > before + 0.5
+    rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == ["40"]
+    assert (tmp_path / "checkpoint.pt").exists()
+
+
+def test_the_rate_warms_up_and_ends_at_zero():
+    recipe = Recipe(steps=100, warmup_steps=10, learning_rate=1.0)
+    rates = [recipe.rate_at(step) for step in range(101)]
+    assert rates[0] == 0.1
+    assert max(rates) == 1.0
+    assert rates[100] == pytest.approx(0)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_stills_cuts_duplicates_and_flashes_are_rejected():
+    moving = moving_clip().float().mean(1)
+    first, second, third = moving[0], moving[1], moving[2]
+    other = moving[3].flip(0) * 0.2
+    assert is_usable(first, second, third)
+    assert not is_usable(first, first, first)
+    assert not is_usable(first, second, other)
+    assert not is_usable(first, first, second)
+    assert not is_usable(first, second + 40, third)
+
+
+def test_crops_lie_inside_their_clips_and_prefer_motion():
+    still = moving_clip()[:1].expand(9, -1, -1, -1)
+    half = moving_clip()
+    half[:, :, :, 48:] = half[:1, :, :, 48:]  # only the left half moves
+    table = tabulate_crops([still, half], PATCH)
+    clip, middle, stride, top, left = table.places.T
+    assert set(clip.tolist()) == {1}
+    assert (middle - stride).min() >= 0
+    assert (middle + stride).max() <= 8
+    assert (top + PATCH).max() <= 64
+    assert (left + PATCH).max() <= 96
+    assert table.weights[left < 32].mean() > 2 * table.weights[left >= 48].sum()
+
+
+def test_synthetic_triples_move_and_stay_in_range():
+    textures = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    triples = layered_triples(textures, 3, PATCH, torch.Generator().manual_seed(3))
+    assert triples.shape == (3, 3, 3, PATCH, PATCH)
+    assert triples.min() >= 0
+    assert triples.max() <= 1
+    assert (triples[:, 0] - triples[:, 1]).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_are_least_at_the_truth(name):
+    true = torch.rand(2, 3, 32, 32)
+    near, far = true + 0.01 * torch.randn_like(true), true + 0.1 * torch.randn_like(true)
+    measure = LOSSES[name]
+    assert measure(true, true) < measure(near, true) < measure(far, true)
