@@ -50,6 +50,7 @@ class OtherStreams:
         self._outputs: dict[int, Stream] = {}
         self._last_dts: dict[int, int] = {}
         self._mended = 0
+        self._refused = 0
         self._pending: Packet[Stream] | None = None
         self._packets: Iterator[Packet[Stream]] = iter(())
 
@@ -131,6 +132,9 @@ class OtherStreams:
         if self._mended:
             self.notes.append(f"{self._mended} packets had times running backward: moved on")
             self._mended = 0
+        if self._refused:
+            self.notes.append(f"{self._refused} damaged packets of sound or text left out")
+            self._refused = 0
 
     def _next(self) -> "Packet[Stream] | None":
         held, self._pending = self._pending, None
@@ -168,7 +172,13 @@ class OtherStreams:
         if packet.pts is None or packet.pts < packet.dts:
             packet.pts = packet.dts
         self._last_dts[stream.index] = packet.dts
-        output.mux_one(packet)
+        try:
+            output.mux_one(packet)
+        except (
+            av.InvalidDataError,
+            av.PatchWelcomeError,
+        ):  # e.g. a broken AAC header, which MP4 stores in another form
+            self._refused += 1
 
 
 def can_hold(container: str, stream: Stream) -> bool:

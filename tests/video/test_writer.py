@@ -182,6 +182,18 @@ def test_a_broadcast_clock_starts_anew_with_sound_in_step(tmp_path):
     assert seconds(tmp_path / "b.mp4")[0] < 5
 
 
+def test_damaged_sound_does_not_stop_the_video(tmp_path):
+    source = make_clip(tmp_path / "a.ts", ClipSpec(audio=True, count=50))
+    content = bytearray(source.read_bytes())
+    headers = [at for at in range(len(content) - 1) if content[at : at + 2] == b"\xff\xf1"]
+    for at in headers[10:20]:
+        content[at + 2 : at + 8] = b"\0" * 6
+    source.write_bytes(content)
+    notes = copy(source, tmp_path / "b.mp4", LOSSLESS).notes
+    assert any("damaged packets of sound" in note for note in notes)
+    assert len(read(tmp_path / "b.mp4")[0]) == 50
+
+
 @pytest.fixture
 def png(tmp_path):
     write_picture(tmp_path / "cover.png", np.full((8, 8, 3), 90, np.uint8))
