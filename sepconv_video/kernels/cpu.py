@@ -36,11 +36,7 @@ _lock = threading.Lock()
 
 
 def forward(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
-    """Compute the operator; shapes as in `reference.sepconv`.
-
-    Near a non-finite image value up to three pixels more than the reference's become NaN, as
-    the row sums run in groups of four.
-    """
+    """Compute the operator; shapes as in `reference.sepconv`, any strides."""
     N, _, H, W = vertical.shape
     arrays = [_as_array(tensor) for tensor in (image, vertical, horizontal)]
     out = np.empty((N, image.shape[1], H, W), arrays[0].dtype)
@@ -92,12 +88,13 @@ def _run(loops: Callable[..., None], *arrays: Array) -> None:
 def _compiled(*, parallel: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Give `numba.njit` a type, and our options.
 
-    Of fast-math only the fusing of multiply and add is allowed: it makes sums more exact.
+    Of fast-math only the fusing of multiply and add is allowed: it makes sums more exact. The
+    interpreter's lock is released, so that other threads decode and encode meanwhile.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        compiled = numba.njit(cache=True, fastmath={"contract"}, parallel=parallel)(function)
-        return cast("Callable[P, R]", compiled)
+        compile_ = numba.njit(cache=True, nogil=True, fastmath={"contract"}, parallel=parallel)
+        return cast("Callable[P, R]", compile_(function))
 
     return decorate
 

@@ -21,7 +21,8 @@ def sepconv(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     """Filter every pixel of a padded image with its own separable kernel.
 
     out[n, c, y, x] = sum_ij image[n, c, y+i, x+j] * vertical[n, i, y, x] * horizontal[n, j, y, x]
-    (Niklaus et al., ICCV 2017, section 3). Once differentiable in all three arguments.
+    (Niklaus et al., ICCV 2017, section 3). Once differentiable in all three arguments. An infinite
+    or NaN image value may reach a few pixels more than the formula says, as taps are padded.
 
     Args:
         image: (N, C, H+K-1, W+K-1), any strides; float32, float16, bfloat16 or float64.

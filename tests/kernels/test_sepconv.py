@@ -3,6 +3,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -173,6 +174,14 @@ def test_is_the_same_on_every_run_and_on_any_number_of_threads():
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(*pair) for pair in zip(results[0], other, strict=True))
+
+
+def test_many_threads_may_call_it_at_once():
+    inputs = [tensor.detach() for tensor in operands(1, 3, 40, 150, 11)[0]]
+    wanted = sepconv(*inputs)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: sepconv(*inputs), range(16)))
+    assert all(torch.equal(output, wanted) for output in found)
 
 
 @pytest.mark.parametrize(
