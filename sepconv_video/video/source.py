@@ -31,7 +31,8 @@ def open_source(path: Path) -> InputContainer:
     """
     reject_unreadable(path)
     try:
-        container = av.open(str(path), "r", metadata_errors="replace")
+        # the prefix keeps FFmpeg from taking `12:30.mp4` for an address
+        container = av.open(f"file:{path}", "r", metadata_errors="replace")
     except av.InvalidDataError as fault:
         raise VideoError(*_not_a_video(path)) from fault
     except (av.FFmpegError, OSError) as fault:
@@ -91,7 +92,7 @@ def cuts_packets_short(container: InputContainer) -> bool:
 def describe(stream: VideoStream, first: av.VideoFrame, pix_fmt: str, layout: Layout) -> VideoInfo:
     """Gather what is known of a stream from its header and its first decoded frame."""
     return VideoInfo(
-        path=Path(stream.container.name),
+        path=Path(stream.container.name.removeprefix("file:")),
         width=first.width,
         height=first.height,
         pix_fmt=pix_fmt,

@@ -174,10 +174,8 @@ class OtherStreams:
         self._last_dts[stream.index] = packet.dts
         try:
             output.mux_one(packet)
-        except (
-            av.InvalidDataError,
-            av.PatchWelcomeError,
-        ):  # e.g. a broken AAC header, which MP4 stores in another form
+        except (av.InvalidDataError, av.PatchWelcomeError):
+            # e.g. a broken AAC header, which MP4 stores in another form
             self._refused += 1
 
 

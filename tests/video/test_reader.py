@@ -213,6 +213,14 @@ def test_avi_with_b_frames_has_even_times(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("name", ["12:30.mp4", "100%d.mp4", "ä ö's `x`.mp4", "-i.mp4"])
+def test_odd_file_names(tmp_path, name):
+    path = make_clip(tmp_path / "a.mp4", ClipSpec(count=2)).rename(tmp_path / name)
+    frames, reader = read(path)
+    assert len(frames) == 2
+    assert reader.info.path == path
+
+
 def test_one_frame(tmp_path):
     frames, _ = read(make_clip(tmp_path / "a.mp4", ClipSpec(count=1)))
     assert len(frames) == 1
