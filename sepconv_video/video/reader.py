@@ -161,6 +161,9 @@ class Reader:
                     yield packet
         except av.FFmpegError as fault:
             self._faults.reading = explain(fault)[0]
+        except IndexError:
+            # at the end PyAV 18.1 looks for streams that appeared after the beginning, in vain
+            return
 
 
 class _Faults:

@@ -146,7 +146,8 @@ class OtherStreams:
                 is_part = packet.is_corrupt and cuts_packets_short(self._input)
                 if not (is_flush or is_part or _is_filler(packet)):
                     return self._shifted(packet)
-        except av.FFmpegError:  # the reader of the video meets the same fault, and reports it
+        except (av.FFmpegError, IndexError):
+            # the reader of the video meets the same, and reports it where it is a fault
             self._packets = iter(())
         return None
 

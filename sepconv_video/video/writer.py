@@ -29,6 +29,7 @@ _MOST_TICKS = 2**31 - 1  # FFmpeg keeps time bases in 32 bits
 _MOST_MOVIE_TICKS = 2**25
 _BUFFER_BYTES = 2**18
 _GRIDS = {"matroska": 1000, "webm": 1000, "mpegts": 90_000}  # ticks per second
+_ANOTHER_CONTAINER = "try another container: a name ending in `.mkv` or `.mp4`"
 _LAMBDA_PER_QUANTISER = 118  # FF_QP2LAMBDA
 
 
@@ -85,7 +86,7 @@ class Writer:
         self._others = OtherStreams(source) if source else None
         self._offset = round(self._others.offset / time_base) if self._others else 0
         try:
-            with translated("write", self.target):
+            with translated("write", self.target, _ANOTHER_CONTAINER):
                 self._output = output = self._open(container)
                 self._stream = self._add_streams(output, rate)
                 self._open_encoder(container)
@@ -117,7 +118,7 @@ class Writer:
             VideoError: If the target cannot be written, e.g. because the disk is full.
         """
         picture = self._picture(frame)
-        with translated("write", self.target):
+        with translated("write", self.target, _ANOTHER_CONTAINER):
             self._mux(self._stream.encode(picture))
 
     def close(self) -> None:
@@ -129,7 +130,7 @@ class Writer:
         if self._output is None:
             return
         try:
-            with translated("write", self.target):
+            with translated("write", self.target, _ANOTHER_CONTAINER):
                 self._mux(self._stream.encode(None))
                 if self._held is not None and self._output.format.name in {"mp4", "mov"}:
                     self._held.duration = self._span.last_duration(self._held)
