@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     signal.signal(signal.SIGTERM, _terminate)
+    # torch's threads would spin while they wait, and take the cores from decoder and encoder
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         # not standalone: click would turn Ctrl-C into exit code 1
         code = command.main(args=list(arguments), prog_name="sepconv-video", standalone_mode=False)

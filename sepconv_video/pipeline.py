@@ -100,6 +100,10 @@ def interpolate_file(
             )
         check_target(job, options)  # somebody else may have made it meanwhile
         partial.replace(job.target)
+    except VideoError as error:
+        # nobody knows the partial file's name: speak of the target
+        message = error.message.replace(str(partial), str(job.target))
+        raise VideoError(message, error.hint) from error
     finally:
         partial.unlink(missing_ok=True)
     return Report(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sepconv_video.training.losses import LOSSES
+from sepconv_video.training.losses import LOSSES, mismatch
 from sepconv_video.training.samples import Samples
 
 
@@ -35,6 +35,8 @@ class Recipe:
     ema_decay: float = 0.999
     guess_share: float = 0.3
     """Weight of the loss on the network's first guess."""
+    mismatch_share: float = 0.2
+    """Weight of the loss on the displacements that it thinks likely."""
     loss: str = "laplacian"
     autocast: str = "off"
     """`off`, `fp16` or `bf16`; never bf16 on a CPU without the instructions for it."""
@@ -71,9 +73,12 @@ class Trainer:
         )
         measure = LOSSES[recipe.loss]
         with self._precision():
-            made, guess = self.model.predict(left, right)  # type: ignore[operator]
-        loss: Tensor = measure(made.float(), middle)
-        loss = loss + recipe.guess_share * measure(guess.float(), middle)
+            prediction = self.model.predict(left, right)  # type: ignore[operator]
+        loss = measure(prediction.middle.float(), middle)
+        loss = loss + recipe.guess_share * measure(prediction.guess.float(), middle)
+        for volume, likelihood in prediction.likelihoods:
+            expected = mismatch(likelihood, (left, middle, right), volume.cell, volume.radius)
+            loss = loss + recipe.mismatch_share * expected
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
