@@ -93,8 +93,8 @@ def score_item(model, triples, device, *, truncate, save) -> dict[str, float] | 
         rows.append([*measure(blended, true), *measure(made, true)])
         if save is not None and rows[-1][2] < worst:
             worst = rows[-1][2]
-            # truth above, blend in the middle, ours below
-            write_picture(save, np.concatenate((true, blended, made)))
+            # from left to right: blend, ours, truth
+            write_picture(save, np.concatenate((blended, made, true), axis=1))
     if not rows:
         return None
     means = np.mean(rows, axis=0).tolist()

@@ -8,9 +8,10 @@ import torch
 pytest.importorskip("cv2", reason="TRAINING NOT TESTED: the extra `train` is not installed")
 
 from sepconv_video.models import Fast
+from sepconv_video.models.blocks import displacements
 from sepconv_video.training.clips import is_usable, tabulate_crops
 from sepconv_video.training.loop import Recipe, Trainer, train, validate
-from sepconv_video.training.losses import LOSSES
+from sepconv_video.training.losses import LOSSES, disbelief
 from sepconv_video.training.samples import Samples
 from sepconv_video.training.synthetic import layered_triples
 
@@ -75,6 +76,27 @@ def test_training_moves_the_weights_towards_the_truth(tmp_path):
     rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
     assert [row["step"] for row in rows] == ["40"]
     assert (tmp_path / "checkpoint.pt").exists()
+
+
+def test_the_half_precision_path_runs():
+    """What a GPU does in fp16; slow on a CPU, so one step of one patch."""
+    trainer = fresh_trainer(Recipe(steps=1, batch=1, synthetic=0.0, autocast="bf16"))
+    assert 0 < trainer.step() < 10
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+
+
+def test_believing_in_the_true_displacement_is_best():
+    """A texture that moves by one cell: the cross-entropy is least at that displacement."""
+    cell, radius = 4, 2
+    texture = torch.rand(1, 3, 16, 32).repeat_interleave(cell, 2).repeat_interleave(cell, 3)
+    left, middle, right = (texture[..., 8 + shift : 104 + shift] for shift in (-4, 0, 4))
+    scores = []
+    for k in range((2 * radius + 1) ** 2):
+        likelihood = torch.full((1, 25, 16, 24), 0.01)
+        likelihood[:, k] = 0.76
+        scores.append(disbelief(likelihood, (left, middle, right), cell, radius).item())
+    best = displacements(radius)[scores.index(min(scores))].tolist()
+    assert best == [1, 0]  # the left frame is sampled one cell to the right
 
 
 def test_the_rate_warms_up_and_ends_at_zero():

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sepconv_video.training.losses import LOSSES, mismatch
+from sepconv_video.training.losses import LOSSES, disbelief
 from sepconv_video.training.samples import Samples
 
 
@@ -35,7 +35,7 @@ class Recipe:
     ema_decay: float = 0.999
     guess_share: float = 0.3
     """Weight of the loss on the network's first guess."""
-    mismatch_share: float = 0.2
+    disbelief_share: float = 0.1
     """Weight of the loss on the displacements that it thinks likely."""
     loss: str = "laplacian"
     autocast: str = "off"
@@ -77,8 +77,8 @@ class Trainer:
         loss = measure(prediction.middle.float(), middle)
         loss = loss + recipe.guess_share * measure(prediction.guess.float(), middle)
         for volume, likelihood in prediction.likelihoods:
-            expected = mismatch(likelihood, (left, middle, right), volume.cell, volume.radius)
-            loss = loss + recipe.mismatch_share * expected
+            expected = disbelief(likelihood, (left, middle, right), volume.cell, volume.radius)
+            loss = loss + recipe.disbelief_share * expected
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)

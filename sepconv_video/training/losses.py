@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sepconv_video.models.blocks import displacements
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -31,15 +33,16 @@ def laplacian(made: Tensor, true: Tensor, levels: int = 4) -> Tensor:
     return total / 4
 
 
-def mismatch(
+def disbelief(
     likelihood: Tensor, frames: tuple[Tensor, Tensor, Tensor], cell: int, radius: int
 ) -> Tensor:
-    """Expected cost of the displacements that a network thinks likely, 1 for a mean one.
+    """Cross-entropy of the displacements a network thinks likely against the true ones.
 
     With the true middle at hand, the cost of a displacement d is how far `left` at x + d and
     `right` at x - d are from it. A warped picture tells only whether one more pixel to the
     side would be better; this looks at all displacements at once, so that large motion is
-    found at all.
+    found at all. (The expected cost under `likelihood` does not do: it says nothing of
+    displacements that have been ruled out.)
 
     Args:
         likelihood: (N, D, H/cell, W/cell), in the order of `blocks.displacements`.
@@ -53,7 +56,10 @@ def mismatch(
         cost = _one_sided(left, middle, radius) + _one_sided(right, middle, radius).flip(1)
         cost = F.avg_pool2d(F.pad(cost, [1] * 4, mode="replicate"), 3, 1)
         cost = cost / (cost.mean(1, keepdim=True) + 0.01)
-    return (likelihood * cost).sum(1).mean()
+        # among equals the smaller motion, as in flat areas
+        distance = displacements(radius).to(cost.device).norm(dim=1)[:, None, None]
+        truth = torch.softmax(-12 * (cost + 0.02 * distance), dim=1)
+    return -(truth * (likelihood + 1e-6).log()).sum(1).mean()
 
 
 def _one_sided(moved: Tensor, fixed: Tensor, radius: int) -> Tensor:
