@@ -35,7 +35,7 @@ class Recipe:
     ema_decay: float = 0.999
     guess_share: float = 0.3
     """Weight of the loss on the network's first guess."""
-    disbelief_share: float = 0.1
+    disbelief_share: float = 0.05
     """Weight of the loss on the displacements that it thinks likely."""
     loss: str = "laplacian"
     autocast: str = "off"

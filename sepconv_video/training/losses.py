@@ -58,8 +58,10 @@ def disbelief(
         cost = cost / (cost.mean(1, keepdim=True) + 0.01)
         # among equals the smaller motion, as in flat areas
         distance = displacements(radius).to(cost.device).norm(dim=1)[:, None, None]
-        truth = torch.softmax(-12 * (cost + 0.02 * distance), dim=1)
-    return -(truth * (likelihood + 1e-6).log()).sum(1).mean()
+        truth = torch.softmax(-25 * (cost + 0.06 * distance), dim=1)
+        # where even the truth leaves it open, anything may be believed
+        clarity = truth.amax(1) ** 2
+    return -(clarity * (truth * (likelihood + 1e-6).log()).sum(1)).mean()
 
 
 def _one_sided(moved: Tensor, fixed: Tensor, radius: int) -> Tensor:
