@@ -11,8 +11,10 @@ from sepconv_video.pipeline import Progress, Report, interpolate_file
 from sepconv_video.video import container_for
 
 VIDEO_SUFFIXES = frozenset(
-    f".{name}"
-    for name in "3gp avi flv m2ts m4v mkv mov mp4 mpeg mpg mts mxf nut ogv ts vob webm wmv".split()
+    {
+        *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"),
+        *(".mxf", ".nut", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+    }
 )
 """What counts as a video when a folder is searched; a file named outright is always tried."""
 

@@ -95,8 +95,8 @@ def _clip_crops(
             continue
         miss = (triple[1] - (triple[0] + triple[2]) / 2).abs()[None]
         hardness = F.avg_pool2d(miss, size // 4, GRID // 4)[0, 0]
-        # the cap keeps hopeless crops from crowding out those that teach something
-        weight = hardness.clamp(max=12).flatten() - 0.3
+        # the cap and the root keep the hardest crops from crowding out the common ones
+        weight = (hardness.clamp(max=12).flatten() - 0.3).clamp(min=0).sqrt()
         tops, lefts = torch.meshgrid(
             torch.arange(hardness.shape[0]) * GRID,
             torch.arange(hardness.shape[1]) * GRID,
