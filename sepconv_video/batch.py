@@ -34,7 +34,7 @@ class Result:
 
 
 def find_jobs(inputs: Sequence[Path], output: Path | None, factor: int) -> list[Job]:
-    """Say which file becomes which.
+    """Say which file becomes which, and make the folders they go to.
 
     A file goes to `output`, or to `NAME.2x.SUFFIX` beside it, or under its new name into
     `output` if that is a folder. Of a folder all videos in it and below go into `output`,
@@ -46,8 +46,8 @@ def find_jobs(inputs: Sequence[Path], output: Path | None, factor: int) -> list[
         factor: The frame-rate factor, for the default names.
 
     Raises:
-        OptionsError: A folder without an output folder or without videos, or several inputs
-            for one output file.
+        OptionsError: A folder without an output folder or without videos, or an output
+            folder that cannot be made.
     """
     jobs: list[Job] = []
     for source in inputs:
@@ -57,7 +57,21 @@ def find_jobs(inputs: Sequence[Path], output: Path | None, factor: int) -> list[
             jobs.append(Job(source=source, target=_default_target(source, output, factor)))
         else:
             jobs.append(Job(source=source, target=output))
+    if any(source.is_dir() for source in inputs) or len(inputs) > 1:
+        _make_folders(jobs)  # `output` is a folder here, so it need not exist yet
     return jobs
+
+
+def _make_folders(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        folder = job.target.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OptionsError(
+                f"cannot make the folder `{folder}`: {error.strerror}",
+                "choose another one with `-o`",
+            ) from error
 
 
 def _folder_jobs(folder: Path, output: Path | None) -> Iterator[Job]:
@@ -117,8 +131,6 @@ def run_jobs(
     for job in jobs:
         report, error = None, None
         try:
-            if len(jobs) > 1:
-                job.target.parent.mkdir(parents=True, exist_ok=True)
             report = interpolate_file(job, options, engine=engine, on_progress=on_progress)
         except SepConvVideoError as fault:
             error = fault

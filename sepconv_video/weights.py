@@ -30,8 +30,6 @@ class ShippedModel:
     """One entry of the manifest."""
 
     name: str
-    network: str
-    """Architecture, a key of `sepconv_video.models.NETWORKS`."""
     file: Path
     sha256: str
     licence: str
@@ -50,7 +48,6 @@ def shipped_models() -> dict[str, ShippedModel]:
     return {
         name: ShippedModel(
             name=name,
-            network=entry["network"],
             file=folder / entry["file"],
             sha256=entry["sha256"],
             licence=entry["licence"],

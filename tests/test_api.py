@@ -12,6 +12,7 @@ from clips import ClipSpec, make_clip
 
 import sepconv_video
 from sepconv_video.cli import command
+from sepconv_video.video import Reader
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -86,14 +87,8 @@ def test_every_command_has_help():
 def test_the_sample_clip_is_made(tmp_path):
     script = ROOT / "scripts" / "make_sample.py"
     subprocess.run([sys.executable, script, tmp_path / "sample.mp4"], check=True)
-    with sepconv_video_reader(tmp_path / "sample.mp4") as reader:
+    with Reader(tmp_path / "sample.mp4") as reader:
         assert len(list(reader.frames())) == 50
-
-
-def sepconv_video_reader(path):
-    from sepconv_video.video import Reader
-
-    return Reader(path)
 
 
 def test_versions_agree():

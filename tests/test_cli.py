@@ -60,6 +60,14 @@ def test_a_folder_is_mirrored_and_one_bad_file_stops_nothing(tmp_path, capsys):
     assert "bad.mp4" in err
 
 
+def test_a_folder_of_one_video_makes_its_output_folder_too(tmp_path, capsys):
+    (tmp_path / "clips").mkdir()
+    make_clip(tmp_path / "clips" / "a.mp4", ClipSpec(count=2))
+    code, _, _ = run(tmp_path / "clips", "-o", tmp_path / "new" / "out", capsys=capsys)
+    assert code == 0
+    assert names(tmp_path / "new") == ["out/a.mp4"]
+
+
 def test_two_pictures(tmp_path, capsys):
     for name, level in (("a", 10), ("b", 90)):
         write_picture(tmp_path / f"{name}.png", np.full((20, 30, 3), level, np.uint8))

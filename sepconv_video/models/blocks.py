@@ -36,6 +36,12 @@ def zero_conv(inputs: int, outputs: int, side: int = 3) -> nn.Conv2d:
     return conv
 
 
+def pad_to_multiple(frames: Tensor, multiple: int) -> Tensor:
+    """Repeat the right and bottom edges of (N, C, H, W) until H and W are multiples."""
+    height, width = frames.shape[-2:]
+    return F.pad(frames, [0, -width % multiple, 0, -height % multiple], mode="replicate")
+
+
 def upsample(maps: Tensor, factor: int) -> Tensor:
     """Bilinear enlargement of (N, C, H, W) to (N, C, factor*H, factor*W)."""
     return F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)

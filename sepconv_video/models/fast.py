@@ -19,6 +19,7 @@ from sepconv_video.models.blocks import (
     conv_act,
     cost_volume,
     displacements,
+    pad_to_multiple,
     upsample,
     warp,
     zero_conv,
@@ -133,9 +134,7 @@ class Fast(nn.Module):
             (N, 3, H, W), same dtype; not clamped.
         """
         height, width = left.shape[-2:]
-        border = [0, -width % MULTIPLE, 0, -height % MULTIPLE]
-        left = F.pad(left, border, mode="replicate")
-        right = F.pad(right, border, mode="replicate")
+        left, right = pad_to_multiple(left, MULTIPLE), pad_to_multiple(right, MULTIPLE)
         matched = self._match(left, right)
         return self._resample(left, right, matched)[..., :height, :width]
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sepconv_video.kernels import sepconv
+from sepconv_video.models.blocks import pad_to_multiple
 
 TAPS = 51
 MULTIPLE = 32
@@ -83,10 +84,9 @@ class SepConv2017(nn.Module):
             (N, 3, H, W), same dtype; not clamped.
         """
         height, width = left.shape[-2:]
-        border = [0, -width % MULTIPLE, 0, -height % MULTIPLE]
         # the authors' network was trained on blue-green-red
-        first = F.pad(left.flip(1), border, mode="replicate")
-        second = F.pad(right.flip(1), border, mode="replicate")
+        first = pad_to_multiple(left.flip(1), MULTIPLE)
+        second = pad_to_multiple(right.flip(1), MULTIPLE)
         features = self._features(torch.cat((first, second), 1))
         reach = [TAPS // 2] * 4
         middle = sepconv(
