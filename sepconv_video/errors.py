@@ -3,8 +3,10 @@
     SepConvVideoError
     |- OptionsError   an option, path or combination that makes no sense
     |- VideoError     a file that cannot be read, understood or written
+    |- BusyError      a target that another process is making
     |- WeightsError   weights that are missing, damaged or of another network
-    `- DeviceError    a device that is missing, unusable or out of memory
+    |- DeviceError    a device that is missing, unusable or out of memory
+    `- Interrupted    the user wants to stop: nothing failed
 
 Messages are lower case without a final period, with paths and names in backticks:
 what failed, why, the value found and the values accepted.
@@ -34,9 +36,17 @@ class VideoError(SepConvVideoError):
     """A video or picture that cannot be read, understood or written."""
 
 
+class BusyError(SepConvVideoError):
+    """A target that another process is making at the moment."""
+
+
 class WeightsError(SepConvVideoError):
     """Weights that are missing, damaged or belong to another network."""
 
 
 class DeviceError(SepConvVideoError):
     """A device that is missing, cannot be used or ran out of memory."""
+
+
+class Interrupted(SepConvVideoError):  # noqa: N818 - nothing failed
+    """The user wanted to stop: what is finished is kept, the same command goes on from there."""

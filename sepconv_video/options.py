@@ -36,6 +36,10 @@ class Options:
     """Constant rate factor, less is better; None is visually lossless."""
     overwrite: bool = False
     """Whether an existing target may be replaced."""
+    resume: bool = True
+    """Whether finished pieces of an earlier run that was cut short are used."""
+    keep_parts: bool = False
+    """Whether the folder `TARGET.parts` stays when the target is complete."""
 
     def __post_init__(self) -> None:
         """Refuse what is out of bounds."""

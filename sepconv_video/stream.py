@@ -4,8 +4,10 @@ The only module with threads and queues. It knows nothing of frames: a stage is 
 and stages are nested by giving one's iterator to the next.
 """
 
+import math
 import queue
 import threading
+import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
@@ -18,7 +20,9 @@ lets Ctrl-C through on systems where a lock held for good does not."""
 
 
 @contextmanager
-def prefetch(source: Iterable[T], depth: int, name: str = "prefetch") -> Iterator[Iterator[T]]:
+def prefetch(
+    source: Iterable[T], depth: int, name: str = "prefetch", patience_s: float = math.inf
+) -> Iterator[Iterator[T]]:
     """Iterate over `source` in a thread of its own, at most `depth` items ahead.
 
     Items keep their order. If `source` raises, the items before the fault still arrive, then
@@ -32,11 +36,16 @@ def prefetch(source: Iterable[T], depth: int, name: str = "prefetch") -> Iterato
         depth: Items that may wait in the queue, at least 1. With the one being handed in and
             the one last handed out, `depth + 2` exist at a time.
         name: The thread's name, for debuggers.
+        patience_s: How long the consumer waits for an item before it counts `source` as
+            hanging, as a network file system may. Nobody waits for its thread then.
 
     Yields:
         An iterator over the items, to be used by one thread; it ends with the context.
+
+    Raises:
+        TimeoutError: From the iterator, when patience ends.
     """
-    stage = _Stage(source, depth)
+    stage = _Stage(source, depth, patience_s)
     # A daemon, so that a second Ctrl-C gets out even while a read that never returns goes on.
     thread = threading.Thread(target=stage.fill, name=name, daemon=True)
     thread.start()
@@ -44,18 +53,20 @@ def prefetch(source: Iterable[T], depth: int, name: str = "prefetch") -> Iterato
         yield stage.drain()
     finally:
         stage.stop.set()
-        thread.join()
+        if not stage.is_hanging:
+            thread.join()
 
 
 class _Stage(Generic[T]):
     """The bounded queue between one producing and one consuming thread."""
 
-    def __init__(self, source: Iterable[T], depth: int) -> None:
+    def __init__(self, source: Iterable[T], depth: int, patience_s: float) -> None:
         if depth < 1:
             raise ValueError(f"the depth of a queue must be at least 1, not {depth}")
         self.source = source
         # One-element tuples, so that the empty one can mark the end whatever the items are.
         self.queue: queue.Queue[tuple[T, ...]] = queue.Queue(depth)
+        self.patience_s, self.is_hanging = patience_s, False
         self.stop = threading.Event()
         self.failure: BaseException | None = None
 
@@ -99,9 +110,12 @@ class _Stage(Generic[T]):
 
     def _get(self) -> tuple[T, ...]:
         """Wait for a parcel; the empty one at the end, also that of the context."""
+        end = time.monotonic() + self.patience_s
         while not self.stop.is_set():
             try:
                 return self.queue.get(timeout=_POLL_S)
             except queue.Empty:
-                continue
+                if time.monotonic() > end:
+                    self.is_hanging = True
+                    raise TimeoutError(f"nothing came for {self.patience_s:.0f} s") from None
         return ()

@@ -86,19 +86,39 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
         OptionsError: There is no such model and no such file.
         WeightsError: The file is damaged, or holds the weights of an unknown network.
     """
-    shipped = shipped_models()
-    path = Path(name_or_path)
-    if str(name_or_path) in shipped:
-        entry = shipped[str(name_or_path)]
+    entry = shipped_models().get(str(name_or_path))
+    if entry is not None:
         _verify(entry)
-        path = entry.file
-    elif not path.is_file():
-        raise OptionsError(
-            f"unknown model `{name_or_path}`: neither a shipped model nor a file",
-            f"use one of {', '.join(f'`{name}`' for name in shipped)}, or a weights file",
-        )
+    path = entry.file if entry is not None else _weights_file(name_or_path)
     model = _build(_read_state(path), path)
     return model.requires_grad_(requires_grad=False).eval().to(device)
+
+
+def weights_digest(name_or_path: str | Path) -> str:
+    """SHA-256 of a model's weights, in hexadecimal, by which to know them again.
+
+    Raises:
+        OptionsError: There is no such model and no such file.
+        WeightsError: The file cannot be read.
+    """
+    shipped = shipped_models().get(str(name_or_path))
+    if shipped is not None:
+        return shipped.sha256
+    path = _weights_file(name_or_path)
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise WeightsError(f"cannot read `{path}`: {error.strerror or error}") from error
+
+
+def _weights_file(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise OptionsError(
+            f"unknown model `{name_or_path}`: neither a shipped model nor a file",
+            f"use one of {', '.join(f'`{name}`' for name in shipped_models())}, or a weights file",
+        )
+    return path
 
 
 def _verify(entry: ShippedModel) -> None:

@@ -15,12 +15,8 @@ from clips import ClipSpec, make_clip, payloads, picture, variable_times
 from sepconv_video.engine import Engine
 from sepconv_video.errors import OptionsError, VideoError
 from sepconv_video.options import Job, Options
-from sepconv_video.pipeline import (
-    QUEUE_BYTES,
-    interpolate_file,
-    interpolate_pictures,
-    queue_depth,
-)
+from sepconv_video.pipeline import interpolate_file, interpolate_pictures
+from sepconv_video.production import QUEUE_BYTES, queue_depth
 from sepconv_video.video import Reader, read_picture, write_picture
 
 LOSSLESS = "ffv1"

@@ -4,17 +4,31 @@ No other module imports `av`. This package knows nothing of networks or of what 
 the frames between reading and writing.
 """
 
+import av
+
 from sepconv_video.video.encoders import Encoding, container_for
+from sepconv_video.video.joiner import join, rehearse
 from sepconv_video.video.pictures import is_picture, read_picture, write_picture
 from sepconv_video.video.reader import Reader
-from sepconv_video.video.writer import Writer
+from sepconv_video.video.segments import Segment, SegmentWriter
+from sepconv_video.video.source import reject_unreadable
+from sepconv_video.video.track import Track
+
+ENCODERS_VERSION = f"PyAV {av.__version__}"
+"""Segments made by one version are joined by the same one only."""
 
 __all__ = [
+    "ENCODERS_VERSION",
     "Encoding",
     "Reader",
-    "Writer",
+    "Segment",
+    "SegmentWriter",
+    "Track",
     "container_for",
     "is_picture",
+    "join",
     "read_picture",
+    "rehearse",
+    "reject_unreadable",
     "write_picture",
 ]

@@ -112,7 +112,7 @@ def plan(info: VideoInfo, encoding: Encoding, container: str) -> Plan:
     os.environ.setdefault("SVT_LOG", "-1")
     chosen = encoding.codec
     names = [chosen] if chosen else _default_codecs(info, container)
-    fitting = [name for name in names if _is_held(name, container)]
+    fitting = [name for name in names if holds(container, name)]
     if not fitting:
         codec = names[0]
         raise VideoError(
@@ -147,7 +147,7 @@ def _default_codecs(info: VideoInfo, container: str) -> list[str]:
     return ["libvpx-vp9", "libsvtav1", usual] if is_odd else [usual, "libx265"]
 
 
-def _is_held(codec: str, container: str) -> bool:
+def holds(container: str, codec: str) -> bool:
     """Tell whether a container holds an encoder's stream, by writing a header to memory."""
     try:
         Codec(codec, "w")

@@ -75,7 +75,10 @@ class Reader:
 
     def close(self) -> None:
         """Close the file; frames already given stay valid."""
-        self._pictures.close()
+        try:
+            self._pictures.close()
+        except ValueError:  # a thread hangs in it, on a dead file system: nothing can be closed
+            return
         self._container.close()
 
     @property
@@ -83,8 +86,11 @@ class Reader:
         """What was broken in the stream, in one line; None if nothing. Final after `frames`."""
         return self._faults.summary
 
-    def frames(self) -> Iterator[Frame]:
+    def frames(self, first: int = 0) -> Iterator[Frame]:
         """Give the frames in presentation order, with strictly increasing `pts`.
+
+        Those before index `first` are decoded, for only so is each frame certainly the same
+        whatever the file, but not given.
 
         A frame without a time follows after as long as the one before it. A frame that is
         not later than its predecessor is placed one tick after it; after a jump back of
@@ -102,14 +108,17 @@ class Reader:
             for index, picture in enumerate(chain([self._first], self._pictures)):
                 if held is not None:
                     yield held
+                pts = clock.pts(picture)
+                if index < first:
+                    continue
                 held = Frame(
                     index=index,
-                    pts=clock.pts(picture),
+                    pts=pts,
                     duration=int(picture.duration or 0) if has_times else 0,
                     planes=self._unpack(picture),
                 )
-            assert held is not None  # there is a first picture
-            yield replace(held, duration=self._last_duration(held))
+            if held is not None:
+                yield replace(held, duration=self._last_duration(held))
         finally:
             self.notes += clock.notes
 

@@ -1,8 +1,9 @@
-"""Writing: what goes in comes out, to the bit and to the tick, and nothing else is lost."""
+"""Segments and joining: what goes in comes out, to the bit and to the tick, and nothing is lost."""
 
 import dataclasses
 import shutil
 import subprocess
+import tempfile
 from contextlib import suppress
 from fractions import Fraction
 from itertools import pairwise
@@ -15,34 +16,61 @@ from clips import ClipSpec, make_clip, payloads, picture, variable_times
 
 from sepconv_video.errors import OptionsError, VideoError
 from sepconv_video.frames import Frame
-from sepconv_video.video import Encoding, Reader, Writer, container_for, write_picture
+from sepconv_video.video import (
+    Encoding,
+    Reader,
+    Segment,
+    SegmentWriter,
+    Track,
+    container_for,
+    join,
+    rehearse,
+    write_picture,
+)
 
 LOSSLESS = Encoding(codec="libx264", crf=0)
 FFV1 = Encoding(codec="ffv1")
 
 
-def copy(source, target, encoding=None, factor=1):
-    """Write every source frame `factor` times, as the pipeline would; return the notes."""
+def copy(source, target, encoding=None, factor=1, every=7):
+    """Write every source frame `factor` times, as the pipeline would, in segments of `every`."""
     with Reader(source) as reader:
-        frames = list(reader.frames())
-        ends = [frame.pts for frame in frames[1:]]
-        last = frames[-1]
-        ends.append(last.pts + (last.duration or last.pts - frames[-2].pts))
-        writer = Writer(
-            target,
-            reader.info,
-            time_base=reader.info.time_base / factor,
-            rate=reader.info.rate * factor,
-            encoding=encoding,
-            source=reader.path,
-        )
-        with writer:
-            for frame, end in zip(frames, ends, strict=True):
-                step = end - frame.pts
-                for part in range(factor):
-                    pts = factor * frame.pts + part * step
-                    writer.write(dataclasses.replace(frame, pts=pts, duration=step))
-    return writer
+        frames, info = list(reader.frames()), reader.info
+    encoding = encoding or Encoding()
+    track = Track(
+        info,
+        time_base=info.time_base / factor,
+        rate=info.rate * factor,
+        encoding=dataclasses.replace(
+            encoding, container=encoding.container or container_for(target)
+        ),
+    )
+    pieces = []
+    with tempfile.TemporaryDirectory() as folder:
+        for first in range(0, len(frames), every):
+            path = Path(folder, str(first))
+            with SegmentWriter(path, track, target) as writer:
+                for frame in repeated(frames, first, first + every, factor):
+                    writer.write(frame)
+                pieces.append((path, writer.finish()))
+        return Copy(codec=track.codec, notes=join(pieces, target, track, source, target))
+
+
+@dataclasses.dataclass
+class Copy:
+    codec: str
+    notes: list[str]
+
+
+def repeated(frames, first, end, factor):
+    """Show each of some frames `factor` times within its time."""
+    ends = [frame.pts for frame in frames[1:]]
+    last = frames[-1]
+    ends.append(last.pts + (last.duration or last.pts - frames[-2].pts))
+    for frame, until in list(zip(frames, ends, strict=True))[first:end]:
+        step = until - frame.pts
+        for part in range(factor):
+            yield dataclasses.replace(frame, pts=factor * frame.pts + part * step, duration=step)
 
 
 def read(path):
@@ -455,20 +483,58 @@ def open_files():
     return len(list(folder.iterdir())) if folder.is_dir() else 0
 
 
+def track_of(info, container="mp4", **times):
+    times = {"time_base": info.time_base, "rate": info.rate} | times
+    return Track(info, encoding=Encoding(container=container), **times)
+
+
 def test_leaving_by_an_exception_closes_everything(tmp_path):
     source = make_clip(tmp_path / "a.mp4", ClipSpec(audio=True))
+    frames, info = read(source)
     before = open_files()
-    with Reader(source) as reader:
-        frame = next(reader.frames())
-        info = reader.info
-        writer = Writer(
-            tmp_path / "b.mp4", info, time_base=info.time_base, rate=info.rate, source=source
-        )
-        with suppress(RuntimeError), writer:
-            writer.write(frame)
-            raise RuntimeError
+    writer = SegmentWriter(tmp_path / "b", track_of(info), tmp_path / "b.mp4")
+    with suppress(RuntimeError), writer:
+        writer.write(frames[0])
+        raise RuntimeError
     assert open_files() == before
-    (tmp_path / "b.mp4").unlink()
+    with pytest.raises(VideoError, match="damaged"):
+        join([(tmp_path / "b", SOME_TIMES)], tmp_path / "c.mp4", track_of(info), source, Path("c"))
+    assert open_files() == before
+    (tmp_path / "b").unlink()
+
+
+SOME_TIMES = Segment(pts=(0, 512), end_pts=1024, rounded=0)
+
+
+def test_a_shortened_segment_is_refused(tmp_path):
+    source = make_clip(tmp_path / "a.mp4", ClipSpec(audio=True))
+    frames, info = read(source)
+    with SegmentWriter(tmp_path / "b", track_of(info), tmp_path / "b.mp4") as writer:
+        writer.write(frames[0])
+        assert writer.finish().pts == (0,)
+    with pytest.raises(VideoError, match="1 of 2 frames are left") as caught:
+        join([(tmp_path / "b", SOME_TIMES)], tmp_path / "c.mp4", track_of(info), source, Path("c"))
+    assert "--no-resume" in caught.value.hint
+
+
+def test_a_rehearsal_finds_what_cannot_be_joined(tmp_path):
+    source = make_clip(tmp_path / "a.mp4", ClipSpec(audio=True))
+    info = read(source)[1]
+    before = open_files()
+    rehearse(track_of(info), source, tmp_path / "b.mp4")
+    with pytest.raises(VideoError, match="cannot open encoder"):
+        rehearse(
+            Track(
+                info,
+                time_base=info.time_base,
+                rate=info.rate,
+                encoding=Encoding(codec="libx264", crf=-9999, container="mp4"),
+            ),
+            source,
+            tmp_path / "b.mp4",
+        )
+    assert open_files() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
 def test_a_frame_of_the_wrong_shape_is_refused(tmp_path):
@@ -478,7 +544,7 @@ def test_a_frame_of_the_wrong_shape_is_refused(tmp_path):
     bad = Frame(index=0, pts=0, duration=1, planes=(luma, blue[1:], red))
     with (
         pytest.raises(ValueError, match="plane 1"),
-        Writer(tmp_path / "b.mp4", info, time_base=info.time_base, rate=info.rate) as writer,
+        SegmentWriter(tmp_path / "b", track_of(info), tmp_path / "b.mp4") as writer,
     ):
         writer.write(bad)
 
@@ -514,14 +580,46 @@ def test_ffprobe_agrees(tmp_path):
 def test_ticks_too_fine_for_ffmpeg_are_rounded_with_a_note(tmp_path):
     source = make_clip(tmp_path / "a.mp4", ClipSpec(count=3))
     frames, info = read(source)
-    fine = Fraction(1, 3_000_000_000)
-    with Writer(tmp_path / "b.mp4", info, time_base=fine, rate=info.rate) as writer:
+    track = track_of(info, time_base=Fraction(1, 3_000_000_000))
+    with SegmentWriter(tmp_path / "b", track, tmp_path / "b.mp4") as writer:
         for index, frame in enumerate(frames):
             moved = dataclasses.replace(frame, pts=index * 100_000_001, duration=100_000_001)
             writer.write(moved)
-    assert "rounded to 1/1000000 s" in writer.notes[0]
+        piece = (tmp_path / "b", writer.finish())
+    notes = join([piece], tmp_path / "b.mp4", track, source, tmp_path / "b.mp4")
+    assert "rounded to 1/1000000 s" in notes[0]
     for before, after in pairwise(seconds(tmp_path / "b.mp4")):
         assert float(after - before) == pytest.approx(1 / 30, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"),
+    [
+        *(("libx264", suffix) for suffix in (".mkv", ".avi", ".ts", ".mp4")),
+        *(("libx265", suffix) for suffix in (".mkv", ".ts", ".mp4")),
+        *(("libvpx-vp9", suffix) for suffix in (".mkv", ".webm", ".mp4")),
+        *(("ffv1", suffix) for suffix in (".mkv", ".avi", ".nut")),
+    ],
+)
+def test_a_join_cannot_be_seen(tmp_path, codec, suffix):
+    """Decoding times run on without a step back, and FFmpeg has nothing to say on decoding."""
+    spec = ClipSpec(times=variable_times(30, seed=3), time_base=Fraction(1, 30000), audio=True)
+    source = make_clip(tmp_path / "a.mp4", spec)
+    target = tmp_path / f"b{suffix}"
+    copy(source, target, Encoding(codec=codec), 2, every=4)
+    with av.open(str(target)) as output:
+        packets = [(packet.dts, packet.pts) for packet in output.demux(video=0) if packet.size]
+    known = [dts for dts, _ in packets if dts is not None]  # Matroska does not store them
+    assert all(after > before for before, after in pairwise(known))
+    assert all(None in (pts, dts) or pts >= dts for dts, pts in packets)
+    frames, _ = read(target)
+    assert len(frames) == 60
+    if shutil.which("ffmpeg"):
+        times = ["-fps_mode", "passthrough", "-enc_time_base", "1:1000000"]
+        command = ["ffmpeg", "-v", "warning", "-i", str(target), *times, "-f", "null", "-"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        assert "non monoton" not in said.lower(), said
+        assert "error" not in said.lower(), said
 
 
 @pytest.mark.slow

@@ -1,0 +1,317 @@
+"""The folder `TARGET.parts`, in which a video's finished pieces outlive any death.
+
+    out.mp4.parts/
+      lock             held by the process at work, and free again however that ends
+      manifest.json    the source and the settings that the pieces belong to
+      00000120.nut     a segment, named after the first source frame in it ...
+      00000120.json    ... and its `Part`, written last: without it the segment does not count
+      joined.mp4       the whole, until it is renamed over the target
+      report.json      written before that, so that the end is known to have been reached
+
+Each file is written under a temporary name, synced and renamed. Only files known by their
+names are ever removed. This module knows nothing of what is in the segments.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from sepconv_video.errors import BusyError, VideoError
+
+Identity = Mapping[str, Any]
+"""What pieces belong to: `source`, what file it was, and the settings, all as JSON has them."""
+
+_OURS = re.compile(r"(lock|(manifest|report)\.json|joined\.\w+|\d{8}\.(nut|json))(\.[\w-]+\.new)?")
+_TOKEN = secrets.token_hex(4)  # process numbers are not unique on a shared file system
+_PART_FILES = "[0-9]" * 8 + ".json"
+_SAMPLE_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A finished segment: which frames are in it and what there was to say about them."""
+
+    key: str
+    """Digest of the identity it belongs to."""
+    first: int
+    """Index of its first source frame."""
+    source_frames: int
+    frames: int
+    """Frames in the output: the factor times the source's."""
+    is_last: bool
+    """Whether the source ends with it."""
+    cuts: tuple[int, ...]
+    """Source frames that begin a new shot; those in the pair after a frame of this part."""
+    stills: int
+    pts: tuple[int, ...]
+    end_pts: int
+    rounded: int
+    """These three are those of `video.Segment`."""
+    damage: str | None
+    notes: tuple[str, ...]
+    """Of the reader at the end of the source; only the last part has them."""
+    size_bytes: int
+    """Of the segment's file."""
+
+    @property
+    def end(self) -> int:
+        """Index of the source frame that the next part begins with."""
+        return self.first + self.source_frames
+
+
+class Parts:
+    """The pieces of one target. Reading needs no lock; whoever changes the set holds `claim`."""
+
+    def __init__(self, target: Path, identity: Identity) -> None:
+        """Name the folder; nothing is made yet."""
+        self.target, self.identity = target, identity
+        canonical = json.dumps(identity, sort_keys=True)
+        self.key = hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        self.folder = target.with_name(f"{target.name}.parts")
+        self.joined = self.folder / f"joined{target.suffix}"
+
+    @contextmanager
+    def claim(self) -> Iterator[Self]:
+        """Make the folder and hold it against other processes, until the context ends.
+
+        The operating system gives the lock up when the process dies in whatever way. A folder
+        without a finished piece in it is removed at the end.
+
+        Raises:
+            BusyError: Another process holds it.
+            VideoError: The folder cannot be made.
+        """
+        lock = FileLock(self.folder / "lock", timeout=0)
+        with explained(self.target):
+            self._lock(lock)
+        try:
+            yield self
+        finally:
+            if not any(self.folder.glob(_PART_FILES)):
+                self.remove()
+            lock.release()
+
+    def _lock(self, lock: FileLock) -> None:
+        for _ in range(100):
+            self.folder.mkdir(exist_ok=True)
+            try:
+                lock.acquire()
+            except FileNotFoundError:
+                continue  # another process has just finished and removed the folder
+            except Timeout as error:
+                raise BusyError(
+                    f"cannot write `{self.target}`: another sepconv-video is making it now",
+                    "wait for it, or end it and run this again: its finished pieces are kept",
+                ) from error
+            return
+
+    def begin(self, *, resume: bool) -> str:
+        """Keep the pieces there are, if they belong to `identity`; else start afresh.
+
+        Returns:
+            Why pieces were thrown away, in one line; an empty string if none were.
+        """
+        manifest = self.folder / "manifest.json"
+        kept, has_pieces = read_json(manifest), any(self.folder.glob(_PART_FILES))
+        with explained(self.target):
+            for stale in self.folder.glob("*.new"):
+                stale.unlink(missing_ok=True)
+            if kept == self.identity and resume:
+                return ""
+            self._clear()
+            write_json(manifest, self.identity)
+        if not has_pieces:
+            return ""
+        if not resume:
+            return "started afresh, as `--no-resume` says"
+        return f"started afresh: {' and '.join(_differences(kept, self.identity))}"
+
+    def segment_path(self, first: int) -> Path:
+        """Name the file of the segment that begins with a source frame."""
+        return self.folder / f"{first:08d}.nut"
+
+    def writing_path(self, first: int) -> Path:
+        """Name the file that the segment is in while it is written, by this process."""
+        return _writing(self.segment_path(first))
+
+    def add(self, part: Part) -> None:
+        """Count a segment as finished; it is in `writing_path` and synced."""
+        path = self.segment_path(part.first)
+        with explained(self.target):
+            _writing(path).replace(path)
+            write_json(path.with_suffix(".json"), asdict(part))
+
+    def finished(self) -> list[Part]:
+        """List the pieces that can be used, in order and without overlap."""
+        parts: list[Part] = []
+        for path in sorted(self.folder.glob(_PART_FILES)):
+            part = _part_of(read_json(path))
+            if part is None or part.key != self.key or not self._is_whole(part):
+                continue
+            if not parts or part.first >= parts[-1].end:
+                parts.append(part)
+        return parts
+
+    def _is_whole(self, part: Part) -> bool:
+        with suppress(OSError):
+            return self.segment_path(part.first).stat().st_size == part.size_bytes
+        return False
+
+    def complete(self, report: Mapping[str, Any]) -> None:
+        """Rename the joined file over the target, and know afterwards that this was done."""
+        with explained(self.target):
+            size = self.joined.stat().st_size
+            write_json(self._report, {"key": self.key, "bytes": size, "report": report})
+            self.joined.replace(self.target)
+            sync_folder(self.target.parent)
+
+    def completed(self) -> Mapping[str, Any] | None:
+        """Give the report of a run that died after the rename, or kept its pieces; else None."""
+        found = read_json(self._report)
+        if not isinstance(found, dict) or found.get("key") != self.key or self.joined.exists():
+            return None
+        with suppress(OSError):
+            if self.target.stat().st_size == found["bytes"]:
+                report: Mapping[str, Any] = found["report"]
+                return report
+        return None
+
+    @property
+    def _report(self) -> Path:
+        return self.folder / "report.json"
+
+    def remove(self) -> None:
+        """Remove the folder, if it is there, but for files in it that are not ours."""
+        if not self.folder.is_dir():
+            return
+        with explained(self.target):
+            self._clear(also_lock=True)
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def _clear(self, *, also_lock: bool = False) -> None:
+        """Remove the pieces; the manifest first, for without it they are nobody's."""
+        (self.folder / "manifest.json").unlink(missing_ok=True)
+        for path in list(self.folder.iterdir()):
+            if _OURS.fullmatch(path.name) and (also_lock or path.name != "lock"):
+                path.unlink(missing_ok=True)
+
+
+def gaps(parts: Sequence[Part]) -> list[tuple[int, int | None]]:
+    """List the source frames still to be done, as (first, end) with None for the source's end.
+
+    Args:
+        parts: Finished pieces, in order and without overlap.
+    """
+    missing: list[tuple[int, int | None]] = []
+    position = 0
+    for part in parts:
+        if part.first > position:
+            missing.append((position, part.first))
+        position = part.end
+    if not parts or not parts[-1].is_last:
+        missing.append((position, None))
+    return missing
+
+
+def identify(path: Path) -> dict[str, Any]:
+    """Tell a file from others, and from itself after a change: size, time and samples of it.
+
+    Raises:
+        VideoError: It cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            for part in range(4):  # a film's worth of bytes would take as long as its decoding
+                file.seek(max(0, status.st_size - _SAMPLE_BYTES) * part // 3)
+                digest.update(file.read(_SAMPLE_BYTES))
+    except OSError as error:
+        raise VideoError(
+            f"cannot read `{path}`: {error.strerror or error}", "check the name and its rights"
+        ) from error
+    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest.hexdigest()}
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever is in it
+    """Read a JSON file; None if there is none or it is damaged."""
+    with suppress(OSError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8"))
+    return None
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file so that at any moment there is the old one or the new one, whole."""
+    new = _writing(path)
+    try:
+        with new.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a loss of power, where the system can."""
+    with suppress(OSError):  # Windows opens no folders, and some network systems sync none
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def explained(target: Path) -> Iterator[None]:
+    """Turn errors of the system into ours, in the words of the target.
+
+    Raises:
+        VideoError: Instead of an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise VideoError(
+            f"cannot write `{target}`: {reason}",
+            "free some space, check the rights of its folder, or choose another one with `-o`",
+        ) from error
+
+
+def _writing(path: Path) -> Path:
+    # workers write beside each other
+    return path.with_name(f"{path.name}.{os.getpid()}-{_TOKEN}.new")
+
+
+def _part_of(content: Any) -> Part | None:  # noqa: ANN401 - whatever was in the file
+    """Build a part from what a file says; None if that is not one."""
+    names = {field.name for field in fields(Part)}
+    if not isinstance(content, dict) or content.keys() != names:
+        return None
+    lists = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
+    return Part(**content | lists)
+
+
+def _differences(kept: Any, identity: Identity) -> list[str]:  # noqa: ANN401 - from a file
+    """Say in what the pieces differ from what is wanted."""
+    if not isinstance(kept, dict):
+        return ["the list of pieces was damaged"]
+    found = []
+    for name in identity:
+        if kept.get(name) != identity[name]:
+            values = f" (was {kept.get(name)}, is {identity[name]})"
+            found.append(f"the {name} changed{'' if isinstance(identity[name], dict) else values}")
+    return found or ["other settings were used"]

@@ -1,0 +1,427 @@
+"""One target in the making: read, schedule, make, write in segments; join, rename.
+
+The wiring of the parts, each of which knows nothing of the others. Memory is bounded by the
+two queues, whatever the length of the video; the target appears only when it is complete, and
+what is finished of it survives in `TARGET.parts` whatever happens.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sepconv_video import __version__
+from sepconv_video.engine import Engine
+from sepconv_video.errors import Interrupted, OptionsError, VideoError
+from sepconv_video.frames import Frame, Interval, VideoInfo
+from sepconv_video.options import Job, Options
+from sepconv_video.parts import Identity, Part, Parts, gaps, identify
+from sepconv_video.scenes import is_cut, is_duplicate
+from sepconv_video.schedule import intervals
+from sepconv_video.stream import prefetch
+from sepconv_video.video import (
+    ENCODERS_VERSION,
+    Encoding,
+    Reader,
+    Segment,
+    SegmentWriter,
+    Track,
+    container_for,
+    join,
+    rehearse,
+    reject_unreadable,
+)
+from sepconv_video.weights import weights_digest
+
+QUEUE_BYTES = 64 * 2**20
+"""Frames waiting between two threads may take this much memory."""
+SEGMENT_FRAMES = 120
+"""Source frames per segment: what a kill may cost, five seconds of a film; and about as far
+apart as encoders set key frames anyway."""
+PATIENCE_S = 600.0
+"""After so long without a decoded frame the source's file system counts as dead."""
+
+Progress = Callable[[int, int | None], None]
+"""Called with the frames done so far and, if the source's header tells, those expected."""
+Span = tuple[int, int | None]
+"""Source frames to begin with and to end before; None for the end of the source."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What became of one file."""
+
+    target: Path
+    source_frames: int
+    frames: int
+    """Frames in the target: the factor times the source's."""
+    kept_frames: int
+    """Those of them that an earlier run, cut short, had finished."""
+    seconds: float
+    """Time that this run took."""
+    cuts: list[int]
+    """Indices of the source frames that begin a new shot; nothing was made across these."""
+    stills: int
+    """Pairs of identical frames, which were held."""
+    damage: str | None
+    """What was broken in the source, in one line; None if nothing."""
+    notes: list[str]
+    """What could not be kept or had to be converted, one line each."""
+
+    @property
+    def frames_per_s(self) -> float:
+        """Frames written per second of work."""
+        return (self.frames - self.kept_frames) / max(self.seconds, 1e-9)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the fields as JSON has them."""
+        return asdict(self) | {"target": str(self.target)}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """Build the report that `as_json` gave."""
+        return cls(**content | {"target": Path(content["target"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """Who looks on while frames are made, and may end it."""
+
+    on_progress: Progress | None = None
+    should_stop: Callable[[], bool] | None = None
+    """Asked after each interval; True finishes the segment in hand and raises `Interrupted`."""
+
+    def after(self, frames: int) -> "Watch":
+        """Count `frames` that were done before."""
+        told = self.on_progress
+        if told is None:
+            return self
+        return replace(self, on_progress=lambda done, expected: told(frames + done, expected))
+
+    def wants_to_stop(self) -> bool:
+        """Ask whether to end."""
+        return self.should_stop is not None and self.should_stop()
+
+
+class Production:
+    """One target in the making: its pieces, what is still to do, and the end.
+
+    Only whoever holds the claim may `begin`, `join` and `clean`; several processes may `make`
+    different spans at the same time.
+    """
+
+    def __init__(self, job: Job, options: Options) -> None:
+        """Look at source and target; nothing is written yet.
+
+        Raises:
+            SepConvVideoError: The source cannot be read, the target not be written, or there
+                is no such model.
+        """
+        reject_unreadable(job.source)
+        check_place(job)
+        self.job, self.options = job, options
+        self.parts = Parts(job.target, identity_of(job, options))
+        self._started = time.monotonic()
+        self._kept_frames, self._note = 0, ""
+
+    def claim(self) -> AbstractContextManager[Parts]:
+        """Hold the target against other processes; see `Parts.claim`."""
+        return self.parts.claim()
+
+    def begin(self) -> Report | None:
+        """Find out what an earlier run left: the report if it was everything, else None.
+
+        Raises:
+            OptionsError: The target exists and is not to be replaced.
+        """
+        completed = self.parts.completed()
+        if completed is not None:
+            return Report.from_json(dict(completed))
+        check_free(self.job, self.options)
+        self._note = self.parts.begin(resume=self.options.resume)
+        self._kept_frames = self.frames_done()
+        return None
+
+    def spans(self) -> list[Span]:
+        """List what is still to be made."""
+        return gaps(self.parts.finished())
+
+    def frames_done(self) -> int:
+        """Count the output frames in finished pieces."""
+        return sum(part.frames for part in self.parts.finished())
+
+    def make(self, engine: Engine, span: Span, watch: Watch) -> None:
+        """Make the frames of a span, in segments: decoding, network, encoding in a thread each.
+
+        Raises:
+            Interrupted: The watch wanted to stop.
+            SepConvVideoError: The span cannot be made; finished segments are kept.
+        """
+        job, factor, (first, end) = self.job, self.options.factor, span
+        with ExitStack() as stack:
+            reader = stack.enter_context(Reader(job.source))
+            info, judge = reader.info, _Judge(reader.info.bits)
+            track = self._track(info)
+            rehearse(track, job.source, job.target)
+            depth = queue_depth(info)
+            pairs = islice(judge.watch(reader.frames(first), info), end and end - first)
+            todo = stack.enter_context(prefetch(pairs, depth, "decode", PATIENCE_S))
+            made = stack.enter_context(prefetch(engine.run(todo, info, factor), depth, "engine"))
+            scribe = stack.enter_context(_Scribe(self.parts, track, factor, first, judge))
+            expected = info.frame_count_from_header
+            for count, frame in enumerate(_patient(made, job.source), 1):
+                scribe.write(frame)
+                if watch.on_progress is not None:
+                    watch.on_progress(count, expected and expected * factor)
+                if count % factor == 0 and not scribe.is_at_end and watch.wants_to_stop():
+                    scribe.finish()
+                    raise self._interrupted()
+            scribe.finish(reader)
+
+    def _track(self, info: VideoInfo) -> Track:
+        options = self.options
+        container = container_for(self.job.target)
+        return Track(
+            info,
+            time_base=info.time_base / options.factor,
+            rate=info.rate * options.factor,
+            encoding=Encoding(codec=options.codec, crf=options.crf, container=container),
+        )
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(
+            f"interrupted: {self.frames_done()} finished frames of `{self.job.target}` are kept",
+            "run the same command again to go on from there",
+        )
+
+    def join(self) -> Report:
+        """Put the pieces together and rename the whole over the target.
+
+        Raises:
+            VideoError: It cannot be written, or the source is no longer what it was. The pieces
+                stay.
+        """
+        job, parts = self.job, self.parts.finished()
+        if gaps(parts) or identify(job.source) != self.parts.identity["source"]:
+            raise VideoError(
+                f"cannot finish `{job.target}`: `{job.source}` changed while it was read",
+                "run the same command again when nothing writes to it any more",
+            )
+        with Reader(job.source) as reader:
+            track = self._track(reader.info)
+        pieces = [
+            (
+                self.parts.segment_path(part.first),
+                Segment(pts=part.pts, end_pts=part.end_pts, rounded=part.rounded),
+            )
+            for part in parts
+        ]
+        notes = join(pieces, self.parts.joined, track, job.source, job.target)
+        report = Report(
+            target=job.target,
+            source_frames=parts[-1].end,
+            frames=sum(part.frames for part in parts),
+            kept_frames=self._kept_frames,
+            seconds=time.monotonic() - self._started,
+            cuts=[cut for part in parts for cut in part.cuts],
+            stills=sum(part.stills for part in parts),
+            damage=parts[-1].damage,
+            notes=[note for note in (self._note, *parts[-1].notes, *notes) if note],
+        )
+        check_free(job, self.options)  # somebody else may have made it meanwhile
+        self.parts.complete(report.as_json())
+        return report
+
+    def clean(self) -> None:
+        """Remove the pieces of a complete target, if they are not to be kept."""
+        if not self.options.keep_parts:
+            self.parts.remove()
+
+
+def identity_of(job: Job, options: Options) -> Identity:
+    """Gather what finished pieces, and the target, depend on: the source and the settings.
+
+    Raises:
+        SepConvVideoError: The source cannot be read, or there is no such model.
+    """
+    return {
+        "source": identify(job.source),
+        "model": weights_digest(options.model),
+        "factor": options.factor,
+        "precision": options.precision,
+        "codec": options.codec,
+        "crf": options.crf,
+        "container": container_for(job.target),
+        "version": f"sepconv-video {__version__}, {ENCODERS_VERSION}",
+    }
+
+
+def _patient(made: Iterator[Frame], source: Path) -> Iterator[Frame]:
+    """Say in our words that reading takes for ever."""
+    try:
+        yield from made
+    except TimeoutError as error:
+        raise VideoError(
+            f"cannot read `{source}`: {error}", "is its disk or network file system still there?"
+        ) from error
+
+
+def check_place(job: Job) -> None:
+    """Refuse a target that cannot be written whatever the options, before any work is done.
+
+    Raises:
+        OptionsError: It is the source, a folder, or has no folder to be in.
+    """
+    source, target = job.source, job.target
+    if target.exists() and source.exists() and target.samefile(source):
+        raise OptionsError(
+            f"cannot write `{target}`: it is the source itself", "choose another name with `-o`"
+        )
+    if target.is_dir():
+        raise OptionsError(
+            f"cannot write `{target}`: it is a folder", "give the name of a file with `-o`"
+        )
+    if not target.parent.is_dir():
+        raise OptionsError(
+            f"cannot write `{target}`: there is no folder `{target.parent}`",
+            "make the folder first, or choose another one with `-o`",
+        )
+
+
+def check_free(job: Job, options: Options) -> None:
+    """Refuse a target that exists, unless it may be replaced.
+
+    Raises:
+        OptionsError: It exists.
+    """
+    if job.target.exists() and not options.overwrite:
+        raise OptionsError(
+            f"cannot write `{job.target}`: it exists already",
+            "pass `--overwrite` to replace it, or choose another name with `-o`",
+        )
+
+
+def queue_depth(info: VideoInfo) -> int:
+    """How many frames of a video may wait in one queue, by their size in bytes."""
+    frame_bytes = info.width * info.height * 3 * (2 if info.bits > 8 else 1)
+    return max(1, min(32, QUEUE_BYTES // frame_bytes))
+
+
+class _Judge:
+    """Decides whether anything may be made between two frames, and remembers where not.
+
+    Attributes:
+        end: Index after the source's last frame, once that is known.
+    """
+
+    def __init__(self, bits: int) -> None:
+        self.end: int | None = None
+        self._bits = bits
+        self._cuts: list[int] = []
+        self._stills: list[int] = []
+
+    def watch(self, frames: Iterator[Frame], info: VideoInfo) -> Iterator[Interval]:
+        """Pair the frames, noticing the last one."""
+        # a lone frame without a duration is shown as long as the rate says
+        default_duration = round(1 / (info.rate * info.time_base)) if info.rate else 1
+        for interval in intervals(frames, self._may_synthesise, default_duration):
+            if interval.right is None:
+                self.end = interval.left.index + 1
+            yield interval
+
+    def _may_synthesise(self, left: Frame, right: Frame) -> bool:
+        if is_duplicate(left, right):
+            self._stills.append(right.index)
+            return False
+        if is_cut(left, right, self._bits):
+            self._cuts.append(right.index)
+            return False
+        return True
+
+    def cuts(self, first: int, end: int) -> tuple[int, ...]:
+        """Frames beginning a shot, of the intervals that begin with frames `first` to `end`."""
+        return tuple(index for index in self._cuts if first < index <= end)
+
+    def stills(self, first: int, end: int) -> int:
+        """Count the held pairs of the same intervals."""
+        return sum(first < index <= end for index in self._stills)
+
+
+class _Scribe:
+    """Writes frames into segments, each finished when it is full."""
+
+    def __init__(self, parts: Parts, track: Track, factor: int, first: int, judge: _Judge) -> None:
+        self._parts, self._track, self._factor, self._judge = parts, track, factor, judge
+        self._first, self._frames = first, 0
+        self._writer: SegmentWriter | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._writer is not None:
+            self._writer.__exit__(kind, error, trace)
+            with suppress(OSError):
+                self._parts.writing_path(self._first).unlink(missing_ok=True)
+
+    @property
+    def _end(self) -> int:
+        """Index of the source frame that follows."""
+        return self._first + self._frames // self._factor
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether all frames of the source have been written."""
+        return self._end == self._judge.end
+
+    def write(self, frame: Frame) -> None:
+        # only now, as the last segment is finished differently
+        if self._frames and self._frames % self._factor == 0 and self._end % SEGMENT_FRAMES == 0:
+            self.finish()
+        if self._writer is None:
+            path = self._parts.writing_path(self._first)
+            self._writer = SegmentWriter(path, self._track, self._parts.target)
+        self._writer.write(frame)
+        self._frames += 1
+
+    def finish(self, reader: Reader | None = None) -> None:
+        """Finish the segment in hand, if any; the last one takes what the reader has to say."""
+        if self._writer is None:
+            return
+        first, end, is_last = self._first, self._end, self.is_at_end
+        if is_last and end < 2:
+            raise _one_frame(self._track.info.path)
+        segment = self._writer.finish()
+        path = self._parts.writing_path(first)
+        part = Part(
+            key=self._parts.key,
+            first=first,
+            source_frames=end - first,
+            frames=self._frames,
+            is_last=is_last,
+            cuts=self._judge.cuts(first, end),
+            stills=self._judge.stills(first, end),
+            **asdict(segment),
+            damage=reader.damage if reader is not None and is_last else None,
+            notes=tuple(reader.notes) if reader is not None and is_last else (),
+            size_bytes=path.stat().st_size,
+        )
+        self._parts.add(part)
+        self._first, self._frames, self._writer = end, 0, None
+
+
+def _one_frame(source: Path) -> VideoError:
+    return VideoError(
+        f"nothing to do in `{source}`: it has one frame only",
+        "a frame can only be made between two; for two pictures use "
+        "`sepconv-video first.png second.png -o middle.png`",
+    )

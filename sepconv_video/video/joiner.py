@@ -1,0 +1,233 @@
+"""Joining: segments in, a finished file out, with the source's other streams beside them.
+
+Nothing is encoded here. Every time survives exactly where the container can hold it: MP4 and
+MOV take the track's ticks as their time scale.
+"""
+
+import io
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+from av.container import OutputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from sepconv_video.errors import VideoError
+from sepconv_video.video.faults import translated
+from sepconv_video.video.segments import Segment, packets
+from sepconv_video.video.streams import OtherStreams, fresh_tags
+from sepconv_video.video.track import Track
+
+_MOST_MOVIE_TICKS = 2**25
+_BUFFER_BYTES = 2**18
+_ANOTHER_CONTAINER = "try another container: a name ending in `.mkv` or `.mp4`"
+
+
+def join(
+    pieces: Sequence[tuple[Path, Segment]], path: Path, track: Track, source: Path, called: Path
+) -> list[str]:
+    """Write one video file from its segments and everything else in the source.
+
+    Args:
+        pieces: The segments' files and times, in order; at least one.
+        path: File to write; an existing one is replaced.
+        track: What the segments were encoded with.
+        source: File whose other streams, tags and chapters are copied.
+        called: What errors call the file that is written.
+
+    Returns:
+        One line for each thing that could not be kept, for the user.
+
+    Raises:
+        VideoError: If the file cannot be written, or a segment is damaged.
+    """
+    # a file of our own, because PyAV leaves its open when the header cannot be written
+    with translated("write", called), path.open("wb") as file:
+        with closing(_Joiner(file, track, source, called)) as joiner:
+            for packet in _timed(pieces, track, joiner.offset):
+                joiner.mux(packet)
+            joiner.finish()
+        file.flush()
+        os.fsync(file.fileno())
+    rounded = track.rounding_note(sum(segment.rounded for _, segment in pieces))
+    return [note for note in (track.note, *joiner.notes, rounded) if note]
+
+
+def rehearse(track: Track, source: Path, called: Path) -> None:
+    """Write the header to memory: what cannot be joined must fail before a night's work.
+
+    Raises:
+        VideoError: If the container cannot hold the video, or nothing can be encoded.
+    """
+    _Joiner(io.BytesIO(), track, source, called).close()
+
+
+class _Joiner:
+    """An output file, from its header to its index."""
+
+    def __init__(self, file: BinaryIO, track: Track, source: Path, called: Path) -> None:
+        self._called, self._track = called, track
+        with ExitStack() as undo:
+            self._others = OtherStreams(source)
+            undo.callback(self._others.close)
+            with translated("write", called, _ANOTHER_CONTAINER):
+                self._output = self._open(file)
+                undo.callback(self._close_output)
+                self._stream = self._add_streams()
+                self._output.start_encoding()
+            self._others.start()
+            undo.pop_all()
+
+    @property
+    def offset(self) -> Fraction:
+        """Seconds to take off all times."""
+        return self._others.offset
+
+    @property
+    def notes(self) -> list[str]:
+        """What could not be kept; complete once finished."""
+        return self._others.notes
+
+    def mux(self, packet: "Packet[VideoStream]") -> None:
+        """Write a packet of the video, and what else belongs before it."""
+        packet.stream = self._stream
+        until = Fraction(packet.dts or 0) * packet.time_base
+        with translated("write", self._called, _ANOTHER_CONTAINER):
+            self._output.mux_one(packet)
+            self._others.advance(self._output, until)
+
+    def finish(self) -> None:
+        """Copy the rest of the other streams and write the index."""
+        with translated("write", self._called, _ANOTHER_CONTAINER):
+            self._others.advance(self._output, None)
+            self._output.close()
+
+    def close(self) -> None:
+        """Close all handles, whatever state the file is in."""
+        self._close_output()
+        self._others.close()
+
+    def _close_output(self) -> None:
+        with suppress(av.FFmpegError, OSError):
+            self._output.close()
+
+    def _open(self, file: BinaryIO) -> OutputContainer:
+        options, container = {}, self._track.container
+        if container in {"mp4", "mov"}:
+            options["movie_timescale"] = str(self._movie_ticks())
+            if self._others.has_foreign_tags():
+                options["movflags"] = "use_metadata_tags"
+        if container == "matroska":
+            # the sound of an MP4 begins a moment before 0, with samples not meant to be heard;
+            # by default FFmpeg would move everything later, pictures too, to make it begin at 0
+            options["avoid_negative_ts"] = "disabled"
+        return av.open(
+            file, "w", format=container, container_options=options, buffer_size=_BUFFER_BYTES
+        )
+
+    def _movie_ticks(self) -> int:
+        """Choose the clock of the edit lists: a start that falls on its ticks is exact.
+
+        FFmpeg's 1/1000 s would shift picture against sound by up to half a millisecond.
+        """
+        ticks = self._track.time_base.denominator
+        for clock in self._others.clocks():
+            common = math.lcm(ticks, clock)
+            ticks = common if common <= _MOST_MOVIE_TICKS else ticks
+        return ticks if ticks <= _MOST_MOVIE_TICKS else 1000
+
+    def _add_streams(self) -> VideoStream:
+        """Declare all streams, in the source's order, and copy tags and chapters."""
+        others, output = self._others, self._output
+        others.add(output, others.before_video())
+        stream = self._track.add_to(output)
+        stream.disposition = others.main.disposition
+        stream.metadata.update(fresh_tags(others.main.metadata))
+        others.add(output, others.after_video())
+        others.copy_header(output)
+        return stream
+
+
+def _timed(
+    pieces: Sequence[tuple[Path, Segment]], track: Track, offset: Fraction
+) -> Iterator["Packet[VideoStream]"]:
+    """Give all packets the times they have in the whole, in the order of decoding."""
+    times = _Times([segment for _, segment in pieces], round(offset / track.time_base))
+    for (path, segment), all_pts in zip(pieces, times.pts, strict=True):
+        found = 0
+        for found, (packet, pts) in enumerate(zip(packets(path), all_pts, strict=False), 1):  # noqa: B007
+            packet.time_base = track.time_base
+            packet.pts, packet.dts, packet.duration = times.next(pts)
+            if track.container in {"mp4", "mov"}:
+                packet.duration = times.decoding_duration(packet.duration)
+            yield packet
+        if found != len(segment.pts):
+            raise VideoError(
+                f"cannot read the finished segment `{path}`: {found} of {len(segment.pts)} frames "
+                "are left in it",
+                "pass `--no-resume` to start afresh",
+            )
+
+
+class _Times:
+    """The times of all packets: shown as their segments say, decoded as early as must be.
+
+    Each segment's encoder counts decoding times from its own beginning, with which they would
+    overlap those of the one before at a variable rate. The n-th packet is decoded when the
+    picture is shown that comes `delay` before it in the order of presentation.
+    """
+
+    def __init__(self, segments: Sequence[Segment], offset: int) -> None:
+        shifts = list(_shifts(segments))
+        self.pts = [
+            [pts + shift - offset for pts in segment.pts]
+            for segment, shift in zip(segments, shifts, strict=True)
+        ]
+        self._shown = sorted(chain.from_iterable(self.pts))
+        self._place = {pts: place for place, pts in enumerate(self._shown)}
+        self._end = segments[-1].end_pts + shifts[-1] - offset
+        delay = max(segment.delay for segment in segments)
+        step = self._shown[1] - self._shown[0] if len(self._shown) > 1 else 1
+        first = self._shown[0]
+        early = [first - (delay - index) * step for index in range(min(delay, len(self._shown)))]
+        self._dts = early + self._shown[: len(self._shown) - len(early)]
+        self._next = 0
+
+    def next(self, pts: int) -> tuple[int, int, int]:
+        """Give pts, dts and duration of the next packet."""
+        place = self._place[pts] + 1
+        until = self._shown[place] if place < len(self._shown) else self._end
+        dts = self._dts[self._next]
+        self._next += 1
+        return pts, dts, until - pts
+
+    def decoding_duration(self, duration: int) -> int:
+        """Give the duration with which the last packet is decoded as long as all are shown.
+
+        MP4 adds up decoding times to get a track's duration. At a variable rate with B-frames
+        the last of these would miss the end of the last frame shown.
+        """
+        if self._next < len(self._shown):
+            return duration
+        wanted = self._dts[0] + (self._end - self._shown[0]) - self._dts[-1]
+        return max(duration, min(wanted, self._end - self._shown[-1]))
+
+
+def _shifts(segments: Sequence[Segment]) -> Iterator[int]:
+    """Say by how many ticks each segment must move on so as not to overlap the one before.
+
+    None but in AVI, which has one tick per frame: two may both want the one at their border.
+    """
+    end: int | None = None
+    for segment in segments:
+        first = min(segment.pts)
+        shift = 0 if end is None else max(0, end - first)
+        yield shift
+        end = max(segment.pts) + shift + 1

@@ -1,0 +1,179 @@
+"""The video stream of an output: its encoder, its clock, and how frames become pictures.
+
+The same track is opened once for each segment, which encodes, and once more for the file
+that joins them, whose header is then the one its packets were made for.
+"""
+
+import math
+from fractions import Fraction
+
+import av
+from av.codec.context import Flags, ThreadType
+from av.container import OutputContainer
+from av.format import ContainerFormat
+from av.video.stream import VideoStream
+
+from sepconv_video.errors import VideoError
+from sepconv_video.frames import Frame, VideoInfo
+from sepconv_video.video.encoders import Encoding, plan
+from sepconv_video.video.faults import explain
+from sepconv_video.video.formats import frame_of, layout_of, widen
+
+_MOST_TICKS = 2**31 - 1  # FFmpeg keeps time bases in 32 bits
+_LAMBDA_PER_QUANTISER = 118  # FF_QP2LAMBDA
+_GRIDS = {"matroska": 1000, "webm": 1000, "mpegts": 90_000}  # ticks per second
+
+
+class Track:
+    """How a video is encoded, decided once for all its segments.
+
+    Attributes:
+        codec: FFmpeg's name of the encoder chosen.
+        container: FFmpeg's name of the container it will end up in.
+        time_base: Seconds per tick of the encoder and of the packets.
+        note: What is encoded otherwise than in the source, in one line, or an empty string.
+    """
+
+    def __init__(
+        self, info: VideoInfo, *, time_base: Fraction, rate: Fraction, encoding: Encoding
+    ) -> None:
+        """Choose the encoder.
+
+        Args:
+            info: The source's description: size, format, colour, aspect, rotation.
+            time_base: Seconds per tick of the frames' `pts` and `duration`.
+            rate: Nominal frames per second of the output.
+            encoding: Codec, quality and container.
+
+        Raises:
+            OptionsError: If the encoding makes no sense.
+            VideoError: If no encoder can hold the video.
+        """
+        self.info, self.container = info, encoding.container or "matroska"
+        self._plan = plan(info, encoding, self.container)
+        self._frame_ticks, self._rate = time_base, rate
+        self.codec, self.note = self._plan.codec, self._plan.note
+        self.time_base = time_base
+        if self.container == "avi":  # a constant rate only; finer ticks become empty frames
+            self.time_base = 1 / rate
+        elif max(time_base.denominator, time_base.numerator) > _MOST_TICKS:
+            self.time_base = Fraction(1, 1_000_000)
+        self._source_layout = layout_of(info.pix_fmt) or self._plan.layout
+
+    def clock(self) -> "Clock":
+        """Start the clock of a segment."""
+        return Clock(self._frame_ticks, self.time_base, self.container)
+
+    def add_to(self, output: OutputContainer) -> VideoStream:
+        """Declare the stream in an output and open its encoder.
+
+        Raises:
+            VideoError: If the encoder does not open.
+        """
+        info, color = self.info, self.info.color
+        stream = output.add_stream(
+            self.codec,
+            self._rate.limit_denominator(_MOST_TICKS // max(1, math.ceil(self._rate))),
+            options=self._plan.options,
+            time_base=self.time_base,
+            width=info.width,
+            height=info.height,
+        )
+        assert isinstance(stream, VideoStream)
+        context = stream.codec_context
+        context.pix_fmt = self._plan.stored_as
+        context.colorspace, context.color_range = color.colorspace_tag, color.range_tag
+        context.color_primaries, context.color_trc = color.primaries_tag, color.transfer_tag
+        if info.sample_aspect_ratio:
+            context.sample_aspect_ratio = info.sample_aspect_ratio
+        # PyAV's default cuts pictures into slices, which costs x264 quality
+        context.thread_type = ThreadType.AUTO
+        if self._plan.quantiser is not None:
+            context.qscale = True
+            context.global_quality = self._plan.quantiser * _LAMBDA_PER_QUANTISER
+        self._set_header_flag(stream)
+        if context.codec.canonical_name == "hevc" and output.format.name in {"mp4", "mov"}:
+            context.codec_tag = "hvc1"  # Apple's players know no other
+        if info.display_matrix:
+            stream.set_display_matrix(info.display_matrix)
+        self._open(stream)
+        return stream
+
+    def _set_header_flag(self, stream: VideoStream) -> None:
+        """Put the parameter sets where the final container wants them, whatever this one does.
+
+        In MP4 they stand in the header, in a transport stream before each key frame.
+        """
+        wanted = ContainerFormat(self.container, "w").flags & _GLOBAL_HEADER
+        flags = stream.codec_context.flags & ~Flags.global_header
+        stream.codec_context.flags = flags | (Flags.global_header if wanted else 0)
+
+    def _open(self, stream: VideoStream) -> None:
+        try:
+            stream.codec_context.open()
+        except av.FFmpegError as fault:
+            info = self.info
+            raise VideoError(
+                f"cannot open encoder `{self.codec}` for {info.width}x{info.height} "
+                f"{self._plan.pix_fmt} at {self.time_base} s per tick in {self.container}: "
+                f"{explain(fault)[0]}",
+                "it needs an NVIDIA GPU with an encoder; `libx264` runs everywhere"
+                if self.codec.endswith("_nvenc")
+                else "choose another codec, e.g. `libx264`",
+            ) from fault
+
+    def picture(self, frame: Frame, pts: int, duration: int) -> av.VideoFrame:
+        """Turn a frame into what the encoder takes, at a time in ticks of `time_base`."""
+        planes, color = frame.planes, self.info.color
+        if self._plan.layout != self._source_layout:
+            planes = widen(
+                planes, self._source_layout, self._plan.layout, full_range=color.full_range
+            )
+        picture = frame_of(planes, self._plan.pix_fmt, self._plan.layout)
+        picture.time_base = self.time_base
+        picture.pts, picture.duration = pts, duration
+        picture.colorspace, picture.color_range = color.colorspace_tag, color.range_tag
+        picture.color_primaries, picture.color_trc = color.primaries_tag, color.transfer_tag
+        return picture
+
+    def rounding_note(self, rounded: int) -> str:
+        """Say how many of the times are not exact; an empty string if all are."""
+        if not rounded:
+            return ""
+        grid = _GRIDS.get(self.container, 1 / self.time_base)
+        return (
+            f"{rounded} frame times rounded to 1/{grid} s, the finest a {self.container} "
+            "file has; a name ending in `.mp4` keeps them exactly"
+        )
+
+
+class Clock:
+    """Turns the frames' ticks into the encoder's, which the container must be able to hold.
+
+    Attributes:
+        rounded: Times so far that do not fall on a tick of the container.
+    """
+
+    def __init__(self, ticks: Fraction, time_base: Fraction, container: str) -> None:
+        """Start at nothing; times must then come in increasing order."""
+        self.rounded = 0
+        self._ratio = ticks / time_base
+        self._to_grid = ticks * _GRIDS.get(container, 1 / ticks)
+        self._last: int | None = None
+
+    def pts(self, ticks: int) -> int:
+        """Time of a frame in the encoder's ticks, later than the one before."""
+        exact = ticks * self._ratio
+        pts = round(exact)
+        if self._last is not None:
+            pts = max(pts, self._last + 1)
+        self.rounded += pts != exact or (ticks * self._to_grid).denominator != 1
+        self._last = pts
+        return pts
+
+    def duration(self, ticks: int) -> int:
+        """Length of a frame in the encoder's ticks."""
+        return round(ticks * self._ratio)
+
+
+_GLOBAL_HEADER = 0x0040  # AVFMT_GLOBALHEADER
