@@ -1,137 +1,296 @@
-"""Many files with one engine: find what there is to do, do it, go on after a failure."""
+"""Many files with one crew: do what nobody has done yet, go on after a failure."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from fractions import Fraction
 
-from sepconv_video.engine import Engine
-from sepconv_video.errors import OptionsError, SepConvVideoError
+from sepconv_video.crew import Crew, ShouldStop, Task
+from sepconv_video.errors import BusyError, OptionsError, SepConvVideoError
+from sepconv_video.ledger import Ledger
 from sepconv_video.options import Job, Options
-from sepconv_video.pipeline import Progress, Report, interpolate_file
-from sepconv_video.video import container_for
+from sepconv_video.production import Production, Report, Span
+from sepconv_video.scribe import SEGMENT_FRAMES
+from sepconv_video.video import Extent, measure
 
-VIDEO_SUFFIXES = frozenset(
-    {
-        *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"),
-        *(".mxf", ".nut", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
-    }
-)
-"""What counts as a video when a folder is searched; a file named outright is always tried."""
+PIECES_PER_WORKER = 3
+"""A video longer than its share is cut into spans of such a part of what a worker has to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What became of one job: a report or an error."""
+    """What became of one job."""
 
     job: Job
-    report: Report | None
-    error: SepConvVideoError | None
+    state: str
+    """`done`; `damaged`: done, but not all of the source could be decoded; `skipped`: complete
+    from an earlier run; `taken`: another process is making it; `failed`."""
+    report: Report | None = None
+    error: SepConvVideoError | None = None
 
     @property
     def is_good(self) -> bool:
-        """Whether the whole video was made from an undamaged source."""
-        return self.report is not None and self.report.damage is None
+        """Whether the whole video is there or on its way, made from an undamaged source."""
+        damage = self.report.damage if self.report else None
+        return self.state in {"done", "skipped", "taken"} and damage is None
 
 
-def find_jobs(inputs: Sequence[Path], output: Path | None, factor: int) -> list[Job]:
-    """Say which file becomes which, and make the folders they go to.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """How far one job is, in frames of its target."""
 
-    A file goes to `output`, or to `NAME.2x.SUFFIX` beside it, or under its new name into
-    `output` if that is a folder. Of a folder all videos in it and below go into `output`,
-    under the same names in the same tree.
-
-    Args:
-        inputs: Files and folders.
-        output: Target file or folder; None for a file's default.
-        factor: The frame-rate factor, for the default names.
-
-    Raises:
-        OptionsError: A folder without an output folder or without videos, or an output
-            folder that cannot be made.
-    """
-    jobs: list[Job] = []
-    for source in inputs:
-        if source.is_dir():
-            jobs.extend(_folder_jobs(source, output))
-        elif output is None or output.is_dir() or len(inputs) > 1:
-            jobs.append(Job(source=source, target=_default_target(source, output, factor)))
-        else:
-            jobs.append(Job(source=source, target=output))
-    if any(source.is_dir() for source in inputs) or len(inputs) > 1:
-        _make_folders(jobs)  # `output` is a folder here, so it need not exist yet
-    return jobs
+    job: Job
+    done: int
+    kept: int
+    """Those done by an earlier run."""
+    expected: int | None
+    """What the source's header promises."""
 
 
-def _make_folders(jobs: Sequence[Job]) -> None:
-    for job in jobs:
-        folder = job.target.parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OptionsError(
-                f"cannot make the folder `{folder}`: {error.strerror}",
-                "choose another one with `-o`",
-            ) from error
-
-
-def _folder_jobs(folder: Path, output: Path | None) -> Iterator[Job]:
-    if output is None or (output.exists() and not output.is_dir()):
-        raise OptionsError(
-            f"the folder `{folder}` needs a folder to write to", "name one with `-o out/`"
-        )
-    if output.exists() and output.samefile(folder):
-        raise OptionsError(
-            f"cannot write into `{folder}`: it is the source folder itself",
-            "name another one with `-o out/`",
-        )
-    sources = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in VIDEO_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not path.is_relative_to(output)
-    ]
-    if not sources:
-        raise OptionsError(
-            f"there is no video in the folder `{folder}`",
-            f"videos are files with one of the suffixes {' '.join(sorted(VIDEO_SUFFIXES))}",
-        )
-    for source in sources:
-        target = output / source.relative_to(folder)
-        yield Job(source=source, target=target.with_suffix(_writable_suffix(source)))
-
-
-def _default_target(source: Path, folder: Path | None, factor: int) -> Path:
-    name = f"{source.stem}.{factor}x{_writable_suffix(source)}"
-    return (folder or source.parent) / name
-
-
-def _writable_suffix(source: Path) -> str:
-    """The source's own suffix, or Matroska's, which holds everything, where nothing writes it."""
-    try:
-        container_for(source)
-    except SepConvVideoError:
-        return ".mkv"
-    return source.suffix
+OnStep = Callable[[Step], None]
 
 
 def run_jobs(
-    jobs: Sequence[Job], options: Options, on_progress: Progress | None = None
+    jobs: Sequence[Job],
+    options: Options,
+    crew: Crew,
+    *,
+    ledger: Ledger | None = None,
+    on_step: OnStep | None = None,
+    should_stop: ShouldStop = lambda: False,
 ) -> Iterator[Result]:
-    """Do the jobs one after the other with one engine; a failure does not stop the rest.
+    """Do the jobs, longest first; a failure does not stop the rest.
+
+    Args:
+        jobs: What to make.
+        options: How, for all of them.
+        crew: Who does it; with several workers long videos are shared among them.
+        ledger: Where to write down what became of each, and to find out what needs no doing.
+        on_step: Called as frames are written.
+        should_stop: Asked now and then; True ends the work soon and keeps what is finished.
 
     Yields:
-        One result per job, in order.
+        One result per job, as they end.
 
     Raises:
-        SepConvVideoError: The engine itself cannot be made: no such model or device.
+        Interrupted: Because of `should_stop`.
+        SepConvVideoError: No worker can be had: no such device, or all were lost.
     """
-    engine = Engine.from_options(options)
-    for job in jobs:
-        report, error = None, None
+    with _Desk(options, crew.size, ledger, on_step) as desk:
+        todo = desk.sorted(jobs)
+        while todo:
+            for outcome in crew.run(desk.tasks(todo), desk.count, should_stop):
+                yield from desk.news()
+                desk.end_of(outcome.task, outcome.error)
+                yield from desk.news()
+            yield from desk.news()
+            # others may have failed at what they had taken, or died
+            todo, free = [], [job for job in desk.taken if desk.is_free(job)]
+            for job in desk.taken:
+                if job not in free:
+                    yield Result(job=job, state="taken", error=desk.taken[job])
+            todo = free
+            desk.taken.clear()
+
+
+@dataclass(slots=True)
+class _Work:
+    """A job that is being done."""
+
+    production: Production
+    claim: ExitStack
+    open_tasks: int
+    kept: int
+    done: dict[Span, int]
+
+
+class _Desk:
+    """Hands out tasks, keeps the claims, and finishes what is complete."""
+
+    def __init__(
+        self, options: Options, workers: int, ledger: Ledger | None, on_step: OnStep | None
+    ) -> None:
+        self._options, self._workers = options, workers
+        self._ledger, self._on_step = ledger, on_step
+        self._work: dict[Job, _Work] = {}
+        self._news: deque[Result] = deque()
+        self._extents: dict[Job, Extent] = {}
+        self.taken: dict[Job, SepConvVideoError] = {}
+
+    def __enter__(self) -> "_Desk":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for work in self._work.values():
+            work.claim.close()
+
+    def sorted(self, jobs: Sequence[Job]) -> list[Job]:
+        """Measure the jobs and put the longest first, that the end may not wait for it."""
+        if len(jobs) > 1 or self._workers > 1:
+            self._extents = {job: measure(job.source) for job in jobs}
+        return sorted(jobs, key=lambda job: -self._pixels(job))
+
+    def _pixels(self, job: Job) -> int:
+        extent = self._extents.get(job)
+        return extent.pixels * extent.frames if extent else 0
+
+    def tasks(self, jobs: Sequence[Job]) -> Iterator[Task]:
+        """Claim one job after the other: whole ones first, then the pieces of the long ones."""
+        total = sum(map(self._pixels, jobs))
+        share = Fraction(total, self._workers * PIECES_PER_WORKER)
+        is_long = {job: self._workers > 1 and self._pixels(job) > share for job in jobs}
+        for job in sorted(jobs, key=is_long.__getitem__):
+            spans = self._begin(job)
+            if is_long[job]:
+                frames = max(1, round(share / self._extents[job].pixels))
+                spans = [
+                    piece for span in spans for piece in _pieces(span, frames, self._extents[job])
+                ]
+            if spans:
+                self._work[job].open_tasks = len(spans)
+                for span in spans:
+                    if job in self._work:  # or another of its tasks has failed
+                        yield Task(job=job, options=self._options, span=span)
+            elif job in self._work:
+                self._finish(job)
+
+    def _begin(self, job: Job) -> list[Span]:
+        """Claim a job and say what is to be made; nothing if it is not ours to do."""
+        claim = ExitStack()
         try:
-            report = interpolate_file(job, options, engine=engine, on_progress=on_progress)
-        except SepConvVideoError as fault:
-            error = fault
-        yield Result(job=job, report=report, error=error)
+            self._check_inside(job)
+            production = Production(job, self._options)
+            if self._is_finished(job, production):
+                return []
+            claim.enter_context(production.claim())
+            if job.target.exists() and self._is_finished(job, production):
+                claim.close()  # by another process, since we looked
+                return []
+            report = production.begin()
+        except BusyError as error:
+            self.taken[job] = error
+        except SepConvVideoError as error:
+            claim.close()
+            self._tell(job, production=None, error=error)
+        else:
+            self._work[job] = _Work(production, claim, 0, production.frames_done(), {})
+            if report is None:
+                return production.spans()
+            self._close(job, report=report)
+        return []
+
+    def _is_finished(self, job: Job, production: Production) -> bool:
+        if self._ledger is None or not self._options.resume:
+            return False
+        entry = self._ledger.finished(job.target, production.parts.identity)
+        if entry is None:
+            return False
+        report = Report.from_json(entry["report"])
+        self._news.append(Result(job=job, state="skipped", report=report))
+        return True
+
+    def _check_inside(self, job: Job) -> None:
+        """Refuse a target that a link would lead out of the output folder."""
+        if self._ledger is None:
+            return
+        folder = self._ledger.folder.resolve()
+        if not job.target.parent.resolve().is_relative_to(folder):
+            raise OptionsError(
+                f"cannot write `{job.target}`: a link leads out of `{self._ledger.folder}`",
+                "remove the link",
+            )
+
+    def count(self, task: Task, frames: int, expected: int | None) -> None:
+        """Note how far a task is."""
+        work = self._work.get(task.job)
+        if work is None:
+            return  # another task of the job has failed
+        work.done[task.span] = frames
+        if self._on_step is not None:
+            done = work.kept + sum(work.done.values())
+            self._on_step(Step(job=task.job, done=done, kept=work.kept, expected=expected))
+
+    def end_of(self, task: Task, error: SepConvVideoError | None) -> None:
+        """Note the end of a task; with the last one of a job the target is put together."""
+        work = self._work.get(task.job)
+        if work is None:
+            return  # another task of the job has failed
+        work.open_tasks -= 1
+        if error is not None:
+            self._close(task.job, error=error)
+        elif work.open_tasks == 0:
+            self._finish(task.job)
+
+    def _finish(self, job: Job) -> None:
+        try:
+            report = self._work[job].production.join()
+        except SepConvVideoError as error:
+            self._close(job, error=error)
+        else:
+            self._close(job, report=report)
+
+    def _close(
+        self, job: Job, report: Report | None = None, error: SepConvVideoError | None = None
+    ) -> None:
+        """Write down what became of a job, and only then remove its pieces and let it go."""
+        work = self._work.pop(job)
+        with work.claim:
+            self._tell(job, production=work.production, report=report, error=error)
+            if report is not None:
+                work.production.clean()
+
+    def _tell(
+        self,
+        job: Job,
+        *,
+        production: Production | None,
+        report: Report | None = None,
+        error: SepConvVideoError | None = None,
+    ) -> None:
+        state = "failed" if report is None else "damaged" if report.damage else "done"
+        result = Result(job=job, state=state, report=report, error=error)
+        self._news.append(result)
+        is_foreign = isinstance(error, OptionsError) and job.target.exists()
+        if self._ledger is not None and not is_foreign:
+            self._ledger.record(job.target, _entry(result, production))
+
+    def news(self) -> Iterator[Result]:
+        """Give the results there are since the last time."""
+        while self._news:
+            yield self._news.popleft()
+
+    def is_free(self, job: Job) -> bool:
+        """Whether what another process had taken is free again and not finished."""
+        with ExitStack() as trial:
+            try:
+                trial.enter_context(Production(job, self._options).claim())
+            except SepConvVideoError:
+                return False
+        return True
+
+
+def _entry(result: Result, production: Production | None) -> dict[str, object]:
+    entry: dict[str, object] = {"source": str(result.job.source), "state": result.state}
+    if production is not None:
+        entry["identity"] = production.parts.identity
+    if result.report is not None:
+        entry["report"] = result.report.as_json()
+    if result.error is not None:
+        entry |= {"error": result.error.message, "hint": result.error.hint}
+    return entry
+
+
+def _pieces(span: Span, frames: int, extent: Extent) -> Iterator[Span]:
+    """Cut a span at borders of segments into pieces of about so many frames.
+
+    The last one is open to the end, since headers may promise too much or too little.
+    """
+    first, end = span
+    step = max(1, round(frames / SEGMENT_FRAMES)) * SEGMENT_FRAMES
+    border = (first // SEGMENT_FRAMES) * SEGMENT_FRAMES + step
+    until = extent.frames if end is None else end
+    while border + SEGMENT_FRAMES // 2 < until:
+        yield first, border
+        first, border = border, border + step
+    yield first, end

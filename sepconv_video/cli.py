@@ -1,15 +1,14 @@
-"""The command line: text to options, errors to one line and an exit code, progress.
+"""The command line: text to options, errors to one line and an exit code, signals to a stop.
 
 Everything heavy is imported in the body of the command, so that `--help` is instant.
-Exit codes: 0 all good, 1 some file failed, 2 usage, 130 interrupted.
+Exit codes: 0 all good, 1 some file failed, 2 usage, 130 or 143 interrupted.
 """
 
-import contextlib
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -17,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sepconv_video import __version__
-from sepconv_video.errors import OptionsError, SepConvVideoError
+from sepconv_video.display import display, show_error
+from sepconv_video.errors import Interrupted, OptionsError, SepConvVideoError
 from sepconv_video.options import FACTORS, MAX_CRF, PRECISIONS, Options
 
 if TYPE_CHECKING:
     from sepconv_video.batch import Result
-
-PLAIN_PROGRESS_S = 10.0
-"""Without a terminal, one line of progress in this time."""
+    from sepconv_video.crew import Crew
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         error.show()
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: the file in hand was not written", err=True)
+        click.echo("interrupted: what is finished is kept", err=True)
         code = 130
     except SepConvVideoError as error:
         if debug:
@@ -57,14 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _terminate(signum: int, frame: FrameType | None) -> None:
     """Turn a request to end into an exception, so that partial files are removed."""
     sys.exit(128 + signum)
-
-
-def show_error(error: SepConvVideoError) -> None:
-    """Print what failed and why and, after an empty line, what to do about it."""
-    message = " ".join(error.message.split("\n"))
-    click.echo(f"error: {message}", err=True)
-    if error.hint:
-        click.echo(f"\nhint: {error.hint}", err=True)
 
 
 def _list_models(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -125,6 +115,16 @@ def _flag(name: str, callback: Callable[..., None], text: str) -> Callable[..., 
     help="Quality, less is better.  [default: visually lossless]",
 )  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@click.option("--no-resume", is_flag=True, help="Make everything afresh.")
+@click.option("--keep-parts", is_flag=True, help="Keep the finished pieces of complete files.")
+@click.option("--pattern", help="Of a folder's files take those like this, e.g. '*_raw.mkv'.")
+@click.option("--devices", metavar="LIST", help="One worker process for each, e.g. cuda:0,cuda:1.")
+@click.option("--shard", metavar="I/N", help="Do the I-th of N parts of the files, from 1.")
+@click.option(
+    "--ray", is_flag=False, flag_value="auto", metavar="[ADDRESS]",
+    help="Work on a Ray cluster: that address, or the one found.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines on stdout.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @_flag("--list-models", _list_models, "List the models that come with the package.")
@@ -134,23 +134,24 @@ def command(
     inputs: tuple[Path, ...],
     output: Path | None,
     factor: str,
-    quiet: bool,
-    debug: bool,
-    **chosen: Any,  # noqa: ANN401 - exactly the other fields of Options
+    no_resume: bool,
+    **chosen: Any,  # noqa: ANN401 - the other options
 ) -> int:
     """Raise a video's frame rate with adaptive separable convolution.
 
-    INPUT is a video, or a folder of videos (with `-o FOLDER`), or two pictures, between which
-    one is made (with `-o PICTURE`).
+    INPUT is a video, a folder of videos or a pattern (with `-o FOLDER`), or two pictures,
+    between which one is made (with `-o PICTURE`). What an earlier run left unfinished is
+    gone on with.
     """
     if not inputs:
         raise click.UsageError("no INPUT: name a video, a folder of videos or two pictures")
-    options = Options(factor=int(factor), **chosen)
+    fields = {name: chosen.pop(name) for name in Options.__dataclass_fields__ if name in chosen}
+    options = Options(factor=int(factor), resume=not no_resume, **fields)
     from sepconv_video.video import is_picture  # noqa: PLC0415 - imports av
 
     if all(is_picture(path) for path in inputs):
-        return _join_pictures(inputs, output, options, quiet)
-    return _run_videos(inputs, output, options, quiet=quiet, debug=debug)
+        return _join_pictures(inputs, output, options, chosen["quiet"])
+    return _run_videos(inputs, output, options, chosen)
 
 
 def _join_pictures(
@@ -170,119 +171,96 @@ def _join_pictures(
 
 
 def _run_videos(
-    inputs: Sequence[Path], output: Path | None, options: Options, *, quiet: bool, debug: bool
+    inputs: Sequence[Path], output: Path | None, options: Options, chosen: dict[str, Any]
 ) -> int:
-    from sepconv_video.batch import find_jobs, run_jobs  # noqa: PLC0415 - imports torch
+    from sepconv_video.batch import run_jobs  # noqa: PLC0415 - imports torch
+    from sepconv_video.jobs import find_jobs, is_folder, shard  # noqa: PLC0415 - imports av
+    from sepconv_video.ledger import Ledger  # noqa: PLC0415
 
-    jobs = find_jobs(inputs, output, options.factor)
+    jobs = find_jobs(inputs, output, options.factor, chosen["pattern"])
+    if chosen["shard"]:
+        jobs = shard(jobs, *_shard_numbers(chosen["shard"]))
+    ledger = Ledger(output) if output is not None and is_folder(inputs, output) else None
+    crew = _crew(options, chosen)
     code = 0
-    with progress(is_shown=not quiet) as on_progress:
-        for result in run_jobs(jobs, options, on_progress):
-            if result.error is not None:
-                if debug:
+    with _Brake() as brake, display(quiet=chosen["quiet"], as_json=chosen["as_json"]) as shown:
+        shown.start(jobs)
+        try:
+            results = run_jobs(
+                jobs, options, crew, ledger=ledger, on_step=shown.step, should_stop=brake.is_pulled
+            )
+            for result in results:
+                if chosen["debug"] and result.error is not None:
                     raise result.error
-                # alone, a mistake of usage is told from a file that failed
-                is_usage = len(jobs) == 1 and isinstance(result.error, OptionsError)
-                code = 2 if is_usage else 1
-            elif not result.is_good:
-                code = 1
-            show_result(result, quiet=quiet)
+                code = max(code, _code_of(result, is_alone=len(jobs) == 1))
+                shown.result(result)
+        except Interrupted as stop:
+            shown.error(stop, brake.code)
+            return brake.code
+        shown.end(code)
     return code
 
 
-def show_result(result: "Result", *, quiet: bool) -> None:
-    """Print what became of one file: its error, or its figures and what is worth knowing."""
-    if result.error is not None:
-        show_error(result.error)
-        return
-    report = result.report
-    if report is None:
-        return
-    if report.damage:
-        click.echo(
-            f"warning: `{result.job.source}` is damaged: {report.damage}; "
-            f"what could be decoded of it, {report.source_frames} frames, was used",
-            err=True,
-        )
-    if quiet:
-        return
-    for note in report.notes:
-        click.echo(f"note: {note}", err=True)
-    held = [
-        f"{count} {noun if count == 1 else noun + 's'}"
-        for count, noun in ((len(report.cuts), "cut"), (report.stills, "still pair"))
-        if count
-    ]
-    click.echo(
-        f"wrote `{report.target}`: {report.source_frames} frames became {report.frames} "
-        f"in {report.seconds:.1f} s ({report.frames_per_s:.1f} frames/s)"
-        + (f"; held at {' and '.join(held)}" if held else ""),
-        err=True,
-    )
+def _code_of(result: "Result", *, is_alone: bool) -> int:
+    """Exit code for one file; alone, a mistake of usage is told from a file that failed."""
+    if is_alone and isinstance(result.error, OptionsError):
+        return 2
+    return 0 if result.is_good and not (is_alone and result.error) else 1
 
 
-@contextlib.contextmanager
-def progress(*, is_shown: bool) -> Iterator[Callable[[int, int | None], None] | None]:
-    """Show progress on stderr: a bar on a terminal, a line now and then elsewhere.
+def _crew(options: Options, chosen: dict[str, Any]) -> "Crew":
+    """Decide who works: this process, one process per device, or a cluster."""
+    from sepconv_video.crew import Alone, EngineWork, Processes, check, engine_work  # noqa: PLC0415
 
-    Yields:
-        A callable for the frames written and those expected; it starts anew when a new file
-        begins. None when nothing is shown.
+    if chosen["ray"] and chosen["devices"]:
+        raise click.UsageError("--ray and --devices exclude each other: Ray finds the devices")
+    if chosen["ray"]:
+        from sepconv_video.cluster import Cluster  # noqa: PLC0415 - imports ray
+
+        check(options, [])
+        return Cluster(chosen["ray"], partial(engine_work, options))
+    if chosen["devices"]:
+        devices = [name.strip() for name in chosen["devices"].split(",") if name.strip()]
+        check(options, devices)
+        return Processes(devices, partial(engine_work, options))
+    check(options, [options.device])
+    return Alone(EngineWork(options))
+
+
+def _shard_numbers(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal()):
+        raise click.UsageError(f"`--shard {text}` is not like 1/4: which part, of how many")
+    return int(number), int(count)
+
+
+class _Brake:
+    """Ctrl-C and requests to end: the first stops after the frame in hand, the second at once.
+
+    Attributes:
+        code: The exit code that tells which it was.
     """
-    if not is_shown:
-        yield None
-    elif sys.stderr.isatty():
-        with _Bar() as bar:
-            yield bar.update
-    else:
-        yield _Lines().update
-
-
-class _Bar:
-    """A tqdm bar, one per file."""
 
     def __init__(self) -> None:
-        from tqdm import tqdm  # noqa: PLC0415 - slow to import
+        self.code = 0
+        self._before: dict[int, Any] = {}
 
-        self._make = tqdm
-        self._bar: tqdm[Any] | None = None
-
-    def __enter__(self) -> "_Bar":
+    def __enter__(self) -> "_Brake":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._pull)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+    def is_pulled(self) -> bool:
+        """Whether to stop."""
+        return self.code != 0
 
-    def update(self, written: int, expected: int | None) -> None:
-        if self._bar is None or written == 1:
-            self._close()
-            self._bar = self._make(
-                total=expected, unit="frame", dynamic_ncols=True, leave=False, smoothing=0.1
-            )
-        self._bar.update(written - self._bar.n)
-        if expected is not None and written >= expected:
-            self._close()
-
-
-class _Lines:
-    """Plain lines for logs: frames, frames per second and the time left."""
-
-    def __init__(self) -> None:
-        self._started = self._told = time.monotonic()
-
-    def update(self, written: int, expected: int | None) -> None:
-        now = time.monotonic()
-        if written == 1:
-            self._started = self._told = now
-        if now - self._told < PLAIN_PROGRESS_S:
-            return
-        self._told = now
-        rate = written / (now - self._started)
-        of = f"/{expected}" if expected else ""
-        left = f", {(expected - written) / rate:.0f} s left" if expected else ""
-        click.echo(f"{written}{of} frames, {rate:.1f} frames/s{left}", err=True)
+    def _pull(self, number: int, frame: FrameType | None) -> None:
+        if self.code:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        self.code = 128 + number
+        # not through `print`, in the middle of which the signal may have come
+        os.write(2, b"\nstopping after the frame in hand; once more to stop at once\n")

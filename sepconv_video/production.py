@@ -7,28 +7,25 @@ what is finished of it survives in `TARGET.parts` whatever happens.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from sepconv_video import __version__
 from sepconv_video.engine import Engine
 from sepconv_video.errors import Interrupted, OptionsError, VideoError
-from sepconv_video.frames import Frame, Interval, VideoInfo
+from sepconv_video.frames import Frame, VideoInfo
 from sepconv_video.options import Job, Options
-from sepconv_video.parts import Identity, Part, Parts, gaps, identify
-from sepconv_video.scenes import is_cut, is_duplicate
-from sepconv_video.schedule import intervals
+from sepconv_video.parts import Identity, Parts, gaps, identify
+from sepconv_video.scribe import Judge, Scribe
 from sepconv_video.stream import prefetch
 from sepconv_video.video import (
     ENCODERS_VERSION,
     Encoding,
     Reader,
     Segment,
-    SegmentWriter,
     Track,
     container_for,
     join,
@@ -39,9 +36,6 @@ from sepconv_video.weights import weights_digest
 
 QUEUE_BYTES = 64 * 2**20
 """Frames waiting between two threads may take this much memory."""
-SEGMENT_FRAMES = 120
-"""Source frames per segment: what a kill may cost, five seconds of a film; and about as far
-apart as encoders set key frames anyway."""
 PATIENCE_S = 600.0
 """After so long without a decoded frame the source's file system counts as dead."""
 
@@ -164,14 +158,14 @@ class Production:
         job, factor, (first, end) = self.job, self.options.factor, span
         with ExitStack() as stack:
             reader = stack.enter_context(Reader(job.source))
-            info, judge = reader.info, _Judge(reader.info.bits)
+            info, judge = reader.info, Judge(reader.info.bits)
             track = self._track(info)
             rehearse(track, job.source, job.target)
             depth = queue_depth(info)
             pairs = islice(judge.watch(reader.frames(first), info), end and end - first)
             todo = stack.enter_context(prefetch(pairs, depth, "decode", PATIENCE_S))
             made = stack.enter_context(prefetch(engine.run(todo, info, factor), depth, "engine"))
-            scribe = stack.enter_context(_Scribe(self.parts, track, factor, first, judge))
+            scribe = stack.enter_context(Scribe(self.parts, track, factor, first, judge))
             expected = info.frame_count_from_header
             for count, frame in enumerate(_patient(made, job.source), 1):
                 scribe.write(frame)
@@ -309,119 +303,3 @@ def queue_depth(info: VideoInfo) -> int:
     """How many frames of a video may wait in one queue, by their size in bytes."""
     frame_bytes = info.width * info.height * 3 * (2 if info.bits > 8 else 1)
     return max(1, min(32, QUEUE_BYTES // frame_bytes))
-
-
-class _Judge:
-    """Decides whether anything may be made between two frames, and remembers where not.
-
-    Attributes:
-        end: Index after the source's last frame, once that is known.
-    """
-
-    def __init__(self, bits: int) -> None:
-        self.end: int | None = None
-        self._bits = bits
-        self._cuts: list[int] = []
-        self._stills: list[int] = []
-
-    def watch(self, frames: Iterator[Frame], info: VideoInfo) -> Iterator[Interval]:
-        """Pair the frames, noticing the last one."""
-        # a lone frame without a duration is shown as long as the rate says
-        default_duration = round(1 / (info.rate * info.time_base)) if info.rate else 1
-        for interval in intervals(frames, self._may_synthesise, default_duration):
-            if interval.right is None:
-                self.end = interval.left.index + 1
-            yield interval
-
-    def _may_synthesise(self, left: Frame, right: Frame) -> bool:
-        if is_duplicate(left, right):
-            self._stills.append(right.index)
-            return False
-        if is_cut(left, right, self._bits):
-            self._cuts.append(right.index)
-            return False
-        return True
-
-    def cuts(self, first: int, end: int) -> tuple[int, ...]:
-        """Frames beginning a shot, of the intervals that begin with frames `first` to `end`."""
-        return tuple(index for index in self._cuts if first < index <= end)
-
-    def stills(self, first: int, end: int) -> int:
-        """Count the held pairs of the same intervals."""
-        return sum(first < index <= end for index in self._stills)
-
-
-class _Scribe:
-    """Writes frames into segments, each finished when it is full."""
-
-    def __init__(self, parts: Parts, track: Track, factor: int, first: int, judge: _Judge) -> None:
-        self._parts, self._track, self._factor, self._judge = parts, track, factor, judge
-        self._first, self._frames = first, 0
-        self._writer: SegmentWriter | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._writer is not None:
-            self._writer.__exit__(kind, error, trace)
-            with suppress(OSError):
-                self._parts.writing_path(self._first).unlink(missing_ok=True)
-
-    @property
-    def _end(self) -> int:
-        """Index of the source frame that follows."""
-        return self._first + self._frames // self._factor
-
-    @property
-    def is_at_end(self) -> bool:
-        """Whether all frames of the source have been written."""
-        return self._end == self._judge.end
-
-    def write(self, frame: Frame) -> None:
-        # only now, as the last segment is finished differently
-        if self._frames and self._frames % self._factor == 0 and self._end % SEGMENT_FRAMES == 0:
-            self.finish()
-        if self._writer is None:
-            path = self._parts.writing_path(self._first)
-            self._writer = SegmentWriter(path, self._track, self._parts.target)
-        self._writer.write(frame)
-        self._frames += 1
-
-    def finish(self, reader: Reader | None = None) -> None:
-        """Finish the segment in hand, if any; the last one takes what the reader has to say."""
-        if self._writer is None:
-            return
-        first, end, is_last = self._first, self._end, self.is_at_end
-        if is_last and end < 2:
-            raise _one_frame(self._track.info.path)
-        segment = self._writer.finish()
-        path = self._parts.writing_path(first)
-        part = Part(
-            key=self._parts.key,
-            first=first,
-            source_frames=end - first,
-            frames=self._frames,
-            is_last=is_last,
-            cuts=self._judge.cuts(first, end),
-            stills=self._judge.stills(first, end),
-            **asdict(segment),
-            damage=reader.damage if reader is not None and is_last else None,
-            notes=tuple(reader.notes) if reader is not None and is_last else (),
-            size_bytes=path.stat().st_size,
-        )
-        self._parts.add(part)
-        self._first, self._frames, self._writer = end, 0, None
-
-
-def _one_frame(source: Path) -> VideoError:
-    return VideoError(
-        f"nothing to do in `{source}`: it has one frame only",
-        "a frame can only be made between two; for two pictures use "
-        "`sepconv-video first.png second.png -o middle.png`",
-    )

@@ -1,5 +1,6 @@
 """The command line: exit codes, one-line errors, defaults, progress, interruption."""
 
+import json
 import os
 import signal
 import subprocess
@@ -55,7 +56,7 @@ def test_a_folder_is_mirrored_and_one_bad_file_stops_nothing(tmp_path, capsys):
     (clips / ".hidden.mp4").write_text("no video")
     code, _, err = run(clips, "-o", tmp_path / "out", capsys=capsys)
     assert code == 1
-    assert names(tmp_path / "out") == ["a.mp4", "deep/er/b.mkv"]
+    assert names(tmp_path / "out") == ["a.mp4", "deep/er/b.mkv", "report.json"]
     assert err.count("error: ") == 1
     assert "bad.mp4" in err
 
@@ -65,7 +66,7 @@ def test_a_folder_of_one_video_makes_its_output_folder_too(tmp_path, capsys):
     make_clip(tmp_path / "clips" / "a.mp4", ClipSpec(count=2))
     code, _, _ = run(tmp_path / "clips", "-o", tmp_path / "new" / "out", capsys=capsys)
     assert code == 0
-    assert names(tmp_path / "new") == ["out/a.mp4"]
+    assert names(tmp_path / "new") == ["out/a.mp4", "out/report.json"]
 
 
 def test_two_pictures(tmp_path, capsys):
@@ -218,19 +219,47 @@ def test_help_is_quick_and_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_leaves_no_file(tmp_path, name, code):
-    make_clip(tmp_path / "clip.mp4", ClipSpec(count=400, width=320, height=240))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sepconv_video", str(tmp_path / "clip.mp4")],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while len(names(tmp_path)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert len(names(tmp_path)) == 2, "the run has not begun to write"
-    time.sleep(0.5)
+def test_a_signal_keeps_what_is_finished(tmp_path, name, code):
+    """Even the segment in hand: it is finished early."""
+    source = make_clip(tmp_path / "clip.mp4", ClipSpec(count=200, width=320, height=240))
+    command = [sys.executable, "-m", "sepconv_video", str(source)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: list(tmp_path.glob("*.parts/*.new")))
+    time.sleep(1)
     process.send_signal(getattr(signal, name))
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Traceback" not in err
-    assert names(tmp_path) == ["clip.mp4"]
+    assert "finished frames" in err
+    assert "run the same command again" in err
+    parts = tmp_path / "clip.2x.mp4.parts"
+    assert {path.suffix for path in parts.iterdir()} == {".json", ".nut", ""}
+    assert not (tmp_path / "clip.2x.mp4").exists()
+    (part,) = (json.loads(path.read_text()) for path in parts.glob("0*.json"))
+    assert 2 <= part["frames"] < 400
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"{part['frames']} of them kept from before" in done.stderr
+    assert names(tmp_path) == ["clip.2x.mp4", "clip.mp4"]
+    with Reader(tmp_path / "clip.2x.mp4") as reader:
+        assert len(list(reader.frames())) == 400
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()
+
+
+def test_the_second_interrupt_ends_at_once(tmp_path):
+    source = make_clip(tmp_path / "clip.mp4", ClipSpec(count=200, width=320, height=240))
+    command = [sys.executable, "-m", "sepconv_video", str(source)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: list(tmp_path.glob("*.parts/*.new")))
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "clip.2x.mp4" not in names(tmp_path)

@@ -11,7 +11,7 @@ from sepconv_video.video.joiner import join, rehearse
 from sepconv_video.video.pictures import is_picture, read_picture, write_picture
 from sepconv_video.video.reader import Reader
 from sepconv_video.video.segments import Segment, SegmentWriter
-from sepconv_video.video.source import reject_unreadable
+from sepconv_video.video.source import Extent, measure, reject_unreadable
 from sepconv_video.video.track import Track
 
 ENCODERS_VERSION = f"PyAV {av.__version__}"
@@ -20,6 +20,7 @@ ENCODERS_VERSION = f"PyAV {av.__version__}"
 __all__ = [
     "ENCODERS_VERSION",
     "Encoding",
+    "Extent",
     "Reader",
     "Segment",
     "SegmentWriter",
@@ -27,6 +28,7 @@ __all__ = [
     "container_for",
     "is_picture",
     "join",
+    "measure",
     "read_picture",
     "rehearse",
     "reject_unreadable",

@@ -2,6 +2,7 @@
 
 import math
 import struct
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -54,6 +55,27 @@ def reject_unreadable(path: Path) -> None:
     except OSError as fault:
         reason, hint = explain(fault)
         raise VideoError(f"cannot read `{path}`: {reason}", hint) from fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """How much there is to do, as far as a header tells; 0 where it does not."""
+
+    frames: int = 0
+    pixels: int = 0
+    """Per frame."""
+
+
+def measure(path: Path) -> Extent:
+    """Guess from its header how long a file is; nothing is decoded, and nothing raised."""
+    try:
+        with open_source(path) as container:
+            stream = main_video(container, path)
+            context = stream.codec_context
+            frames = _count_from_header(stream) or 0
+            return Extent(frames=frames, pixels=context.width * context.height)
+    except (VideoError, av.FFmpegError):
+        return Extent()  # whoever makes it will say why
 
 
 def main_video(container: InputContainer, path: Path) -> VideoStream:

@@ -1,0 +1,266 @@
+"""What the user sees of the work: a bar or plain lines, results, a table; or JSON for programs.
+
+Human text goes to stderr, JSON to stdout, one object a line.
+"""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sepconv_video.errors import SepConvVideoError
+from sepconv_video.options import Job
+
+if TYPE_CHECKING:
+    from sepconv_video.batch import Result, Step
+
+PLAIN_PROGRESS_S = 10.0
+"""Without a terminal, one line of progress in this time."""
+JSON_PROGRESS_S = 1.0
+"""One JSON object of progress per file in this time."""
+
+
+def show_error(error: SepConvVideoError) -> None:
+    """Print what failed and why and, after an empty line, what to do about it."""
+    click.echo(f"error: {one_line(error.message)}", err=True)
+    if error.hint:
+        click.echo(f"\nhint: {one_line(error.hint)}", err=True)
+
+
+def one_line(text: str) -> str:
+    """Keep names with line breaks or control characters from breaking the terminal's lines."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def display(*, quiet: bool, as_json: bool) -> Iterator["Display"]:
+    """Choose what is shown, and leave the terminal in order."""
+    bar: _Bar | _Lines | None = None
+    if not quiet:
+        bar = _Bar() if sys.stderr.isatty() else _Lines()
+    try:
+        yield Display(bar, _Json() if as_json else None, quiet=quiet)
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+class Display:
+    """Shows the work from its beginning to its end."""
+
+    def __init__(self, bar: "_Bar | _Lines | None", events: "_Json | None", *, quiet: bool) -> None:
+        """Take where progress goes and where events go; None for nowhere."""
+        self._bar, self._events, self._quiet = bar, events, quiet
+        self._results: list[Result] = []
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Say what there is to do."""
+        if self._events:
+            self._events.start(jobs)
+
+    def step(self, step: "Step") -> None:
+        """Show how far a job is."""
+        if self._bar:
+            self._bar.step(step)
+        if self._events:
+            self._events.step(step)
+
+    def result(self, result: "Result") -> None:
+        """Show what became of a job."""
+        self._results.append(result)
+        if self._bar:
+            self._bar.forget(result.job)
+        if self._events:
+            self._events.result(result)
+        _show_result(result, quiet=self._quiet)
+
+    def end(self, exit_code: int) -> None:
+        """Sum up, where there is more than one result."""
+        if self._bar:
+            self._bar.close()
+        if self._events:
+            self._events.end(self._results, exit_code)
+        if len(self._results) > 1 and not self._quiet:
+            for line in _table(self._results):
+                click.echo(line, err=True)
+
+    def error(self, error: SepConvVideoError, exit_code: int) -> None:
+        """Show what ended everything."""
+        if self._bar:
+            self._bar.close()
+        if self._events:
+            self._events.say("error", error=error.message, hint=error.hint)
+            self._events.end(self._results, exit_code)
+        show_error(error)
+
+
+def _show_result(result: "Result", *, quiet: bool) -> None:
+    """Print what became of one file: its error, or its figures and what is worth knowing."""
+    if result.state == "taken" and not quiet:
+        click.echo(
+            f"another sepconv-video is making `{one_line(str(result.job.target))}`", err=True
+        )
+    elif result.error is not None:
+        show_error(result.error)
+    report = result.report
+    if report is None:
+        return
+    if report.damage:
+        click.echo(
+            f"warning: `{one_line(str(result.job.source))}` is damaged: {report.damage}; "
+            f"what could be decoded of it, {report.source_frames} frames, was used",
+            err=True,
+        )
+    if quiet:
+        return
+    target = one_line(str(report.target))
+    if result.state == "skipped":
+        click.echo(f"`{target}` is complete already", err=True)
+        return
+    for note in report.notes:
+        click.echo(f"note: {one_line(note)}", err=True)
+    held = [
+        f"{count} {noun if count == 1 else noun + 's'}"
+        for count, noun in ((len(report.cuts), "cut"), (report.stills, "still pair"))
+        if count
+    ]
+    kept = f", {report.kept_frames} of them kept from before" if report.kept_frames else ""
+    click.echo(
+        f"wrote `{target}`: {report.source_frames} frames became {report.frames}{kept} "
+        f"in {report.seconds:.1f} s ({report.frames_per_s:.1f} frames/s)"
+        + (f"; held at {' and '.join(held)}" if held else ""),
+        err=True,
+    )
+
+
+def _table(results: Sequence["Result"]) -> Iterator[str]:
+    """One line per file, those that need a look last, and a line of sums."""
+    yield f"\n{'state':8}  {'frames':>8}  {'seconds':>8}  file"
+    for result in sorted(results, key=lambda r: (not r.is_good, str(r.job.source))):
+        report = result.report
+        frames, seconds = (str(report.frames), f"{report.seconds:.1f}") if report else ("", "")
+        seconds = "" if result.state == "skipped" else seconds
+        name = one_line(str(result.job.source))
+        yield f"{result.state:8}  {frames:>8}  {seconds:>8}  {name}"
+    counts = Counter(result.state for result in results)
+    sums = ", ".join(f"{count} {state}" for state, count in counts.items())
+    yield f"{len(results)} files: {sums}"
+
+
+class _Counts:
+    """Adds up the frames of all jobs that are in work."""
+
+    def __init__(self) -> None:
+        self._steps: dict[Job, Step] = {}
+
+    def add(self, step: "Step") -> tuple[int, int, int | None]:
+        """Give frames done, those of them kept from before, and those expected."""
+        self._steps[step.job] = step
+        steps = self._steps.values()
+        known = [one.expected for one in steps if one.expected is not None]
+        expected = sum(known) if len(known) == len(steps) else None
+        return sum(one.done for one in steps), sum(one.kept for one in steps), expected
+
+    def forget(self, job: Job) -> None:
+        self._steps.pop(job, None)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+
+class _Bar:
+    """A tqdm bar for what is in work."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm  # noqa: PLC0415 - slow to import
+
+        self._make = tqdm
+        self._bar: tqdm[Any] | None = None
+        self._counts = _Counts()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def step(self, step: "Step") -> None:
+        done, kept, expected = self._counts.add(step)
+        if self._bar is None:
+            self._bar = self._make(
+                unit="frame", dynamic_ncols=True, leave=False, smoothing=0.1, initial=kept
+            )
+        if self._bar.total != expected:
+            self._bar.total = expected
+        self._bar.update(done - self._bar.n)
+
+    def forget(self, job: Job) -> None:
+        self._counts.forget(job)
+        self.close()
+
+
+class _Lines:
+    """Plain lines for logs: frames, frames per second and the time left."""
+
+    def __init__(self) -> None:
+        self._counts = _Counts()
+        self._started = self._told = time.monotonic()
+
+    def close(self) -> None:
+        """Nothing is left on the screen."""
+
+    def step(self, step: "Step") -> None:
+        now = time.monotonic()
+        if not self._counts:
+            self._started = self._told = now
+        done, kept, expected = self._counts.add(step)
+        if now - self._told < PLAIN_PROGRESS_S:
+            return
+        self._told = now
+        rate = max(done - kept, 1) / (now - self._started)
+        of = f"/{expected}" if expected else ""
+        left = f", {max(0, expected - done) / rate:.0f} s left" if expected else ""
+        click.echo(f"{done}{of} frames, {rate:.1f} frames/s{left}", err=True)
+
+    def forget(self, job: Job) -> None:
+        self._counts.forget(job)
+
+
+class _Json:
+    """One JSON object per event on stdout; the README lists them."""
+
+    def __init__(self) -> None:
+        self._told: dict[Job, float] = {}
+
+    def say(self, event: str, **values: object) -> None:
+        click.echo(json.dumps({"event": event, **values}))
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        self.say("start", jobs=[_names(job) for job in jobs])
+
+    def step(self, step: "Step") -> None:
+        now = time.monotonic()
+        if now - self._told.get(step.job, -JSON_PROGRESS_S) >= JSON_PROGRESS_S:
+            self._told[step.job] = now
+            frames = {"frames": step.done, "kept_frames": step.kept, "expected": step.expected}
+            self.say("progress", **_names(step.job), **frames)
+
+    def result(self, result: "Result") -> None:
+        values: dict[str, object] = {"state": result.state}
+        if result.report is not None:
+            values["report"] = result.report.as_json()
+        if result.error is not None:
+            values |= {"error": result.error.message, "hint": result.error.hint}
+        self.say("file", **_names(result.job), **values)
+
+    def end(self, results: Sequence["Result"], exit_code: int) -> None:
+        states = Counter(result.state for result in results)
+        self.say("end", states=dict(states), exit_code=exit_code)
+
+
+def _names(job: Job) -> dict[str, str]:
+    return {"source": str(job.source), "target": str(job.target)}

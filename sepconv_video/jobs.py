@@ -1,0 +1,195 @@
+"""Which files there are to make, and what each becomes; nothing is opened yet."""
+
+import fnmatch
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from sepconv_video.errors import OptionsError, SepConvVideoError
+from sepconv_video.options import Job
+from sepconv_video.video import container_for
+
+VIDEO_SUFFIXES = frozenset(
+    {
+        *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"),
+        *(".mxf", ".nut", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+    }
+)
+"""What counts as a video when a folder is searched; a file named outright is always tried."""
+
+
+def find_jobs(
+    inputs: Sequence[Path], output: Path | None, factor: int, pattern: str | None = None
+) -> list[Job]:
+    """Say which file becomes which, and make the folders they go to.
+
+    A file goes to `output`, or to `NAME.2x.SUFFIX` beside it, or under its new name into
+    `output` if that is a folder. Of a folder all videos in it and below go into `output`,
+    under the same names in the same tree; hidden files and links to folders are left out.
+
+    Args:
+        inputs: Files, folders and patterns such as `clips/*.mp4`.
+        output: Target file or folder; None for a file's default.
+        factor: The frame-rate factor, for the default names.
+        pattern: Of a folder's files take those whose name or path in it is like this, whatever
+            their suffix.
+
+    Returns:
+        The jobs, in the order of their sources' names.
+
+    Raises:
+        OptionsError: A folder without an output folder or without videos, two sources for one
+            target, or an output folder that cannot be made.
+    """
+    sources = [path for given in inputs for path in _expanded(given)]
+    jobs: list[Job] = []
+    for source in sources:
+        if source.is_dir():
+            inside = Path(source.name) if sum(path.is_dir() for path in sources) > 1 else Path()
+            jobs.extend(_folder_jobs(source, _folder(source, output), inside, pattern))
+        elif output is None or output.is_dir() or len(sources) > 1:
+            jobs.append(Job(source=source, target=_default_target(source, output, factor)))
+        else:
+            jobs.append(Job(source=source, target=output))
+    jobs = _distinct(sorted(jobs, key=lambda job: job.source))
+    if is_folder(inputs, output):
+        _make_folders(jobs)  # `output` is a folder here, so it need not exist yet
+    return jobs
+
+
+def is_folder(inputs: Sequence[Path], output: Path | None) -> bool:
+    """Say whether `output` is a folder for what `find_jobs` finds, be it there yet or not."""
+    if output is None:
+        return False
+    given = [path for one in inputs for path in _expanded(one)]
+    return output.is_dir() or len(given) > 1 or any(path.is_dir() for path in given)
+
+
+def _expanded(given: Path) -> list[Path]:
+    if given.exists() or not glob.has_magic(str(given)):
+        return [given]
+    found = sorted(glob.glob(str(given), recursive=True))  # noqa: PTH207 - knows absolute ones
+    if not found:
+        raise OptionsError(
+            f"no file is like `{given}`", "check the pattern; `**` stands for folders in folders"
+        )
+    return [Path(name) for name in found]
+
+
+def _make_folders(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        folder = job.target.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OptionsError(
+                f"cannot make the folder `{folder}`: {error.strerror}",
+                "choose another one with `-o`",
+            ) from error
+
+
+def _folder(source: Path, output: Path | None) -> Path:
+    """Check that `output` can take what comes from a folder."""
+    if output is None or (output.exists() and not output.is_dir()):
+        raise OptionsError(
+            f"the folder `{source}` needs a folder to write to", "name one with `-o out/`"
+        )
+    if output.exists() and output.samefile(source):
+        raise OptionsError(
+            f"cannot write into `{source}`: it is the source folder itself",
+            "name another one with `-o out/`",
+        )
+    return output
+
+
+def _folder_jobs(folder: Path, output: Path, inside: Path, pattern: str | None) -> Iterator[Job]:
+    """Find the videos of a folder; their targets are in the folder `inside` of `output`."""
+    sources = [path for path in _files(folder, output) if _is_wanted(path, folder, pattern)]
+    if not sources:
+        raise OptionsError(
+            f"there is no {f'file like `{pattern}`' if pattern else 'video'} in the folder "
+            f"`{folder}`",
+            f"videos are files with one of the suffixes {' '.join(sorted(VIDEO_SUFFIXES))}; "
+            "`--pattern` chooses others",
+        )
+    for source in sources:
+        target = output / inside / source.relative_to(folder)
+        yield Job(source=source, target=target.with_suffix(_writable_suffix(source)))
+
+
+def _files(folder: Path, output: Path) -> Iterator[Path]:
+    """Walk through a folder, past hidden things, what we write ourselves, and links to folders."""
+
+    def refuse(error: OSError) -> None:
+        raise OptionsError(
+            f"cannot read the folder `{error.filename}`: {error.strerror}",
+            "make it readable, or name the others one by one",
+        ) from error
+
+    forbidden = output.resolve()
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and not name.endswith(".parts")
+            and Path(place, name).resolve() != forbidden
+        ]
+        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _is_wanted(path: Path, folder: Path, pattern: str | None) -> bool:
+    if not path.is_file():  # a socket, or a link to nowhere
+        return False
+    if pattern is None:
+        return path.suffix.lower() in VIDEO_SUFFIXES
+    within = path.relative_to(folder).as_posix()
+    return fnmatch.fnmatch(path.name, pattern) or fnmatch.fnmatch(within, pattern)
+
+
+def _distinct(jobs: Sequence[Job]) -> list[Job]:
+    """Give sources that would meet in one target their whole name: `a.flv.mkv`, `a.mkv`."""
+    first: dict[Path, Job] = {}
+    found: list[Job] = []
+    for job in jobs:
+        target = job.target
+        if target in first and job.source != first[target].source:
+            target = target.with_name(f"{job.source.name}{target.suffix}")
+        if target in first:
+            if job.source == first[target].source:
+                continue  # named twice
+            raise OptionsError(
+                f"`{first[target].source}` and `{job.source}` would both become `{target}`",
+                "make them in two runs with two output folders",
+            )
+        first[target] = Job(source=job.source, target=target)
+        found.append(first[target])
+    return found
+
+
+def _default_target(source: Path, folder: Path | None, factor: int) -> Path:
+    name = f"{source.stem}.{factor}x{_writable_suffix(source)}"
+    return (folder or source.parent) / name
+
+
+def _writable_suffix(source: Path) -> str:
+    """The source's own suffix, or Matroska's, which holds everything, where nothing writes it."""
+    try:
+        container_for(source)
+    except SepConvVideoError:
+        return ".mkv"
+    return source.suffix
+
+
+def shard(jobs: Sequence[Job], number: int, count: int) -> list[Job]:
+    """Take every `count`-th job from the `number`-th on, so that `count` machines do them all.
+
+    Raises:
+        OptionsError: There is no such shard.
+    """
+    if not 1 <= number <= count:
+        raise OptionsError(
+            f"there is no shard {number} of {count}", f"use `--shard 1/{count}` to {count}/{count}"
+        )
+    return list(jobs[number - 1 :: count])

@@ -1,0 +1,96 @@
+"""`report.json` in an output folder: what became of each file, for programs and the next run.
+
+Several processes may work on one folder: each takes the lock, reads, changes and replaces the
+file whole.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from sepconv_video.errors import OptionsError
+from sepconv_video.parts import Identity, explained, write_json
+
+FORMAT = "sepconv-video report 1"
+"""Stands in the file, so that nobody else's `report.json` is overwritten."""
+_FINISHED = {"done", "damaged"}
+
+
+class Ledger:
+    """The report of one output folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the report of a folder that exists.
+
+        Raises:
+            OptionsError: There is a `report.json` that is not ours.
+        """
+        self.folder, self.path = folder, folder / "report.json"
+        self._files = self._read()
+
+    def finished(self, target: Path, identity: Identity) -> dict[str, Any] | None:
+        """Give the entry of a target that is complete and of this source and these settings.
+
+        The file must still have the size and the time it had when it was finished.
+        """
+        entry = self._files.get(self._name(target), {})
+        if entry.get("file") != _look_of(target):
+            self._files = self._read()  # another process may have finished it since
+            entry = self._files.get(self._name(target), {})
+        if entry.get("state") not in _FINISHED or entry.get("identity") != identity:
+            return None
+        look = _look_of(target)
+        return entry if look is not None and look == entry.get("file") else None
+
+    def record(self, target: Path, entry: Mapping[str, Any]) -> None:
+        """Write down what became of a target.
+
+        Args:
+            target: A path in the folder.
+            entry: What to say, as JSON has it; `state` is one of `done`, `damaged`, `failed`.
+
+        Raises:
+            VideoError: The report cannot be written.
+        """
+        lock = self.folder / ".report.lock"
+        with explained(self.path), FileLock(lock):
+            self._files = self._read()
+            self._files[self._name(target)] = {**entry, "file": _look_of(target)}
+            files = dict(sorted(self._files.items()))
+            write_json(self.path, {"format": FORMAT, "files": files})
+            with suppress(OSError):  # not on Windows while it is held
+                lock.unlink()
+
+    def _name(self, target: Path) -> str:
+        return target.relative_to(self.folder).as_posix()
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            if content["format"] == FORMAT:
+                return dict(content["files"])
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self._not_ours() from error
+        raise self._not_ours()
+
+    def _not_ours(self) -> OptionsError:
+        return OptionsError(
+            f"cannot use the folder `{self.folder}`: its `report.json` is not a report of this "
+            "program",
+            "move that file away, or choose another folder with `-o`",
+        )
+
+
+def _look_of(path: Path) -> dict[str, int] | None:
+    """Size and time of a file; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}

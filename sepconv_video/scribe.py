@@ -1,0 +1,138 @@
+"""Between the network and the disk: what may be made, and which segment it is written into."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sepconv_video.errors import VideoError
+from sepconv_video.frames import Frame, Interval, VideoInfo
+from sepconv_video.parts import Part, Parts
+from sepconv_video.scenes import is_cut, is_duplicate
+from sepconv_video.schedule import intervals
+from sepconv_video.video import Reader, SegmentWriter, Track
+
+SEGMENT_FRAMES = 120
+"""Source frames per segment: what a kill may cost, five seconds of a film; and about as far
+apart as encoders set key frames anyway."""
+
+
+class Judge:
+    """Decides whether anything may be made between two frames, and remembers where not.
+
+    Attributes:
+        end: Index after the source's last frame, once that is known.
+    """
+
+    def __init__(self, bits: int) -> None:
+        """Judge frames of so many bits per sample."""
+        self.end: int | None = None
+        self._bits = bits
+        self._cuts: list[int] = []
+        self._stills: list[int] = []
+
+    def watch(self, frames: Iterator[Frame], info: VideoInfo) -> Iterator[Interval]:
+        """Pair the frames, noticing the last one."""
+        # a lone frame without a duration is shown as long as the rate says
+        default_duration = round(1 / (info.rate * info.time_base)) if info.rate else 1
+        for interval in intervals(frames, self._may_synthesise, default_duration):
+            if interval.right is None:
+                self.end = interval.left.index + 1
+            yield interval
+
+    def _may_synthesise(self, left: Frame, right: Frame) -> bool:
+        if is_duplicate(left, right):
+            self._stills.append(right.index)
+            return False
+        if is_cut(left, right, self._bits):
+            self._cuts.append(right.index)
+            return False
+        return True
+
+    def cuts(self, first: int, end: int) -> tuple[int, ...]:
+        """Frames beginning a shot, of the intervals that begin with frames `first` to `end`."""
+        return tuple(index for index in self._cuts if first < index <= end)
+
+    def stills(self, first: int, end: int) -> int:
+        """Count the held pairs of the same intervals."""
+        return sum(first < index <= end for index in self._stills)
+
+
+class Scribe:
+    """Writes frames into segments, each finished when it is full."""
+
+    def __init__(self, parts: Parts, track: Track, factor: int, first: int, judge: Judge) -> None:
+        """Begin a segment with the source frame `first`."""
+        self._parts, self._track, self._factor, self._judge = parts, track, factor, judge
+        self._first, self._frames = first, 0
+        self._writer: SegmentWriter | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._writer is not None:
+            self._writer.__exit__(kind, error, trace)
+            with suppress(OSError):
+                self._parts.writing_path(self._first).unlink(missing_ok=True)
+
+    @property
+    def _end(self) -> int:
+        """Index of the source frame that follows."""
+        return self._first + self._frames // self._factor
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether all frames of the source have been written."""
+        return self._end == self._judge.end
+
+    def write(self, frame: Frame) -> None:
+        """Encode a frame, into a new segment where the last one is full."""
+        # only now, as the last segment is finished differently
+        if self._frames and self._frames % self._factor == 0 and self._end % SEGMENT_FRAMES == 0:
+            self.finish()
+        if self._writer is None:
+            path = self._parts.writing_path(self._first)
+            self._writer = SegmentWriter(path, self._track, self._parts.target)
+        self._writer.write(frame)
+        self._frames += 1
+
+    def finish(self, reader: Reader | None = None) -> None:
+        """Finish the segment in hand, if any; the last one takes what the reader has to say."""
+        if self._writer is None:
+            return
+        first, end, is_last = self._first, self._end, self.is_at_end
+        if is_last and end < 2:
+            raise _one_frame(self._track.info.path)
+        segment = self._writer.finish()
+        path = self._parts.writing_path(first)
+        part = Part(
+            key=self._parts.key,
+            first=first,
+            source_frames=end - first,
+            frames=self._frames,
+            is_last=is_last,
+            cuts=self._judge.cuts(first, end),
+            stills=self._judge.stills(first, end),
+            **asdict(segment),
+            damage=reader.damage if reader is not None and is_last else None,
+            notes=tuple(reader.notes) if reader is not None and is_last else (),
+            size_bytes=path.stat().st_size,
+        )
+        self._parts.add(part)
+        self._first, self._frames, self._writer = end, 0, None
+
+
+def _one_frame(source: Path) -> VideoError:
+    return VideoError(
+        f"nothing to do in `{source}`: it has one frame only",
+        "a frame can only be made between two; for two pictures use "
+        "`sepconv-video first.png second.png -o middle.png`",
+    )
