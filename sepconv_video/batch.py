@@ -12,6 +12,7 @@ from sepconv_video.ledger import Ledger
 from sepconv_video.options import Job, Options
 from sepconv_video.production import Production, Report, Span
 from sepconv_video.scribe import SEGMENT_FRAMES
+from sepconv_video.shipped import weights_digest
 from sepconv_video.video import Extent, measure
 
 PIECES_PER_WORKER = 3
@@ -77,6 +78,7 @@ def run_jobs(
         Interrupted: Because of `should_stop`.
         SepConvVideoError: No worker can be had: no such device, or all were lost.
     """
+    weights_digest(options.model)  # or each file would fail for the want of the same model
     with _Desk(options, crew.size, ledger, on_step) as desk:
         todo = desk.sorted(jobs)
         while todo:

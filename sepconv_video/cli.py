@@ -60,7 +60,7 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 def _list_models(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     if not value or context.resilient_parsing:
         return
-    from sepconv_video.weights import shipped_models  # noqa: PLC0415 - imports torch
+    from sepconv_video.shipped import shipped_models  # noqa: PLC0415 - of use here only
 
     for model in shipped_models().values():
         click.echo(f"{model.name:8} {model.summary} ({model.licence})")
@@ -217,13 +217,11 @@ def _crew(options: Options, chosen: dict[str, Any]) -> "Crew":
     if chosen["ray"]:
         from sepconv_video.cluster import Cluster  # noqa: PLC0415 - imports ray
 
-        check(options, [])
         return Cluster(chosen["ray"], partial(engine_work, options))
     if chosen["devices"]:
         devices = [name.strip() for name in chosen["devices"].split(",") if name.strip()]
         check(options, devices)
         return Processes(devices, partial(engine_work, options))
-    check(options, [options.device])
     return Alone(EngineWork(options))
 
 

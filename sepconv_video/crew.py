@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from sepconv_video.engine import Engine, choose_device, choose_dtype
 from sepconv_video.errors import DeviceError, Interrupted, SepConvVideoError, VideoError
 from sepconv_video.options import Job, Options
 from sepconv_video.production import Production, Span, Watch
-from sepconv_video.weights import weights_digest
+
+if TYPE_CHECKING:
+    from sepconv_video.engine import Engine
 
 MOST_ATTEMPTS = 3
 """A task that killed so many workers is given up."""
@@ -65,8 +66,22 @@ class Crew(Protocol):
         """
 
 
-Work = Callable[[Task, Watch], None]
-"""Does a task; errors that concern it alone are `SepConvVideoError`."""
+class Work(Protocol):
+    """What a worker does."""
+
+    def prepare(self) -> None:
+        """Get ready for tasks.
+
+        Raises:
+            SepConvVideoError: No task can be done here.
+        """
+
+    def __call__(self, task: Task, watch: Watch) -> None:
+        """Do a task.
+
+        Raises:
+            SepConvVideoError: This one cannot be done.
+        """
 
 
 class EngineWork:
@@ -77,9 +92,15 @@ class EngineWork:
         self._options = options
         self._engine: Engine | None = None
 
-    def __call__(self, task: Task, watch: Watch) -> None:
-        """Make a span."""
+    def prepare(self) -> None:
+        """Build the engine, if there is none yet; see `Work`."""
+        from sepconv_video.engine import Engine  # noqa: PLC0415 - torch, where there is work only
+
         self._engine = self._engine or Engine.from_options(self._options)
+
+    def __call__(self, task: Task, watch: Watch) -> None:
+        """Make a span; see `Work`."""
+        assert self._engine is not None  # prepared before
         Production(task.job, task.options).make(self._engine, task.span, watch)
 
 
@@ -97,6 +118,7 @@ class Alone:
     ) -> Iterator[Outcome]:
         """Do the tasks one after the other; see `Crew`."""
         for task in tasks:
+            self._work.prepare()
             yield do(self._work, task, on_frames, should_stop)
 
 
@@ -188,6 +210,8 @@ class Message:
     frames: int = 0
     expected: int | None = None
     is_end: bool = False
+    is_fatal: bool = False
+    """Whether no other task can be done by this worker either."""
     error: SepConvVideoError | None = None
 
 
@@ -250,7 +274,7 @@ class _Shift:
             on_frames(task, message.frames, message.expected)
             return None
         worker.task = None
-        if isinstance(message.error, DeviceError):
+        if message.error is not None and message.is_fatal:
             self._dismiss(worker, task, message.error)
             return None
         return Outcome(task=task, error=message.error)
@@ -272,7 +296,7 @@ class _Shift:
             ),
         )
 
-    def _dismiss(self, worker: _Worker, task: Task, error: DeviceError) -> None:
+    def _dismiss(self, worker: _Worker, task: Task, error: SepConvVideoError) -> None:
         """A device is lost: the others go on without it, as long as there are any."""
         self._workers.remove(worker)
         worker.connection.close()
@@ -321,6 +345,11 @@ def _serve(
     work = make_work(device)
     with suppress(EOFError, OSError):  # our master is gone: so is our purpose
         while (task := connection.recv()) is not None:
+            try:
+                work.prepare()
+            except SepConvVideoError as error:
+                connection.send(Message(is_end=True, is_fatal=True, error=error))
+                continue
             connection.send(_answer(work, task, connection, stop.is_set))
 
 
@@ -341,7 +370,7 @@ def _answer(
     try:
         return Message(is_end=True, error=do(work, task, tell, should_stop).error)
     except SepConvVideoError as error:
-        return Message(is_end=True, error=error)
+        return Message(is_end=True, is_fatal=isinstance(error, DeviceError), error=error)
 
 
 def _ignore_interrupts() -> None:
@@ -355,9 +384,10 @@ def check(options: Options, devices: list[str]) -> None:
     """Refuse what no worker could work with, before any of them starts.
 
     Raises:
-        SepConvVideoError: There is no such model or device, or the precision does not suit it.
+        SepConvVideoError: There is no such device, or the precision does not suit it.
     """
-    weights_digest(options.model)
+    from sepconv_video.engine import choose_device, choose_dtype  # noqa: PLC0415 - imports torch
+
     for name in devices:
         choose_dtype(options.precision, choose_device(name))
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sepconv_video.errors import SepConvVideoError
 from sepconv_video.kernels import implementations, reference, sepconv
-from sepconv_video.weights import load_model, shipped_models
+from sepconv_video.shipped import shipped_models
+from sepconv_video.weights import load_model
 
 PACKAGES = ("torch", "av", "numpy", "numba", "safetensors", "click", "tqdm")
 CUPY_PACKAGES = ("cupy-cuda13x", "cupy-cuda12x")

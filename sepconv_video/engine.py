@@ -113,8 +113,22 @@ class Engine:
             Frames in order, `pts` and `duration` in ticks of `info.time_base / factor`.
 
         Raises:
-            DeviceError: Not even one pair fits into the memory.
+            DeviceError: Not even one pair fits into the memory, or the GPU itself failed.
         """
+        try:
+            yield from self._run(intervals, info, factor)
+        except RuntimeError as error:
+            if "CUDA error" in str(error):
+                raise self._lost(error) from error
+            raise
+
+    def _lost(self, error: RuntimeError) -> DeviceError:
+        return DeviceError(
+            f"the device `{self.device}` failed: {str(error).splitlines()[0]}",
+            "see `nvidia-smi`; run the same command again to go on, or with `--device cpu`",
+        )
+
+    def _run(self, intervals: Iterable[Interval], info: VideoInfo, factor: int) -> Iterator[Frame]:
         pending: _Batch | None = None
         index = 0
         for group in self._groups(intervals, info, factor):

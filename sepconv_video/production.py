@@ -11,15 +11,15 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from sepconv_video import __version__
-from sepconv_video.engine import Engine
 from sepconv_video.errors import Interrupted, OptionsError, VideoError
 from sepconv_video.frames import Frame, VideoInfo
 from sepconv_video.options import Job, Options
 from sepconv_video.parts import Identity, Parts, gaps, identify
 from sepconv_video.scribe import Judge, Scribe
+from sepconv_video.shipped import weights_digest
 from sepconv_video.stream import prefetch
 from sepconv_video.video import (
     ENCODERS_VERSION,
@@ -29,10 +29,12 @@ from sepconv_video.video import (
     Track,
     container_for,
     join,
+    probe,
     rehearse,
-    reject_unreadable,
 )
-from sepconv_video.weights import weights_digest
+
+if TYPE_CHECKING:
+    from sepconv_video.engine import Engine
 
 QUEUE_BYTES = 64 * 2**20
 """Frames waiting between two threads may take this much memory."""
@@ -115,7 +117,7 @@ class Production:
             SepConvVideoError: The source cannot be read, the target not be written, or there
                 is no such model.
         """
-        reject_unreadable(job.source)
+        probe(job.source)
         check_place(job)
         self.job, self.options = job, options
         self.parts = Parts(job.target, identity_of(job, options))
@@ -148,7 +150,7 @@ class Production:
         """Count the output frames in finished pieces."""
         return sum(part.frames for part in self.parts.finished())
 
-    def make(self, engine: Engine, span: Span, watch: Watch) -> None:
+    def make(self, engine: "Engine", span: Span, watch: Watch) -> None:
         """Make the frames of a span, in segments: decoding, network, encoding in a thread each.
 
         Raises:

@@ -7,9 +7,7 @@ with `weights_only=True`.
 
 import hashlib
 import re
-import tomllib
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,55 +15,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sepconv_video.errors import OptionsError, WeightsError
+from sepconv_video.errors import WeightsError
 from sepconv_video.models import NETWORKS
+from sepconv_video.shipped import ShippedModel, shipped_models, weights_file
 
-_HERE = Path(__file__).resolve().parent
 _WRAPPERS = ("state_dict", "params_ema", "params", "model")
 """Keys under which training programs put the weights inside a checkpoint."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShippedModel:
-    """One entry of the manifest."""
-
-    name: str
-    file: Path
-    sha256: str
-    licence: str
-    summary: str
-    """One line for `--list-models`."""
-
-
-def shipped_models() -> dict[str, ShippedModel]:
-    """Read the manifest: the models that come with the package, by name.
-
-    Raises:
-        WeightsError: The package was installed without its weights.
-    """
-    folder = _weights_folder()
-    manifest = tomllib.loads((folder / "MANIFEST.toml").read_text(encoding="utf-8"))
-    return {
-        name: ShippedModel(
-            name=name,
-            file=folder / entry["file"],
-            sha256=entry["sha256"],
-            licence=entry["licence"],
-            summary=entry["summary"],
-        )
-        for name, entry in manifest.items()
-    }
-
-
-def _weights_folder() -> Path:
-    """`weights_data` inside an installed package, `weights` beside it in a checkout."""
-    for folder in (_HERE / "weights_data", _HERE.parent / "weights"):
-        if (folder / "MANIFEST.toml").is_file():
-            return folder
-    raise WeightsError(
-        f"no weights came with this installation: no MANIFEST.toml in `{_HERE / 'weights_data'}`",
-        "reinstall the package, e.g. `pip install --force-reinstall sepconv-video`",
-    )
 
 
 def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
@@ -89,36 +44,9 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
     entry = shipped_models().get(str(name_or_path))
     if entry is not None:
         _verify(entry)
-    path = entry.file if entry is not None else _weights_file(name_or_path)
+    path = entry.file if entry is not None else weights_file(name_or_path)
     model = _build(_read_state(path), path)
     return model.requires_grad_(requires_grad=False).eval().to(device)
-
-
-def weights_digest(name_or_path: str | Path) -> str:
-    """SHA-256 of a model's weights, in hexadecimal, by which to know them again.
-
-    Raises:
-        OptionsError: There is no such model and no such file.
-        WeightsError: The file cannot be read.
-    """
-    shipped = shipped_models().get(str(name_or_path))
-    if shipped is not None:
-        return shipped.sha256
-    path = _weights_file(name_or_path)
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise WeightsError(f"cannot read `{path}`: {error.strerror or error}") from error
-
-
-def _weights_file(name_or_path: str | Path) -> Path:
-    path = Path(name_or_path)
-    if not path.is_file():
-        raise OptionsError(
-            f"unknown model `{name_or_path}`: neither a shipped model nor a file",
-            f"use one of {', '.join(f'`{name}`' for name in shipped_models())}, or a weights file",
-        )
-    return path
 
 
 def _verify(entry: ShippedModel) -> None:

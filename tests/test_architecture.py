@@ -18,12 +18,11 @@ LAYERS = [
     ["cluster", "report", "pipeline", "ledger", "jobs"],
     ["crew"],
     ["production"],
-    ["scribe"],
-    ["engine", "doctor"],
+    ["engine", "doctor", "scribe"],
     ["weights"],
     ["models"],
     ["kernels", "color", "video", "scenes", "schedule", "stream", "parts"],
-    ["frames", "options"],
+    ["frames", "options", "shipped"],
     ["errors"],
 ]
 LEVELS = {module: level for level, layer in enumerate(reversed(LAYERS)) for module in layer}

@@ -139,6 +139,17 @@ def test_other_faults_of_the_model_are_not_taken_for_memory():
         list(Engine(broken).run(gray_intervals([0, 40]), INFO, 2))
 
 
+def test_a_lost_gpu_is_an_error_with_a_hint():
+    def lost(left, right):
+        raise RuntimeError("CUDA error: unspecified launch failure\nlines of advice")
+
+    with pytest.raises(
+        DeviceError, match="failed: CUDA error: unspecified launch failure$"
+    ) as caught:
+        list(Engine(lost).run(gray_intervals([0, 40]), INFO, 2))
+    assert "run the same command again" in caught.value.hint
+
+
 def test_inference_mode_does_not_leak_to_the_consumer():
     made = Engine(average).run(gray_intervals([0, 40, 80]), INFO, 2)
     for _ in made:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sepconv_video import weights
+from sepconv_video import shipped, weights
 from sepconv_video.errors import OptionsError, WeightsError
 from sepconv_video.models import Fast
 
 
 def test_every_shipped_model_loads_and_is_frozen():
-    for name in weights.shipped_models():
+    for name in shipped.shipped_models():
         model = weights.load_model(name)
         assert not model.training
         assert not any(p.requires_grad for p in model.parameters())
@@ -73,7 +73,7 @@ def test_damaged_shipped_weights_are_refused(tmp_path, monkeypatch):
         f"{k} = {json.dumps(v)}" for k, v in (entry | {"licence": "x", "summary": "y"}).items()
     ]
     (tmp_path / "weights_data" / "MANIFEST.toml").write_text("[fast]\n" + "\n".join(lines))
-    monkeypatch.setattr(weights, "_HERE", tmp_path)
+    monkeypatch.setattr(shipped, "_HERE", tmp_path)
     with pytest.raises(WeightsError, match="missing"):
         weights.load_model("fast")
     (tmp_path / "weights_data" / "f.safetensors").write_bytes(b"x")

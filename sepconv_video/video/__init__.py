@@ -11,7 +11,7 @@ from sepconv_video.video.joiner import join, rehearse
 from sepconv_video.video.pictures import is_picture, read_picture, write_picture
 from sepconv_video.video.reader import Reader
 from sepconv_video.video.segments import Segment, SegmentWriter
-from sepconv_video.video.source import Extent, measure, reject_unreadable
+from sepconv_video.video.source import Extent, measure, probe
 from sepconv_video.video.track import Track
 
 ENCODERS_VERSION = f"PyAV {av.__version__}"
@@ -29,8 +29,8 @@ __all__ = [
     "is_picture",
     "join",
     "measure",
+    "probe",
     "read_picture",
     "rehearse",
-    "reject_unreadable",
     "write_picture",
 ]

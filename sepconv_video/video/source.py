@@ -66,6 +66,16 @@ class Extent:
     """Per frame."""
 
 
+def probe(path: Path) -> None:
+    """Find out whether a file has a video stream that can be decoded, from its header.
+
+    Raises:
+        VideoError: It has none, with the reason.
+    """
+    with open_source(path) as container:
+        main_video(container, path)
+
+
 def measure(path: Path) -> Extent:
     """Guess from its header how long a file is; nothing is decoded, and nothing raised."""
     try:
