@@ -237,9 +237,8 @@ def identify(path: Path) -> dict[str, Any]:
                 file.seek(max(0, status.st_size - _SAMPLE_BYTES) * part // 3)
                 digest.update(file.read(_SAMPLE_BYTES))
     except OSError as error:
-        raise VideoError(
-            f"cannot read `{path}`: {error.strerror or error}", "check the name and its rights"
-        ) from error
+        reason = (error.strerror or str(error)).lower()
+        raise VideoError(f"cannot read `{path}`: {reason}", "check its name and rights") from error
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest.hexdigest()}
 
 

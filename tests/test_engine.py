@@ -144,7 +144,7 @@ def test_a_lost_gpu_is_an_error_with_a_hint():
         raise RuntimeError("CUDA error: unspecified launch failure\nlines of advice")
 
     with pytest.raises(
-        DeviceError, match="failed: CUDA error: unspecified launch failure$"
+        DeviceError, match=r"failed: CUDA error: unspecified launch failure$"
     ) as caught:
         list(Engine(lost).run(gray_intervals([0, 40]), INFO, 2))
     assert "run the same command again" in caught.value.hint

@@ -57,8 +57,11 @@ def is_broken_off(path: Path) -> bool:
     MP4 and MOV (a box), Matroska and WebM (the segment) and AVI (the first RIFF chunk) name
     their sizes; other formats, and files written live, do not, and count as whole.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    try:
+        size, file = path.stat().st_size, path.open("rb")
+    except OSError:  # gone since it was opened
+        return False
+    with file:
         head = file.read(64)
         if head[:4] == b"RIFF":
             return len(head) >= 8 and 8 + struct.unpack_from("<I", head, 4)[0] > size

@@ -127,7 +127,10 @@ class Reader:
         if not self._container.format.name.startswith("mov") or self._faults.summary:
             return last.duration
         base = self.info.time_base
-        end = presentation_end(self.path, self._stream.id)
+        try:
+            end = presentation_end(self.path, self._stream.id)
+        except OSError:  # gone since it was opened
+            return last.duration
         # the header counts in milliseconds or finer; a difference of as much is its rounding
         if end is None or abs(last.pts * base + last.duration * base - end) < _HEADER_TICK * 2:
             return last.duration

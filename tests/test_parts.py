@@ -1,0 +1,205 @@
+"""The folder of finished pieces: what counts, what is missing, who may touch it."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sepconv_video.errors import BusyError, VideoError
+from sepconv_video.parts import Part, Parts, gaps, identify, read_json, write_json
+
+IDENTITY = {"source": {"bytes": 5}, "factor": 2, "crf": None}
+
+
+def a_part(first=0, source_frames=5, *, key="", is_last=False, size_bytes=3):
+    return Part(
+        key=key,
+        first=first,
+        source_frames=source_frames,
+        frames=2 * source_frames,
+        is_last=is_last,
+        cuts=(first + 1,),
+        stills=0,
+        pts=tuple(range(2 * first, 2 * (first + source_frames))),
+        end_pts=2 * (first + source_frames),
+        rounded=0,
+        damage=None,
+        notes=(),
+        size_bytes=size_bytes,
+    )
+
+
+def add(parts, first=0, source_frames=5, **more):
+    part = a_part(first, source_frames, key=parts.key, **more)
+    parts.writing_path(first).write_bytes(b"abc")
+    parts.add(part)
+    return part
+
+
+@pytest.fixture
+def parts(tmp_path):
+    parts = Parts(tmp_path / "out.mp4", IDENTITY)
+    with parts.claim():
+        parts.begin(resume=True)
+        yield parts
+
+
+def test_what_was_added_is_found_again_in_order(parts):
+    later, earlier = add(parts, 5), add(parts, 0)
+    assert Parts(parts.target, IDENTITY).finished() == [earlier, later]
+    assert {path.name for path in parts.folder.iterdir()} == {
+        "lock", "manifest.json", "00000000.nut", "00000000.json", "00000005.nut", "00000005.json",
+    }  # fmt: skip
+
+
+def test_what_is_not_whole_does_not_count(parts):
+    add(parts, 0)
+    add(parts, 5)
+    parts.segment_path(5).write_bytes(b"a")  # cut short by a dying disk
+    add(parts, 10)
+    (parts.folder / "00000010.json").write_text('{"first": 10')
+    add(parts, 15)
+    parts.segment_path(15).unlink()
+    (parts.folder / "00000020.json").write_text("[]")
+    add(parts, 25)
+    changed = dataclasses.replace(a_part(25), key="of other settings")
+    write_json(parts.folder / "00000025.json", dataclasses.asdict(changed))
+    assert [part.first for part in parts.finished()] == [0]
+
+
+def test_of_two_that_overlap_one_counts(parts):
+    add(parts, 0, 5)
+    add(parts, 3, 5)
+    add(parts, 5, 5)
+    assert [part.first for part in parts.finished()] == [0, 5]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), max_size=8), st.booleans())
+def test_gaps_and_parts_cover_everything_once(steps, is_complete):
+    found, position = [], 0
+    for skip, length in steps:
+        found.append(a_part(position + skip, length))
+        position += skip + length
+    if found and is_complete:
+        found[-1] = dataclasses.replace(found[-1], is_last=True)
+    spans = [(part.first, part.end) for part in found]
+    missing = gaps(found)
+    assert (missing and missing[-1][1] is None) or (found and is_complete)
+    borders = sorted(spans + [(first, end or 1000) for first, end in missing])
+    assert borders[0][0] == 0
+    assert all(before[1] == after[0] for before, after in pairwise(borders))
+
+
+@pytest.mark.parametrize(
+    ("identity", "resume", "words"),
+    [
+        ({**IDENTITY, "factor": 4}, True, "started afresh: the factor changed (was 2, is 4)"),
+        ({**IDENTITY, "source": {"bytes": 6}}, True, "started afresh: the source changed"),
+        (IDENTITY, False, "--no-resume"),
+    ],
+)
+def test_pieces_of_something_else_are_thrown_away_with_a_word(parts, identity, resume, words):
+    add(parts)
+    other = Parts(parts.target, identity)
+    assert words in other.begin(resume=resume)
+    assert other.finished() == []
+    assert {path.name for path in parts.folder.iterdir()} == {"lock", "manifest.json"}
+    assert other.begin(resume=True) == ""
+
+
+def test_a_folder_without_a_finished_piece_is_removed(tmp_path):
+    parts = Parts(tmp_path / "out.mp4", IDENTITY)
+    with parts.claim():
+        parts.begin(resume=True)
+        parts.writing_path(0).write_bytes(b"half a segment")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_foreign_files_are_never_removed(tmp_path):
+    parts = Parts(tmp_path / "out.mp4", IDENTITY)
+    with parts.claim():
+        for name in ("holiday.jpg", "00000000.nut.bak", "0.nut", "joined"):
+            (parts.folder / name).write_text("mine")
+        parts.begin(resume=False)
+        add(parts)
+        parts.remove()
+    assert {path.name for path in parts.folder.iterdir()} == {
+        "holiday.jpg", "00000000.nut.bak", "0.nut", "joined",
+    }  # fmt: skip
+
+
+def hold(target, held):
+    with Parts(target, IDENTITY).claim():
+        held.set()
+        signal.pause()
+
+
+def test_one_process_at_a_time_and_a_killed_one_lets_go(tmp_path):
+    target = tmp_path / "out.mp4"
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    holder = context.Process(target=hold, args=(target, held))
+    holder.start()
+    assert held.wait(60)
+    with (
+        pytest.raises(BusyError, match="another sepconv-video") as caught,
+        Parts(target, IDENTITY).claim(),
+    ):
+        pass
+    assert "its finished pieces are kept" in caught.value.hint
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    with Parts(target, IDENTITY).claim():
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_explained(tmp_path):
+    (tmp_path / "out.mp4.parts").write_text("a file")
+    with (
+        pytest.raises(VideoError, match="cannot write"),
+        Parts(tmp_path / "out.mp4", IDENTITY).claim(),
+    ):
+        pass
+
+
+def test_the_end_is_known_to_have_been_reached(parts):
+    assert parts.completed() is None
+    parts.joined.write_bytes(b"video")
+    parts.complete({"frames": 4})
+    assert parts.target.read_bytes() == b"video"
+    assert parts.completed() == {"frames": 4}
+    assert Parts(parts.target, {**IDENTITY, "factor": 4}).completed() is None
+    parts.target.write_bytes(b"something else")
+    assert parts.completed() is None
+
+
+def test_a_file_is_known_again_and_a_change_noticed(tmp_path):
+    path = tmp_path / "film"
+    path.write_bytes(bytes(range(256)) * 20_000)
+    before = identify(path)
+    assert identify(path) == before == json.loads(json.dumps(before))
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+    os.utime(path, ns=(before["mtime_ns"], before["mtime_ns"]))
+    assert identify(path)["sha256"] != before["sha256"]
+    with pytest.raises(VideoError, match="cannot read"):
+        identify(tmp_path / "missing")
+
+
+def test_json_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"new": object()})
+    assert read_json(path) == {"old": 1}
+    assert [one.name for one in tmp_path.iterdir()] == ["a.json"]
+    path.write_text("{")
+    assert read_json(path) is None
