@@ -69,6 +69,13 @@ class Crew(Protocol):
 class Work(Protocol):
     """What a worker does."""
 
+    def check(self, task: Task) -> None:
+        """Look whether a task can be done at all, before anything is prepared for it.
+
+        Raises:
+            SepConvVideoError: It cannot.
+        """
+
     def prepare(self) -> None:
         """Get ready for tasks.
 
@@ -91,6 +98,10 @@ class EngineWork:
         """Remember how to build the engine."""
         self._options = options
         self._engine: Engine | None = None
+
+    def check(self, task: Task) -> None:
+        """Decode a frame or two; see `Work`."""
+        Production(task.job, task.options).check(task.span)
 
     def prepare(self) -> None:
         """Build the engine, if there is none yet; see `Work`."""
@@ -118,7 +129,6 @@ class Alone:
     ) -> Iterator[Outcome]:
         """Do the tasks one after the other; see `Crew`."""
         for task in tasks:
-            self._work.prepare()
             yield do(self._work, task, on_frames, should_stop)
 
 
@@ -127,12 +137,17 @@ def do(work: Work, task: Task, on_frames: Frames, should_stop: ShouldStop) -> Ou
 
     Raises:
         Interrupted: Because of `should_stop`.
-        DeviceError: The device is lost or unusable, and with it all tasks to come.
+        SepConvVideoError: No other task can be done here either, e.g. as the device is lost.
     """
 
     def told(count: int, expected: int | None) -> None:
         on_frames(task, count, expected)
 
+    try:
+        work.check(task)
+    except SepConvVideoError as error:
+        return Outcome(task=task, error=error)
+    work.prepare()
     try:
         work(task, Watch(on_progress=told, should_stop=should_stop))
     except (Interrupted, DeviceError):
@@ -345,11 +360,6 @@ def _serve(
     work = make_work(device)
     with suppress(EOFError, OSError):  # our master is gone: so is our purpose
         while (task := connection.recv()) is not None:
-            try:
-                work.prepare()
-            except SepConvVideoError as error:
-                connection.send(Message(is_end=True, is_fatal=True, error=error))
-                continue
             connection.send(_answer(work, task, connection, stop.is_set))
 
 
@@ -370,7 +380,8 @@ def _answer(
     try:
         return Message(is_end=True, error=do(work, task, tell, should_stop).error)
     except SepConvVideoError as error:
-        return Message(is_end=True, is_fatal=isinstance(error, DeviceError), error=error)
+        is_fatal = not isinstance(error, Interrupted)
+        return Message(is_end=True, is_fatal=is_fatal, error=error)
 
 
 def _ignore_interrupts() -> None:

@@ -18,7 +18,7 @@ from sepconv_video.errors import Interrupted, OptionsError, VideoError
 from sepconv_video.frames import Frame, VideoInfo
 from sepconv_video.options import Job, Options
 from sepconv_video.parts import Identity, Parts, gaps, identify
-from sepconv_video.scribe import Judge, Scribe
+from sepconv_video.scribe import Judge, Scribe, one_frame
 from sepconv_video.shipped import weights_digest
 from sepconv_video.stream import prefetch
 from sepconv_video.video import (
@@ -149,6 +149,16 @@ class Production:
     def frames_done(self) -> int:
         """Count the output frames in finished pieces."""
         return sum(part.frames for part in self.parts.finished())
+
+    def check(self, span: Span) -> None:
+        """Decode what must be there for a span to be worth an engine.
+
+        Raises:
+            VideoError: Nothing can be decoded, or there is one frame only.
+        """
+        with Reader(self.job.source) as reader:
+            if span[0] == 0 and len(list(islice(reader.frames(), 2))) < 2:
+                raise one_frame(self.job.source)
 
     def make(self, engine: "Engine", span: Span, watch: Watch) -> None:
         """Make the frames of a span, in segments: decoding, network, encoding in a thread each.

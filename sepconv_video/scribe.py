@@ -110,7 +110,7 @@ class Scribe:
             return
         first, end, is_last = self._first, self._end, self.is_at_end
         if is_last and end < 2:
-            raise _one_frame(self._track.info.path)
+            raise one_frame(self._track.info.path)
         segment = self._writer.finish()
         path = self._parts.writing_path(first)
         part = Part(
@@ -130,7 +130,8 @@ class Scribe:
         self._first, self._frames, self._writer = end, 0, None
 
 
-def _one_frame(source: Path) -> VideoError:
+def one_frame(source: Path) -> VideoError:
+    """Say that there is nothing to do."""
     return VideoError(
         f"nothing to do in `{source}`: it has one frame only",
         "a frame can only be made between two; for two pictures use "

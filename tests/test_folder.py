@@ -1,0 +1,403 @@
+"""Folders and several workers: each file once, every failure told, nothing done again."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from clips import ClipSpec, make_clip, variable_times
+from crew_work import AverageWork, DyingWork, FailingWork, LostWork, SleepingWork, UnreadyWork
+
+from sepconv_video import batch, scribe
+from sepconv_video.batch import run_jobs
+from sepconv_video.crew import Alone, Processes
+from sepconv_video.errors import DeviceError, Interrupted, OptionsError, VideoError
+from sepconv_video.jobs import find_jobs, shard
+from sepconv_video.ledger import Ledger
+from sepconv_video.options import Job, Options
+from sepconv_video.video import Reader
+
+OPTIONS = Options(codec="ffv1")
+
+
+def decoded(path):
+    with Reader(path) as reader:
+        frames = reader.frames()
+        return [(frame.pts, *(plane.tobytes() for plane in frame.planes)) for frame in frames]
+
+
+def names(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def clips(tmp_path):
+    folder = tmp_path / "clips"
+    (folder / "sub").mkdir(parents=True)
+    for index, name in enumerate(("a.mkv", "b.mkv", "sub/c.mkv", "sub/d.mkv")):
+        make_clip(folder / name, ClipSpec(count=4 + index, codec="ffv1"))
+    return folder
+
+
+@pytest.fixture
+def long_clip(tmp_path, monkeypatch):
+    monkeypatch.setattr(scribe, "SEGMENT_FRAMES", 5)
+    monkeypatch.setattr(batch, "SEGMENT_FRAMES", 5)
+    return make_clip(tmp_path / "long.mkv", ClipSpec(count=43, codec="ffv1"))
+
+
+def do(clips, out, crew=None, options=OPTIONS, **more):
+    jobs = find_jobs([clips], out, options.factor)
+    crew = crew or Alone(AverageWork("cpu"))
+    return {
+        result.job.target.name: result
+        for result in run_jobs(jobs, options, crew, ledger=Ledger(out), **more)
+    }
+
+
+def states(results):
+    return {name: result.state for name, result in results.items()}
+
+
+# ---- finding -------------------------------------------------------------------------------
+
+
+def test_hidden_foreign_and_own_files_are_left_out(clips):
+    (clips / ".hidden").mkdir()
+    for name in (".hidden/a.mkv", ".b.mkv", "notes.txt", "out/a.mkv", "x.mkv.parts/00000000.nut"):
+        (clips / name).parent.mkdir(exist_ok=True)
+        (clips / name).write_text("")
+    (clips / "nowhere.mkv").symlink_to(clips / "missing.mkv")
+    (clips / "sub" / "loop").symlink_to(clips)
+    jobs = find_jobs([clips], clips / "out", 2)
+    assert [str(job.source.relative_to(clips)) for job in jobs] == [
+        "a.mkv", "b.mkv", "sub/c.mkv", "sub/d.mkv",
+    ]  # fmt: skip
+    assert [str(job.target.relative_to(clips / "out")) for job in jobs] == [
+        "a.mkv", "b.mkv", "sub/c.mkv", "sub/d.mkv",
+    ]  # fmt: skip
+
+
+def test_patterns_choose_by_name_or_path_whatever_the_suffix(clips, tmp_path):
+    (clips / "raw.dat").write_text("")
+
+    def found(pattern):
+        return [job.source.name for job in find_jobs([clips], tmp_path / "out", 2, pattern)]
+
+    assert found("[ab].mkv") == ["a.mkv", "b.mkv"]
+    assert found("sub/*") == ["c.mkv", "d.mkv"]
+    assert found("*.dat") == ["raw.dat"]
+    with pytest.raises(OptionsError, match=r"no file like `\*\.avi`"):
+        found("*.avi")
+
+
+def test_several_inputs_and_globs(clips, tmp_path):
+    out = tmp_path / "out"
+    jobs = find_jobs([clips / "*.mkv", clips / "sub" / "c.mkv"], out, 4)
+    assert [job.target for job in jobs] == [out / f"{name}.4x.mkv" for name in "abc"]
+    assert len(find_jobs([clips / "**" / "*.mkv"], out, 2)) == 4
+    with pytest.raises(OptionsError, match="no file is like"):
+        find_jobs([clips / "*.xyz"], out, 2)
+    both = [job.target for job in find_jobs([clips, clips / "sub"], out, 2)]
+    assert {out / "clips" / "sub" / "d.mkv", out / "sub" / "d.mkv"} < set(both)
+
+
+def test_no_two_sources_become_one_target(clips, tmp_path):
+    out = tmp_path / "out"
+    shutil.copy(clips / "a.mkv", clips / "a.flv")
+    targets = [job.target.name for job in find_jobs([clips], out, 2)]
+    assert targets == ["a.mkv", "a.mkv.mkv", "b.mkv", "c.mkv", "d.mkv"]
+    assert len(find_jobs([clips / "a.mkv", clips / "a.mkv"], out, 2)) == 1
+    (tmp_path / "other").mkdir()
+    for name in ("a.mkv", "a.flv"):
+        shutil.copy(clips / "a.mkv", tmp_path / "other" / name)
+    both = [folder / name for folder in (clips, tmp_path / "other") for name in ("a.mkv", "a.flv")]
+    with pytest.raises(OptionsError, match="would both become"):
+        find_jobs(both, out, 2)
+
+
+def test_shards_are_the_whole_and_meet_nowhere(clips, tmp_path):
+    jobs = find_jobs([clips], tmp_path / "out", 2)
+    shards = [shard(jobs, number, 3) for number in (1, 2, 3)]
+    assert sorted((job for one in shards for job in one), key=lambda job: job.source) == jobs
+    for number in (0, 4):
+        with pytest.raises(OptionsError, match=f"no shard {number} of 3"):
+            shard(jobs, number, 3)
+
+
+# ---- one after the other -------------------------------------------------------------------
+
+
+def test_what_is_verified_is_not_done_again(clips, tmp_path):
+    out = tmp_path / "out"
+    assert set(states(do(clips, out)).values()) == {"done"}
+    times = {name: (out / name).stat().st_mtime_ns for name in names(out)}
+    assert set(states(do(clips, out, Alone(UnreadyWork("cpu")))).values()) == {"skipped"}
+    assert {name: (out / name).stat().st_mtime_ns for name in names(out)} == times
+    assert names(out) == ["a.mkv", "b.mkv", "report.json", "sub/c.mkv", "sub/d.mkv"]
+
+
+def test_what_is_not_the_same_is_done_again(clips, tmp_path):
+    out = tmp_path / "out"
+    do(clips, out)
+    make_clip(clips / "a.mkv", ClipSpec(count=9, codec="ffv1"))  # another source
+    (out / "b.mkv").write_bytes(b"cut short")  # not what was written
+    (out / "sub" / "c.mkv").unlink()
+    again = Options(codec="ffv1", overwrite=True)
+    assert states(do(clips, out, options=again)) == {
+        "a.mkv": "done", "b.mkv": "done", "c.mkv": "done", "d.mkv": "skipped",
+    }  # fmt: skip
+    assert len(decoded(out / "a.mkv")) == 18
+    other = states(do(clips, out, options=Options(codec="ffv1", factor=4)))
+    assert set(other.values()) == {"failed"}  # without leave nothing is overwritten
+    assert set(states(do(clips, out)).values()) == {"skipped"}  # nor is what is known of it lost
+
+
+def test_no_resume_does_everything_again(clips, tmp_path):
+    out = tmp_path / "out"
+    do(clips, out)
+    options = Options(codec="ffv1", overwrite=True, resume=False)
+    assert set(states(do(clips, out, options=options)).values()) == {"done"}
+
+
+def test_the_longest_comes_first(clips, tmp_path):
+    assert list(do(clips, tmp_path / "out")) == ["d.mkv", "c.mkv", "b.mkv", "a.mkv"]
+
+
+def test_a_report_of_somebody_else_is_not_overwritten(clips, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for content in ('{"my": "thesis"}', "not json", '["format"]'):
+        (out / "report.json").write_text(content)
+        with pytest.raises(OptionsError, match="not a report of this program"):
+            do(clips, out)
+        assert (out / "report.json").read_text() == content
+
+
+def test_a_link_out_of_the_output_folder_is_not_followed(clips, tmp_path):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    out.mkdir()
+    elsewhere.mkdir()
+    (out / "sub").symlink_to(elsewhere)
+    results = do(clips, out)
+    assert states(results) == {
+        "a.mkv": "done", "b.mkv": "done", "c.mkv": "failed", "d.mkv": "failed",
+    }  # fmt: skip
+    assert "a link leads out" in results["c.mkv"].error.message
+    assert names(elsewhere) == []
+
+
+def test_an_output_folder_that_cannot_be_written(clips):
+    with pytest.raises(OptionsError, match="cannot make the folder"):
+        find_jobs([clips], clips / "a.mkv" / "out", 2)
+    results = {}
+    with pytest.raises((OptionsError, VideoError), match="cannot"):
+        results = do(clips, Path("/proc/1"))
+    assert not results
+
+
+# ---- several workers -----------------------------------------------------------------------
+
+
+def two_workers(work):
+    return Processes(["cpu", "cpu"], work)
+
+
+def test_two_workers_do_each_file_once(clips, tmp_path):
+    assert set(states(do(clips, tmp_path / "one")).values()) == {"done"}
+    assert set(states(do(clips, tmp_path / "two", two_workers(AverageWork))).values()) == {"done"}
+    for name in ("a.mkv", "b.mkv", "sub/c.mkv", "sub/d.mkv"):
+        assert decoded(tmp_path / "two" / name) == decoded(tmp_path / "one" / name)
+    assert names(tmp_path / "two") == names(tmp_path / "one")
+
+
+def test_a_long_video_is_shared(long_clip, tmp_path):
+    results, steps = [], []
+    jobs = [Job(source=long_clip, target=tmp_path / f"{name}.mkv") for name in ("one", "two")]
+    for job, crew in zip(jobs, (Alone(AverageWork("")), two_workers(AverageWork)), strict=True):
+        results += run_jobs([job], OPTIONS, crew, on_step=steps.append)
+    assert [result.state for result in results] == ["done", "done"]
+    assert decoded(tmp_path / "two.mkv") == decoded(tmp_path / "one.mkv")
+    assert [result.report.frames for result in results] == [86, 86]
+    assert max(step.done for step in steps) <= 86
+
+
+def test_headers_that_lie_of_the_length_lose_nothing(tmp_path, monkeypatch, long_clip):
+    whole = list(run_jobs([Job(source=long_clip, target=tmp_path / "one.mkv")], OPTIONS,
+                          Alone(AverageWork(""))))  # fmt: skip
+    assert whole[0].report.frames == 86
+    for promised in (7, 200):
+        real = batch.measure
+        monkeypatch.setattr(
+            batch,
+            "measure",
+            lambda path, n=promised: batch.Extent(frames=n, pixels=real(path).pixels),  # noqa: B023
+        )
+        target = tmp_path / f"{promised}.mkv"
+        (result,) = run_jobs([Job(source=long_clip, target=target)], OPTIONS,
+                             two_workers(AverageWork))  # fmt: skip
+        monkeypatch.setattr(batch, "measure", real)
+        assert result.state == "done", result.error
+        assert decoded(target) == decoded(tmp_path / "one.mkv")
+
+
+def test_a_worker_that_dies_is_replaced(clips, tmp_path):
+    (tmp_path / "out").mkdir()
+    work = DyingWork.once(tmp_path / "died")
+    results = do(clips, tmp_path / "out", two_workers(work))
+    assert set(states(results).values()) == {"done"}
+    assert (tmp_path / "died").exists()
+    assert names(tmp_path / "out") == ["a.mkv", "b.mkv", "report.json", "sub/c.mkv", "sub/d.mkv"]
+
+
+def test_a_file_that_kills_every_worker_is_given_up(clips, tmp_path):
+    results = do(clips, tmp_path / "out", two_workers(DyingWork.at("b.mkv")))
+    assert states(results) == {
+        "a.mkv": "done", "b.mkv": "failed", "c.mkv": "done", "d.mkv": "done",
+    }  # fmt: skip
+    assert "was killed by signal 9, 3 times" in results["b.mkv"].error.message
+
+
+def test_a_failure_in_a_worker_is_that_files_failure(clips, tmp_path):
+    results = do(clips, tmp_path / "out", two_workers(FailingWork))
+    assert states(results)["b.mkv"] == "failed"
+    assert results["b.mkv"].error.hint == "a hint"
+    assert list(states(results).values()).count("done") == 3
+
+
+def test_a_lost_device_leaves_the_work_to_the_other(clips, tmp_path):
+    crew = Processes(["bad", "good"], LostWork)
+    assert set(states(do(clips, tmp_path / "out", crew)).values()) == {"done"}
+    with pytest.raises(DeviceError, match="is lost"):
+        do(clips, tmp_path / "other", Processes(["bad", "bad"], LostWork))
+    assert names(tmp_path / "other") == []
+
+
+def test_stopping_workers_keeps_what_is_finished(clips, tmp_path):
+    started = time.monotonic()
+    with pytest.raises(Interrupted, match="what is finished is kept"):
+        do(clips, tmp_path / "out", two_workers(SleepingWork),
+           should_stop=lambda: time.monotonic() > started + 4)  # fmt: skip
+    assert time.monotonic() - started < 30
+
+
+def test_a_worker_follows_its_master_into_death(clips, tmp_path):
+    script = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
+        "from test_folder import do, two_workers; from crew_work import SleepingWork\n"
+        "if __name__ == '__main__': do(Path(sys.argv[1]), Path(sys.argv[2]),"
+        " two_workers(SleepingWork))"
+    )
+    path = tmp_path / "script.py"
+    path.write_text(script)
+    tests = os.path.dirname(__file__)  # noqa: PTH120
+    command = [sys.executable, str(path), str(clips), str(tmp_path / "out"), tests]
+    master = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": tests})
+    wait_for(lambda: len(children(master.pid)) >= 3)  # two, and multiprocessing's own
+    orphans = children(master.pid)
+    master.send_signal(signal.SIGKILL)
+    master.wait()
+    wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in orphans))  # noqa: PTH110
+
+
+def children(pid):
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:  # noqa: PTH123
+            return file.read().split()
+    except OSError:
+        return pytest.skip("NO /proc HERE: whether workers end cannot be seen")
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()
+
+
+# ---- two processes, and the whole program --------------------------------------------------
+
+
+def program(*arguments):
+    return [sys.executable, "-m", "sepconv_video", *map(str, arguments)]
+
+
+def test_two_processes_on_one_folder_do_nothing_twice(tmp_path):
+    clips, out = tmp_path / "clips", tmp_path / "out"
+    clips.mkdir()
+    for index in range(6):
+        make_clip(clips / f"{index}.mkv", ClipSpec(count=12, codec="ffv1"))
+    command = program(clips, "-o", out, "--json")
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    events = [json.loads(line) for one in both for line in one.communicate()[0].splitlines()]
+    assert [one.returncode for one in both] == [0, 0]
+    done = [event["source"] for event in events if event.get("state") == "done"]
+    assert sorted(done) == sorted(str(path) for path in clips.iterdir())
+    assert names(out) == sorted([f"{index}.mkv" for index in range(6)] + ["report.json"])
+    report = json.loads((out / "report.json").read_text())
+    assert {entry["state"] for entry in report["files"].values()} == {"done"}
+
+
+def fifty_mixed_clips(folder):
+    """Good, broken, empty, odd, deep and irregular ones, in subfolders; the state of each."""
+    expected = {}
+    deep = {"codec": "ffv1", "pix_fmt": "yuv420p10le"}
+    irregular = {"times": variable_times(16), "time_base": Fraction(1, 30000)}
+    kinds = [
+        ("good.mp4", ClipSpec(count=16, width=96, audio=True)),
+        ("odd.mkv", ClipSpec(count=15, codec="ffv1", width=65, height=49)),
+        ("deep.mkv", ClipSpec(count=15, **deep)),
+        ("irregular.mp4", ClipSpec(count=16, **irregular)),
+        ("sound.mov", ClipSpec(count=16, width=96, audio=True)),
+        ("one frame.mp4", ClipSpec(count=1)),
+        ("empty.mp4", b""),
+        ("text.mp4", b"this is not a video\n" * 50),
+        ("no index.mp4", 0.5),
+        ("broken off.mkv", 0.7),
+    ]
+    for index in range(50):
+        name, content = kinds[index % len(kinds)]
+        path = folder / ("." if index < 10 else f"part {index // 10}/deeper") / f"{index} {name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif isinstance(content, float):
+            make_clip(path, ClipSpec(count=30, codec="mpeg4", options={"g": "3"}))
+            whole = path.read_bytes()
+            path.write_bytes(whole[: int(len(whole) * content)])
+        else:
+            make_clip(path, content)
+        bad = ("one frame", "empty", "text", "no index")
+        state = "failed" if any(word in name for word in bad) else "done"
+        expected[str(path)] = "damaged" if "broken off" in name else state
+    return expected
+
+
+def test_fifty_mixed_clips(tmp_path):
+    """All end as they should; a second run does nothing, in a twentieth of the time."""
+    expected = fifty_mixed_clips(tmp_path / "clips")
+    assert len(expected) == 50
+    command = program(tmp_path / "clips", "-o", tmp_path / "out", "--json", "--quiet")
+    seconds, found = [], []
+    for _ in range(2):
+        started = time.monotonic()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        seconds.append(time.monotonic() - started)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        events = [json.loads(line) for line in done.stdout.splitlines()]
+        found.append({e["source"]: e["state"] for e in events if e["event"] == "file"})
+    assert found[0] == expected
+    assert found[1] == {
+        name: "failed" if state == "failed" else "skipped" for name, state in expected.items()
+    }
+    print(f"first run {seconds[0]:.1f} s, second {seconds[1]:.1f} s")
+    assert seconds[1] < 0.05 * seconds[0]
+    made = [name for name in names(tmp_path / "out") if name != "report.json"]
+    assert len(made) == 30
