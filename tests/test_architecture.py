@@ -138,3 +138,11 @@ def test_the_reader_of_imports_sees_every_form(tmp_path):
 def test_every_fence_names_modules_that_exist_in_the_plan():
     for allowed in FENCES.values():
         assert allowed <= LEVELS.keys() | APART
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_depends_on_the_time_of_day(path):
+    """Clocks jump: only `time.monotonic` measures."""
+    text = path.read_text(encoding="utf-8")
+    for wall_clock in ("time.time(", "datetime."):
+        assert wall_clock not in text

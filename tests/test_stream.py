@@ -172,3 +172,34 @@ def test_back_pressure_bounds_the_items_alive(depth):
 def test_depth_must_be_positive():
     with pytest.raises(ValueError, match="at least 1"), prefetch([], 0):
         pass
+
+
+def test_patience_ends_with_a_source_that_hangs():
+    free = threading.Event()
+
+    def source():
+        yield 1
+        free.wait(30)
+
+    started = time.monotonic()
+    with (
+        pytest.raises(TimeoutError, match="nothing came for 0 s"),
+        prefetch(source(), 1, patience_s=0.2) as items,
+    ):
+        assert next(items) == 1
+        next(items)
+    assert time.monotonic() - started < 5, "the hanging thread was waited for"
+    free.set()
+    while threading.active_count() > 1:
+        assert time.monotonic() - started < 10
+        time.sleep(0.01)
+
+
+def test_patience_is_for_each_item():
+    def source():
+        for item in range(4):
+            time.sleep(0.1)
+            yield item
+
+    with prefetch(source(), 1, patience_s=0.35) as items:
+        assert list(items) == [0, 1, 2, 3]
