@@ -129,6 +129,8 @@ class Alone:
     ) -> Iterator[Outcome]:
         """Do the tasks one after the other; see `Crew`."""
         for task in tasks:
+            if should_stop():
+                raise interrupted()
             yield do(self._work, task, on_frames, should_stop)
 
 
@@ -155,6 +157,13 @@ def do(work: Work, task: Task, on_frames: Frames, should_stop: ShouldStop) -> Ou
     except SepConvVideoError as error:
         return Outcome(task=task, error=error)
     return Outcome(task=task)
+
+
+def interrupted() -> Interrupted:
+    """Say that the user stopped the work between two tasks."""
+    return Interrupted(
+        "interrupted: what is finished is kept", "run the same command again to go on from there"
+    )
 
 
 class Processes:
@@ -256,10 +265,7 @@ class _Shift:
                 if outcome is not None and not isinstance(outcome.error, Interrupted):
                     yield outcome
         if is_stopping:
-            raise Interrupted(
-                "interrupted: what is finished is kept",
-                "run the same command again to go on from there",
-            )
+            raise interrupted()
 
     def _assign(self, *, is_stopping: bool) -> bool:
         """Give tasks to idle workers; False when nobody works any more."""

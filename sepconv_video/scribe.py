@@ -1,5 +1,6 @@
 """Between the network and the disk: what may be made, and which segment it is written into."""
 
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -17,6 +18,8 @@ from sepconv_video.video import Reader, SegmentWriter, Track
 SEGMENT_FRAMES = 120
 """Source frames per segment: what a kill may cost, five seconds of a film; and about as far
 apart as encoders set key frames anyway."""
+SEGMENT_S = 300.0
+"""A segment that takes longer is finished early: what a kill may cost on a slow machine."""
 
 
 class Judge:
@@ -68,6 +71,7 @@ class Scribe:
         self._parts, self._track, self._factor, self._judge = parts, track, factor, judge
         self._first, self._frames = first, 0
         self._writer: SegmentWriter | None = None
+        self._started = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -96,13 +100,19 @@ class Scribe:
     def write(self, frame: Frame) -> None:
         """Encode a frame, into a new segment where the last one is full."""
         # only now, as the last segment is finished differently
-        if self._frames and self._frames % self._factor == 0 and self._end % SEGMENT_FRAMES == 0:
+        if self._is_full():
             self.finish()
         if self._writer is None:
+            self._started = time.monotonic()
             path = self._parts.writing_path(self._first)
             self._writer = SegmentWriter(path, self._track, self._parts.target)
         self._writer.write(frame)
         self._frames += 1
+
+    def _is_full(self) -> bool:
+        if not self._frames or self._frames % self._factor:
+            return False
+        return self._end % SEGMENT_FRAMES == 0 or time.monotonic() - self._started > SEGMENT_S
 
     def finish(self, reader: Reader | None = None) -> None:
         """Finish the segment in hand, if any; the last one takes what the reader has to say."""

@@ -17,6 +17,7 @@ from sepconv_video import production, scribe
 from sepconv_video.engine import Engine
 from sepconv_video.errors import BusyError, Interrupted, OptionsError, VideoError
 from sepconv_video.options import Job, Options
+from sepconv_video.parts import Parts, write_json
 from sepconv_video.pipeline import interpolate_file
 from sepconv_video.production import Production
 from sepconv_video.video import Reader
@@ -109,6 +110,13 @@ def test_segments_cannot_be_told_from_one_piece(job, undisturbed):
     assert decoded(job.target) == undisturbed
     assert (report.frames, report.kept_frames) == (64, 0)
     assert names(job.target.parent) == ["target.mkv"]
+
+
+def test_slow_segments_are_finished_early(job, undisturbed, monkeypatch):
+    monkeypatch.setattr(scribe, "SEGMENT_S", 0.0)
+    convert(job, keep_parts=True)
+    assert segments_of(job) == list(range(32))
+    assert decoded(job.target) == undisturbed
 
 
 @pytest.mark.parametrize("frame", [1, 10, 11, 37, 63, 64])
@@ -222,6 +230,25 @@ def test_a_kill_after_the_rename_is_noticed(job, monkeypatch, undisturbed):
     assert job.target.stat().st_mtime_ns == before
     assert names(job.target.parent) == ["target.mkv"]
     assert decoded(job.target) == undisturbed
+
+
+@pytest.mark.parametrize("moment", ["joined", "report.json"])
+def test_a_kill_between_joining_and_renaming(job, monkeypatch, undisturbed, moment):
+    """The joined file is there, and then also the report of the run."""
+
+    def cut(self, report):
+        if moment == "report.json":
+            write_json(self.folder / "report.json", {"key": self.key, "bytes": 1, "report": report})
+        raise PowerCut
+
+    monkeypatch.setattr(Parts, "complete", cut)
+    with pytest.raises(PowerCut):
+        convert(job)
+    monkeypatch.undo()
+    assert not job.target.exists()
+    assert convert(job).kept_frames == 64
+    assert decoded(job.target) == undisturbed
+    assert names(job.target.parent) == ["target.mkv"]
 
 
 def test_a_target_that_appears_meanwhile_is_not_touched(job):

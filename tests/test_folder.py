@@ -166,6 +166,17 @@ def test_no_resume_does_everything_again(clips, tmp_path):
     assert set(states(do(clips, out, options=options)).values()) == {"done"}
 
 
+def test_stopping_between_two_files(clips, tmp_path):
+    jobs, done = find_jobs([clips], tmp_path / "out", 2), []
+    stop = lambda: len(done) == 2  # noqa: E731
+    results = run_jobs(jobs, OPTIONS, Alone(AverageWork("cpu")), should_stop=stop)
+    done += [next(results).state, next(results).state]
+    with pytest.raises(Interrupted, match="what is finished is kept"):
+        next(results)
+    assert done == ["done", "done"]
+    assert names(tmp_path / "out") == ["sub/c.mkv", "sub/d.mkv"]
+
+
 def test_the_longest_comes_first(clips, tmp_path):
     assert list(do(clips, tmp_path / "out")) == ["d.mkv", "c.mkv", "b.mkv", "a.mkv"]
 
