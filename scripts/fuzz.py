@@ -61,6 +61,7 @@ class Outcome:
 
     @property
     def is_finding(self) -> bool:
+        """Whether it must not happen."""
         return self.kind not in {"made", "refused"}
 
 
@@ -180,6 +181,14 @@ class Campaign:
             click.echo(f"{outcome.kind}: {kept}: {first[0][:200]}")
         return outcome
 
+    def check_seeds(self) -> None:
+        """See that whole files are made: else broken ones would be refused for no good reason."""
+        for path in self.seeds:
+            outcome = self.run("whole", path.name, path.read_bytes())
+            if outcome.kind != "made":
+                raise click.ClickException(f"the seed {path.name} itself: {outcome}")
+        self.kinds.clear()
+
     def summary(self) -> str:
         """The result in one line."""
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kinds.items()))
@@ -211,23 +220,21 @@ def replay(campaign: Campaign, what: str) -> None:
 @click.option("--minutes", default=0.0, help="Stop after so long.  [default: never]")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("fuzz"), show_default=True)
 @click.option("--replay", "replayed", help="Number or path of one file to run again.")
-def main(count, first, seed, seconds_each, memory_mb, minutes, out, replayed) -> None:
+def main(out: Path, seed: int, replayed: str | None, **options: float) -> None:
     """Fuzz probe and run; exit code 1 if there was a finding."""
     os.environ["SVT_LOG"] = "-1"  # its encoder makes seeds
     torch.set_num_threads(1)  # threads do not survive a fork
-    campaign = Campaign(out, seed, Limits(seconds_each, memory_mb * 2**20))
+    limits = Limits(options["seconds_each"], int(options["memory_mb"]) * 2**20)
+    campaign = Campaign(out, seed, limits)
     if replayed:
         return replay(campaign, replayed)
     gc.freeze()  # else collecting garbage would copy the whole memory in each child
     started = time.monotonic()
-    for path in campaign.seeds:
-        outcome = campaign.run("whole", path.name, path.read_bytes())
-        if outcome.kind != "made":
-            raise click.ClickException(f"the seed {path.name} itself: {outcome}")
-    campaign.kinds.clear()
-    for number in range(first, first + count):
+    campaign.check_seeds()
+    first = int(options["first"])
+    for number in range(first, first + int(options["count"])):
         campaign.run(str(number), *campaign.make(number))
-        if minutes and time.monotonic() - started > 60 * minutes:
+        if options["minutes"] and time.monotonic() - started > 60 * options["minutes"]:
             break
     click.echo(f"{campaign.summary()}; {time.monotonic() - started:.0f} s in all")
     sys.exit(any(kind not in {"made", "refused"} for kind in campaign.kinds))

@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from clips import ClipSpec, make_clip, video_frame  # noqa: E402
+from clips import ClipSpec, make_clip, video_frame
 
 # name, encoder, its pixel format, options of the container
 _PLAIN: tuple[tuple[str, str, str, dict[str, str]], ...] = (
