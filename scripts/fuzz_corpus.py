@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+import matroska
 from clips import ClipSpec, make_clip, video_frame
 
 # name, encoder, its pixel format, options of the container
@@ -122,7 +123,22 @@ def build_seeds(folder: Path) -> list[Path]:
     for name, spec in _RICH.items():
         if not (folder / name).exists():
             make_clip(folder / name, spec)
+    (folder / "wide.mkv").write_bytes(_wide_matroska())
     return sorted(folder.iterdir())
+
+
+def _wide_matroska() -> bytes:
+    """A file in which all numbers have room for 64 bits; FFmpeg's own are as short as can be."""
+    parts = [
+        matroska.chapters((0, 40_000_000), (40_000_000, 120_000_000)),
+        matroska.tags({b"TITLE": b"seed"}),
+        matroska.tags({b"NUMBER_OF_FRAMES": b"3", b"DURATION": b"00:00:00.12"}, 1),
+        *matroska.clip_of([0, 40, 80]),
+        matroska.cluster(80, matroska.block(bytes(640), track=2)),
+    ]
+    duration = matroska.number("23e383", 40_000_000)
+    tracks = [matroska.video_track(extra=duration), matroska.sound_track(2), matroska.text_track(3)]
+    return matroska.matroska(tracks, parts)
 
 
 def write_plain(path: Path, codec: str, pix_fmt: str, options: dict[str, str]) -> None:

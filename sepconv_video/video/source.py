@@ -219,7 +219,7 @@ def display_matrix_of(frame: av.VideoFrame) -> tuple[int, ...] | None:
         for data in cast(Any, frame.side_data):  # iterates over values
             if data.type.name == "DISPLAYMATRIX":
                 return struct.unpack("<9i", bytes(data))
-    except ValueError:
+    except (ValueError, struct.error):
         # PyAV 18.1 refuses all side data where there is some that it has no name for, such as
         # the EXIF of photographs; the angle it has found before, mirroring is lost
         if frame.rotation:
@@ -251,10 +251,10 @@ def _rate_of(stream: VideoStream) -> Fraction:
 
 
 def _count_from_header(stream: VideoStream) -> int | None:
-    if stream.frames:
+    if stream.frames > 0:
         return stream.frames
     tagged = stream.metadata.get("NUMBER_OF_FRAMES", "")
-    if tagged.isdecimal():
+    if tagged.isdecimal() and len(tagged) < 16:  # Python refuses to read thousands of digits
         return int(tagged)
     assert isinstance(stream.container, InputContainer)
     duration = stream.container.duration
