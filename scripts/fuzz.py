@@ -28,7 +28,7 @@ from pathlib import Path
 
 import click
 import torch
-from fuzz_corpus import PICTURES, build_seeds, mutated
+from fuzz_corpus import PICTURES, build_seeds, mutated, swept
 
 from sepconv_video.engine import Engine
 from sepconv_video.errors import SepConvVideoError
@@ -213,6 +213,7 @@ def replay(campaign: Campaign, what: str) -> None:
 
 @click.command()
 @click.option("--count", default=10_000, show_default=True, help="Broken files to try.")
+@click.option("--sweep", is_flag=True, help="Instead: every field of some headers in turn.")
 @click.option("--first", default=0, show_default=True, help="Number of the first one.")
 @click.option("--seed", default=0, show_default=True, help="Another seed, other files.")
 @click.option("--seconds-each", default=10.0, show_default=True, help="Limit of time per file.")
@@ -232,8 +233,10 @@ def main(out: Path, seed: int, replayed: str | None, **options: float) -> None:
     started = time.monotonic()
     campaign.check_seeds()
     first = int(options["first"])
-    for number in range(first, first + int(options["count"])):
-        campaign.run(str(number), *campaign.make(number))
+    numbers = range(first, first + int(options["count"]))
+    broken = swept(campaign.seeds) if options["sweep"] else map(campaign.make, numbers)
+    for number, (name, data) in enumerate(broken, first):
+        campaign.run(f"sweep{number}" if options["sweep"] else str(number), name, data)
         if options["minutes"] and time.monotonic() - started > 60 * options["minutes"]:
             break
     click.echo(f"{campaign.summary()}; {time.monotonic() - started:.0f} s in all")

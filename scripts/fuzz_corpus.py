@@ -4,7 +4,7 @@ import random
 import re
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -101,7 +101,24 @@ _RICH: dict[str, ClipSpec] = {
 }
 PICTURES = (".png", ".jpg", ".webp", ".bmp", ".tif")
 
-_EXTREMES = (0, 1, 7, 8, 15, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63, 2**64 - 1)
+_EXTREMES = (
+    0,
+    1,
+    7,
+    8,
+    15,
+    2**15,
+    2**16 - 1,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**40,
+    2**60,
+    2**62,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+)
 _BOX = re.compile(
     rb"ftyp|moov|mvhd|trak|tkhd|edts|elst|mdia|mdhd|hdlr|minf|vmhd|dinf|dref|stbl|stsd|stts|ctts"
     rb"|stsc|stsz|stco|stss|avc1|avcC|hvcC|mdat|moof|mfhd|traf|tfhd|tfdt|trun|mvex|trex|udta|meta"
@@ -110,8 +127,9 @@ _BOX = re.compile(
 _ELEMENT = re.compile(
     rb"\x1a\x45\xdf\xa3|\x18\x53\x80\x67|\x11\x4d\x9b\x74|\x15\x49\xa9\x66|\x16\x54\xae\x6b|\xae"
     rb"|\x1f\x43\xb6\x75|\x1c\x53\xbb\x6b|\x10\x43\xa7\x70|\x19\x41\xa4\x69|\x12\x54\xc3\x67"
-    rb"|\xe0|\xb0|\xba|\xa3|\xa0|\x2a\xd7\xb1|\x44\x89|\x63\xa2|\x23\xe3\x83|\x53\x6e|\x86"
+    rb"|\xe7|\x91|\x92|\xe0|\xb0|\xba|\xa3|\xa0|\x2a\xd7\xb1|\x44\x89|\x63\xa2|\x23\xe3\x83|\x86"
 )
+_WIDE_NUMBER = re.compile(rb"\x01\0{6}\x08")
 
 
 def build_seeds(folder: Path) -> list[Path]:
@@ -178,6 +196,32 @@ def mutated(seeds: list[bytes], key: str) -> tuple[int, bytes]:
     for _ in range(rng.choice((1, 1, 1, 2, 3, 5))):
         rng.choice(_MUTATIONS)(data, rng, rng.choice(seeds))
     return number, bytes(data)
+
+
+def swept(seeds: list[Path]) -> Iterator[tuple[str, bytes]]:
+    """Put extreme numbers into every field of some headers, one at a time.
+
+    Chance would rarely hit the few fields where one number of 64 bits matters.
+    """
+    for path in seeds:
+        data = path.read_bytes()
+        order = "little" if path.suffix == ".avi" else "big"
+        for place, size, value in _fields(path.name, data):
+            number = value.to_bytes(size, order)
+            yield path.name, data[:place] + number + data[place + size :]
+
+
+def _fields(name: str, data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Where to put which numbers of how many bytes."""
+    if name == "wide.mkv":
+        for found in _WIDE_NUMBER.finditer(data):
+            yield from ((found.end(), 8, value) for value in _EXTREMES)
+    elif name in {"full.mp4", "pieces.mp4", "sound.avi"}:
+        places = range(0, len(data) - 8, 4)
+        ends = [place for place in places if place < 600 or place > len(data) - 3000]
+        for place in ends:
+            yield from ((place, 4, value) for value in (0, 2**31 - 1, 2**32 - 1))
+            yield place, 8, 2**63 - 1
 
 
 def _place(data: bytearray, rng: random.Random) -> int:
@@ -254,6 +298,11 @@ def _element(data: bytearray, rng: random.Random, other: bytes) -> None:
     places = [found.end() for found in _ELEMENT.finditer(data)]
     if not places or data[:4] != b"\x1aE\xdf\xa3":
         return _extreme(data, rng, other)
+    wide = [found.end() for found in _WIDE_NUMBER.finditer(data)]
+    if wide and rng.random() < 0.7:
+        place = rng.choice(wide)
+        data[place : place + 8] = rng.choice(_EXTREMES).to_bytes(8, "big")
+        return None
     place = rng.choice(places)
     kind = rng.choice(("size", "size", "number", "empty"))
     if kind == "size":
@@ -261,7 +310,8 @@ def _element(data: bytearray, rng: random.Random, other: bytes) -> None:
         size = rng.choice(sizes)
         data[place : place + len(size)] = size
     elif kind == "number":
-        _put_number(data, rng, place + 1)
+        width = 9 - data[place].bit_length() if place < len(data) else 1
+        _put_number(data, rng, place + width)
     else:
         data[place : place + 1] = b"\x80"
     return None

@@ -2,6 +2,8 @@
 
 import os
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from contextlib import suppress
@@ -32,10 +34,10 @@ def average(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def in_time():
+def in_time(request):
     started = time.monotonic()
     yield
-    assert time.monotonic() - started < 10
+    assert request.node.get_closest_marker("slow") or time.monotonic() - started < 10
 
 
 def interpolated(source, target, **options):
@@ -332,6 +334,22 @@ def test_a_link_in_the_output_folder_is_replaced_not_followed(folder, capsys):
     assert code == 0
     assert outside.read_bytes() == b"precious"
     assert not (folder / "out" / "a.2x.mp4").is_symlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_broken_files_of_all_kinds(tmp_path, seed):
+    """A little of what `scripts/fuzz.py` does by the ten thousand."""
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, root / "scripts" / "fuzz.py", "--out", tmp_path]
+    fuzzed = subprocess.run(
+        [*command, "--count", "150", "--seed", str(seed)],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert fuzzed.returncode == 0, fuzzed.stdout
 
 
 @pytest.mark.xfail(strict=True, reason="needs cli to escape what cannot be printed")
