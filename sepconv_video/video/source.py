@@ -24,9 +24,9 @@ _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 _TEXT_FORMATS = {"tty", "bin", "xbin", "adf", "idf"}
 
 LARGEST_PIXELS = 2**27
-"""Frames may have this many pixels, 16384 x 8192: four times 8K television, twice what
-H.264 and H.265 allow at their highest level. Headers of a few bytes can claim thousands of
-times more, for which memory would be asked before the first byte of a picture is read."""
+"""Frames may have this many pixels, 16384 x 8192: four times 8K television. Headers of a few
+bytes can claim thousands of times more, for which memory would be asked before the first byte
+of a picture is read."""
 _LARGEST = f"at most {LARGEST_PIXELS} pixels, for example 16384x8192,"
 MOST_STREAMS = 500
 """Streams in one file, attached fonts and pictures counted. Every one of them is tried on
