@@ -159,7 +159,7 @@ class _Desk:
 
     def _begin(self, job: Job) -> list[Span]:
         """Claim a job and say what is to be made; nothing if it is not ours to do."""
-        claim = ExitStack()
+        claim, production = ExitStack(), None
         try:
             self._check_inside(job)
             production = Production(job, self._options)
@@ -174,7 +174,7 @@ class _Desk:
             self.taken[job] = error
         except SepConvVideoError as error:
             claim.close()
-            self._tell(job, production=None, error=error)
+            self._tell(job, production=production, error=error)
         else:
             self._work[job] = _Work(production, claim, 0, production.frames_done(), {})
             if report is None:
@@ -253,7 +253,8 @@ class _Desk:
         state = "failed" if report is None else "damaged" if report.damage else "done"
         result = Result(job=job, state=state, report=report, error=error)
         self._news.append(result)
-        is_foreign = isinstance(error, OptionsError) and job.target.exists()
+        # what is known of a target that is not to be touched stays
+        is_foreign = isinstance(error, OptionsError) and production and job.target.exists()
         if self._ledger is not None and not is_foreign:
             self._ledger.record(job.target, _entry(result, production))
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sepconv_video import __version__
-from sepconv_video.display import display, show_error
+from sepconv_video.display import display, one_line, show_error
 from sepconv_video.errors import Interrupted, OptionsError, SepConvVideoError
 from sepconv_video.options import FACTORS, MAX_CRF, PRECISIONS, Options
 
@@ -166,7 +166,7 @@ def _join_pictures(
 
     interpolate_pictures(inputs[0], inputs[1], output, options)
     if not quiet:
-        click.echo(f"wrote `{output}`", err=True)
+        click.echo(f"wrote `{one_line(str(output))}`", err=True)
     return 0
 
 

@@ -112,7 +112,7 @@ def _show_result(result: "Result", *, quiet: bool) -> None:
         return
     if report.damage:
         click.echo(
-            f"warning: `{one_line(str(result.job.source))}` is damaged: {report.damage}; "
+            f"warning: `{one_line(str(result.job.source))}` is damaged: {one_line(report.damage)}; "
             f"what could be decoded of it, {report.source_frames} frames, was used",
             err=True,
         )

@@ -45,10 +45,10 @@ def find_jobs(
     sources = [path for given in inputs for path in _expanded(given)]
     jobs: list[Job] = []
     for source in sources:
-        if source.is_dir():
-            inside = Path(source.name) if sum(path.is_dir() for path in sources) > 1 else Path()
+        if _is_folder(source):
+            inside = Path(source.name) if sum(_is_folder(path) for path in sources) > 1 else Path()
             jobs.extend(_folder_jobs(source, _folder(source, output), inside, pattern))
-        elif output is None or output.is_dir() or len(sources) > 1:
+        elif output is None or _is_folder(output) or len(sources) > 1:
             jobs.append(Job(source=source, target=_default_target(source, output, factor)))
         else:
             jobs.append(Job(source=source, target=output))
@@ -63,11 +63,18 @@ def is_folder(inputs: Sequence[Path], output: Path | None) -> bool:
     if output is None:
         return False
     given = [path for one in inputs for path in _expanded(one)]
-    return output.is_dir() or len(given) > 1 or any(path.is_dir() for path in given)
+    return _is_folder(output) or len(given) > 1 or any(_is_folder(path) for path in given)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # e.g. a name too long: opening it will say so
+        return False
 
 
 def _expanded(given: Path) -> list[Path]:
-    if given.exists() or not glob.has_magic(str(given)):
+    if os.path.lexists(given) or not glob.has_magic(str(given)):
         return [given]
     found = sorted(glob.glob(str(given), recursive=True))  # noqa: PTH207 - knows absolute ones
     if not found:
@@ -91,7 +98,7 @@ def _make_folders(jobs: Sequence[Job]) -> None:
 
 def _folder(source: Path, output: Path | None) -> Path:
     """Check that `output` can take what comes from a folder."""
-    if output is None or (output.exists() and not output.is_dir()):
+    if output is None or (output.exists() and not _is_folder(output)):
         raise OptionsError(
             f"the folder `{source}` needs a folder to write to", "name one with `-o out/`"
         )

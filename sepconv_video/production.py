@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sepconv_video import __version__
-from sepconv_video.errors import Interrupted, OptionsError, VideoError
+from sepconv_video.errors import DeviceError, Interrupted, OptionsError, VideoError
 from sepconv_video.frames import Frame, VideoInfo
 from sepconv_video.options import Job, Options
 from sepconv_video.parts import Identity, Parts, gaps, identify
@@ -179,7 +179,7 @@ class Production:
             made = stack.enter_context(prefetch(engine.run(todo, info, factor), depth, "engine"))
             scribe = stack.enter_context(Scribe(self.parts, track, factor, first, judge))
             expected = info.frame_count_from_header
-            for count, frame in enumerate(_patient(made, job.source), 1):
+            for count, frame in enumerate(_explained(made, job.source), 1):
                 scribe.write(frame)
                 if watch.on_progress is not None:
                     watch.on_progress(count, expected and expected * factor)
@@ -266,10 +266,15 @@ def identity_of(job: Job, options: Options) -> Identity:
     }
 
 
-def _patient(made: Iterator[Frame], source: Path) -> Iterator[Frame]:
-    """Say in our words that reading takes for ever."""
+def _explained(made: Iterator[Frame], source: Path) -> Iterator[Frame]:
+    """Say in our words that reading takes for ever, or that there is not enough memory."""
     try:
         yield from made
+    except MemoryError as error:
+        raise DeviceError(
+            f"out of memory at a frame of `{source}`",
+            "close other programs; finished segments are kept: run it again",
+        ) from error
     except TimeoutError as error:
         raise VideoError(
             f"cannot read `{source}`: {error}", "is its disk or network file system still there?"
@@ -283,6 +288,15 @@ def check_place(job: Job) -> None:
         OptionsError: It is the source, a folder, or has no folder to be in.
     """
     source, target = job.source, job.target
+    try:
+        target.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise OptionsError(
+            f"cannot write `{target}`: {reason}", "choose another name with `-o`"
+        ) from error
     if target.exists() and source.exists() and target.samefile(source):
         raise OptionsError(
             f"cannot write `{target}`: it is the source itself", "choose another name with `-o`"

@@ -4,6 +4,7 @@ FFmpeg does not tell where a track's presentation ends, and the durations it giv
 of a variable rate stored out of order (with B-frames) belong to other frames.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
@@ -78,7 +79,11 @@ def _child(file: BinaryIO, wanted: bytes, start: int, end: int) -> tuple[int, in
 
 
 def _children(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Walk the boxes between two places: name, where the content begins and where it ends."""
+    """Walk the boxes between two places: name, where the content begins and where it ends.
+
+    That end is as the box says, which may be beyond the file's; the walk stays within it.
+    """
+    end = min(end, os.fstat(file.fileno()).st_size)
     while start + 8 <= end:
         file.seek(start)
         header = file.read(16)

@@ -1,6 +1,7 @@
 """What goes wrong with files: PyAV's errors turned into ours, and signs of a broken-off file."""
 
 import errno
+import shlex
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,17 +26,23 @@ _REMEDIES = {
     errno.EISDIR: ("it is a folder", "name a file"),
     errno.ENOTDIR: ("a part of its path is not a folder", "check the name"),
     errno.EFBIG: ("the file would be larger than the file system allows", "choose another folder"),
+    errno.ENOMEM: ("not enough memory", "close other programs, or scale the video down first"),
     errno.EIO: ("the device failed to read or write", "check the disk"),
 }
 
 
 def explain(fault: Exception) -> tuple[str, str]:
     """Say in lower case why a file operation failed, and what helps (which may be empty)."""
-    number = getattr(fault, "errno", None)
+    number = errno.ENOMEM if isinstance(fault, MemoryError) else getattr(fault, "errno", None)
     if isinstance(number, int) and number in _REMEDIES:
         return _REMEDIES[number]
     reason = getattr(fault, "strerror", None) or str(fault) or type(fault).__name__
     return reason[0].lower() + reason[1:].rstrip("."), ""
+
+
+def quoted(path: Path) -> str:
+    """Write a name as a shell needs it: hints are copied, and names may hold `;` and `$()`."""
+    return shlex.quote(str(path))
 
 
 @contextmanager
@@ -46,7 +53,7 @@ def translated(action: str, path: Path, usual_hint: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (av.FFmpegError, OSError) as fault:
+    except (av.FFmpegError, OSError, MemoryError) as fault:
         reason, hint = explain(fault)
         raise VideoError(f"cannot {action} `{path}`: {reason}", hint or usual_hint) from fault
 

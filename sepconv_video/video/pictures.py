@@ -12,7 +12,12 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from sepconv_video.errors import OptionsError, VideoError
 from sepconv_video.video.faults import translated
 from sepconv_video.video.formats import Layout, frame_of
-from sepconv_video.video.source import display_matrix_of, open_source
+from sepconv_video.video.source import (
+    display_matrix_of,
+    open_source,
+    reject_giant,
+    why_without_size,
+)
 
 Picture = npt.NDArray[np.uint8]
 
@@ -51,8 +56,12 @@ def read_picture(path: Path | str) -> Picture:
     with open_source(path) as container:
         frame = None
         if container.streams.video:
+            stream = container.streams.video[0]
+            reject_giant(stream, path)
+            if why := why_without_size(stream):
+                raise VideoError(f"cannot read `{path}`: {why}", "name a complete picture")
             with translated("read", path, "name a complete picture"):
-                frame = next(container.decode(container.streams.video[0]), None)
+                frame = next(container.decode(stream), None)
         if frame is None:
             raise VideoError(f"cannot read `{path}`: there is no picture in it", "name a picture")
         with translated("read", path):

@@ -21,7 +21,15 @@ from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame
 from sepconv_video.video.boxes import presentation_end
 from sepconv_video.video.faults import explain, is_broken_off
-from sepconv_video.video.source import cuts_packets_short, describe, main_video, open_source
+from sepconv_video.video.source import (
+    HIGHEST_RATE,
+    cuts_packets_short,
+    describe,
+    main_video,
+    most_ticks,
+    open_source,
+    why_without_size,
+)
 from sepconv_video.video.unpacker import Unpacker
 
 _HEADER_TICK = Fraction(1, 1000)
@@ -114,7 +122,7 @@ class Reader:
                 held = Frame(
                     index=index,
                     pts=pts,
-                    duration=int(picture.duration or 0) if has_times else 0,
+                    duration=clock.duration(picture) if has_times else 0,
                     planes=self._unpack(picture),
                 )
             if held is not None:
@@ -135,14 +143,15 @@ class Reader:
         if end is None or abs(last.pts * base + last.duration * base - end) < _HEADER_TICK * 2:
             return last.duration
         duration = round(end / base) - last.pts
-        return duration if duration > 0 else last.duration
+        return duration if 0 < duration <= most_ticks(base) else last.duration
 
     def _first_picture(self) -> av.VideoFrame:
         first = next(self._pictures, None)
         if first is None:
-            why = self._faults.summary or "its video stream is empty"
+            why = [self._faults.summary or "its video stream is empty"]
+            why += filter(None, [why_without_size(self._stream)])
             raise VideoError(
-                f"cannot read `{self.path}`: not one frame can be decoded: {why}",
+                f"cannot read `{self.path}`: not one frame can be decoded: {'; '.join(why)}",
                 "was it copied or downloaded to the end?",
             )
         return first
@@ -213,25 +222,31 @@ class _Clock:
     """
 
     def __init__(self, stream: VideoStream, has_times: bool) -> None:
+        tick = Fraction(stream.time_base or Fraction(1, av.time_base))
         self._has_times = has_times
-        self._start = stream.start_time or 0
-        rate, tick = stream.average_rate or stream.guessed_rate, stream.time_base
-        self._step = max(1, round(1 / (rate * tick))) if rate and tick else 1
-        self._second = round(1 / tick) if tick else 1
+        self._most = most_ticks(tick)
+        self._start = self._usable(stream.start_time) or 0
+        rate = stream.average_rate or stream.guessed_rate or Fraction(0)
+        is_sane = 1 / HIGHEST_RATE <= rate <= HIGHEST_RATE
+        self._step = max(1, round(1 / (rate * tick))) if is_sane else 1
+        self._second = round(1 / tick)
         self._last: int | None = None
         self._offset = 0
         self._missing = 0
         self._backward = 0
 
+    def duration(self, picture: av.VideoFrame) -> int:
+        """Read how long a picture is shown, in ticks; 0 where that is not said or absurd."""
+        return max(0, self._usable(picture.duration) or 0)
+
     def pts(self, picture: av.VideoFrame) -> int:
-        found = picture.pts if self._has_times and picture.pts is not None else picture.dts
-        if self._last is None and found is not None and not self._has_times:
-            self._offset = self._start - found
+        """Read or make up when a picture is shown, in ticks."""
+        found = self._found(picture)
         if found is None:
             self._missing += 1
             pts = 0 if self._last is None else self._last + self._step
         else:
-            pts = found + self._offset
+            pts = found
         if self._last is not None and pts <= self._last:
             self._backward += 1
             wanted = self._last + 1
@@ -244,11 +259,22 @@ class _Clock:
         self._last = pts
         return pts
 
+    def _found(self, picture: av.VideoFrame) -> int | None:
+        is_stored = self._has_times and picture.pts is not None
+        found = self._usable(picture.pts if is_stored else picture.dts)
+        if found is not None and self._last is None and not self._has_times:
+            self._offset = self._start - found
+        return None if found is None else self._usable(found + self._offset)
+
+    def _usable(self, ticks: int | None) -> int | None:
+        """Leave out what cannot be a time."""
+        return ticks if ticks is not None and -self._most <= ticks <= self._most else None
+
     @property
     def notes(self) -> list[str]:
         found = []
         if self._missing and self._has_times:
-            found.append(f"{self._missing} frames had no time and follow at an even rate")
+            found.append(f"{self._missing} frames had no usable time and follow at an even rate")
         if self._backward:
             found.append(f"{self._backward} frames had a time not after the one before: moved on")
         return found

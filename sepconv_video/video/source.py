@@ -1,6 +1,7 @@
 """Opening a source: its main video stream, and everything known before frames are decoded."""
 
 import math
+import stat
 import struct
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,7 +15,7 @@ from av.video.stream import VideoStream
 
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import ColorSpec, VideoInfo
-from sepconv_video.video.faults import explain
+from sepconv_video.video.faults import explain, quoted
 from sepconv_video.video.formats import Layout
 
 # H.273 code points of the matrix. FCC (4) and SMPTE 240M (7) have no name of their own here;
@@ -23,36 +24,82 @@ _MATRICES = {1: "bt709", 4: "bt601", 5: "bt601", 6: "bt601", 7: "bt709", 9: "bt2
 _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 _TEXT_FORMATS = {"tty", "bin", "xbin", "adf", "idf"}
 
+LARGEST_PIXELS = 2**27
+"""Frames may have this many pixels, 16384 x 8192: four times 8K television. Headers of a few
+bytes can claim thousands of times more, for which memory would be asked before the first byte
+of a picture is read."""
+_LARGEST = f"at most {LARGEST_PIXELS} pixels, for example 16384x8192,"
+MOST_STREAMS = 500
+"""Streams in one file, attached fonts and pictures counted. Every one of them is tried on
+the target; beyond its own limit FFmpeg leaves the rest out without a word."""
+HIGHEST_RATE = Fraction(2**20)
+"""Frames per second, and seconds per frame: beyond it a header is not to be believed."""
+LONGEST_S = 2**32
+"""Times beyond 136 years from 0 are damage, not times: even those who count from 1970 stay
+below. Encoders and containers overflow on them, FFmpeg often without a word."""
+MOST_TICKS = 2**58
+"""Times and durations in ticks, so that eight times as many fit into FFmpeg's 64 bits."""
+# These open further files, or addresses, that their text names: a video from a stranger must
+# not decide what else is read.
+_PLAYLISTS = {"concat", "dash", "hls", "imf", "rtp", "rtsp", "sap", "sdp", "vobsub"}
+_LISTS_BEGIN = (b"#EXTM3U", b"ffconcat", b"v=0", b"# VobSub", b"<?xml", b"<MPD")
+_GUARDS = {
+    "format_whitelist": ",".join(sorted(av.formats_available - _PLAYLISTS)),
+    "protocol_whitelist": "file",
+    "max_streams": str(MOST_STREAMS + 1),
+    "pattern_type": "none",  # `%d` in a picture's name is no counter
+}
+
 
 def open_source(path: Path) -> InputContainer:
-    """Open a file for reading.
+    """Open a file for reading; it alone, whatever other files it may name.
 
     Raises:
-        VideoError: If it is missing, empty, a folder or not a video, with the reason.
+        VideoError: If it is missing, empty, a folder, a pipe or not a video, with the reason.
     """
     reject_unreadable(path)
     try:
-        # the prefix keeps FFmpeg from taking `12:30.mp4` for an address
-        container = av.open(f"file:{path}", "r", metadata_errors="replace")
-    except av.InvalidDataError as fault:
-        raise VideoError(*_not_a_video(path)) from fault
-    except (av.FFmpegError, OSError) as fault:
-        reason, hint = explain(fault)
-        raise VideoError(f"cannot read `{path}`: {reason}", hint) from fault
-    if container.format.name in _TEXT_FORMATS:  # FFmpeg would draw the text as pictures
+        container = av.open(
+            f"file:{path}",  # the prefix keeps FFmpeg from taking `12:30.mp4` for an address
+            "r",
+            options={"max_pixels": str(LARGEST_PIXELS)},
+            container_options=_GUARDS,
+            metadata_errors="replace",
+        )
+    except (av.FFmpegError, OSError, MemoryError) as fault:
+        raise VideoError(*_why_not_opened(path, fault)) from fault
+    try:
+        _reject_unusable(container, path)
+    except VideoError:
         container.close()
-        raise VideoError(f"cannot read `{path}`: it is text, not a video", _NAME_A_VIDEO)
+        raise
     return container
+
+
+def _reject_unusable(container: InputContainer, path: Path) -> None:
+    if container.format.name in _TEXT_FORMATS:  # FFmpeg would draw the text as pictures
+        raise VideoError(f"cannot read `{path}`: it is text, not a video", _NAME_A_VIDEO)
+    if len(container.streams) > MOST_STREAMS:
+        raise VideoError(
+            f"cannot read `{path}`: it has more than {MOST_STREAMS} streams",
+            f"copy those that matter, e.g. `ffmpeg -i {quoted(path)} -map 0:v:0 -c copy new.mkv`",
+        )
 
 
 def reject_unreadable(path: Path) -> None:
     """Raise `VideoError` if there is no file with something in it at `path`."""
     try:
-        if path.is_dir():
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
             raise VideoError(f"cannot read `{path}`: it is a folder", "name a file in it")
-        if path.stat().st_size == 0 and path.is_file():
+        if not stat.S_ISREG(found.st_mode):  # which is read twice, and from its end
+            raise VideoError(
+                f"cannot read `{path}`: it is a pipe or a device, not a file",
+                "write what comes out of it to a file first",
+            )
+        if found.st_size == 0:
             raise VideoError(f"cannot read `{path}`: the file is empty (0 bytes)", _COMPLETE)
-    except OSError as fault:
+    except (OSError, ValueError) as fault:  # ValueError: a zero byte in the name
         reason, hint = explain(fault)
         raise VideoError(f"cannot read `{path}`: {reason}", hint) from fault
 
@@ -108,7 +155,40 @@ def main_video(container: InputContainer, path: Path) -> VideoStream:
             f"cannot read `{path}`: there is no decoder for its video stream",
             "convert it first with the program that made it",
         )
+    reject_giant(known[0], path)
     return known[0]
+
+
+def reject_giant(stream: VideoStream, path: Path) -> None:
+    """Refuse frames that are too large, before memory is asked for one, now and later on.
+
+    Raises:
+        VideoError: If the header says that they have more than `LARGEST_PIXELS`.
+    """
+    context = stream.codec_context
+    if context.width * context.height > LARGEST_PIXELS:
+        raise VideoError(
+            f"cannot read `{path}`: its frames are {context.width}x{context.height}, "
+            f"{_LARGEST} are accepted",
+            "if they really are that large, scale them down first",
+        )
+    context.options = {**context.options, "max_pixels": str(LARGEST_PIXELS)}
+
+
+def why_without_size(stream: VideoStream) -> str:
+    """Say why nothing can be decoded where FFmpeg found no size it may use; empty if it did."""
+    context = stream.codec_context
+    is_known = context.width and context.height
+    return (
+        ""
+        if is_known
+        else f"the size of its frames is missing, or too large: {_LARGEST} are accepted"
+    )
+
+
+def most_ticks(tick: Fraction) -> int:
+    """Give the largest time, from 0, that is believed, in ticks of so many seconds."""
+    return min(MOST_TICKS, int(LONGEST_S / tick))
 
 
 def cuts_packets_short(container: InputContainer) -> bool:
@@ -171,7 +251,7 @@ def display_matrix_of(frame: av.VideoFrame) -> tuple[int, ...] | None:
         for data in cast(Any, frame.side_data):  # iterates over values
             if data.type.name == "DISPLAYMATRIX":
                 return struct.unpack("<9i", bytes(data))
-    except ValueError:
+    except (ValueError, struct.error):
         # PyAV 18.1 refuses all side data where there is some that it has no name for, such as
         # the EXIF of photographs; the angle it has found before, mirroring is lost
         if frame.rotation:
@@ -197,16 +277,16 @@ def _tag(in_frame: int, in_header: int, unset: int) -> int:
 
 def _rate_of(stream: VideoStream) -> Fraction:
     for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
-        if rate:  # PyAV gives None or 0 where it is unknown
+        if rate and 1 / HIGHEST_RATE <= rate <= HIGHEST_RATE:  # None or 0 where it is unknown
             return Fraction(rate)
     return Fraction(25)
 
 
 def _count_from_header(stream: VideoStream) -> int | None:
-    if stream.frames:
+    if stream.frames > 0:
         return stream.frames
     tagged = stream.metadata.get("NUMBER_OF_FRAMES", "")
-    if tagged.isdecimal():
+    if tagged.isdecimal() and len(tagged) < 16:  # Python refuses to read thousands of digits
         return int(tagged)
     assert isinstance(stream.container, InputContainer)
     duration = stream.container.duration
@@ -224,9 +304,17 @@ _NAME_A_VIDEO = "name a video file, for example `clip.mp4`"
 _COMPLETE = "was it copied or downloaded to the end?"
 
 
-def _not_a_video(path: Path) -> tuple[str, str]:
+def _why_not_opened(path: Path, fault: Exception) -> tuple[str, str]:
     with path.open("rb") as file:
-        head = file.read(12)
+        head = file.read(64)
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_LISTS_BEGIN):
+        return (
+            f"cannot read `{path}`: it is a list of other files or addresses, not a video",
+            f"make one file of them first, e.g. `ffmpeg -i {quoted(path)} -c copy new.mkv`",
+        )
+    if not isinstance(fault, av.InvalidDataError):
+        reason, hint = explain(fault)
+        return f"cannot read `{path}`: {reason}", hint
     if head[4:8] in {b"ftyp", b"mdat", b"wide", b"free"}:
         return (
             f"cannot read `{path}`: it is broken off, its index (the moov box) is missing",

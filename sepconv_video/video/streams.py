@@ -17,7 +17,7 @@ from av.rational import AVRational
 from av.stream import Discard, Disposition, Stream
 from av.video.stream import VideoStream
 
-from sepconv_video.video.source import cuts_packets_short, main_video, open_source
+from sepconv_video.video.source import cuts_packets_short, main_video, most_ticks, open_source
 
 # Tags that describe the file or the encoding they were read from, not the content.
 _STALE = {
@@ -51,6 +51,7 @@ class OtherStreams:
         self._last_dts: dict[int, int] = {}
         self._mended = 0
         self._refused = 0
+        self._covers: dict[int, bytes] | None = None
         self._pending: Packet[Stream] | None = None
         self._packets: Iterator[Packet[Stream]] = iter(())
 
@@ -87,12 +88,14 @@ class OtherStreams:
         """Copy a cover picture into Matroska, where it is an attached file, not a stream."""
         name = cover.codec_context.name if cover.codec_context is not None else ""
         suffix, mime = _PICTURE_FILES.get(name, (name, f"image/{name}"))
-        with open_source(self._path) as again:
-            packet = next((p for p in again.demux(again.streams[cover.index]) if p.size), None)
-        if packet is not None:
-            given = cover.metadata.get("filename")
-            mime = cover.metadata.get("mimetype", mime)
-            output.add_attachment(given or f"cover.{suffix}", mime, bytes(packet))
+        if self._covers is None:
+            self._covers = _read_covers(self._path)
+        if cover.index not in self._covers:
+            self.notes.append(f"{_called(cover)} left out: it cannot be read")
+            return
+        given = cover.metadata.get("filename")
+        mime = cover.metadata.get("mimetype", mime)
+        output.add_attachment(given or f"cover.{suffix}", mime, self._covers[cover.index])
 
     def copy_header(self, output: OutputContainer) -> None:
         """Copy the file's tags and chapters."""
@@ -144,8 +147,12 @@ class OtherStreams:
             for packet in self._packets:
                 is_flush = packet.size == 0 and packet.pts is None and packet.dts is None
                 is_part = packet.is_corrupt and cuts_packets_short(self._input)
-                if not (is_flush or is_part or _is_filler(packet)):
-                    return self._shifted(packet)
+                if is_flush or is_part or _is_filler(packet):
+                    continue
+                if _is_absurd(packet):
+                    self._refused += 1
+                    continue
+                return self._shifted(packet)
         except (av.FFmpegError, IndexError):
             # the reader of the video meets the same, and reports it where it is a fault
             self._packets = iter(())
@@ -178,6 +185,19 @@ class OtherStreams:
         except (av.InvalidDataError, av.PatchWelcomeError):
             # e.g. a broken AAC header, which MP4 stores in another form
             self._refused += 1
+
+
+def _read_covers(path: Path) -> dict[int, bytes]:
+    """Read all cover pictures at once, by stream: a hostile file may have hundreds."""
+    found: dict[int, bytes] = {}
+    with open_source(path) as source, suppress(av.FFmpegError, IndexError):
+        covers = [stream for stream in source.streams if _is_cover(stream)]
+        for packet in source.demux(covers):
+            if packet.size:
+                found.setdefault(packet.stream.index, bytes(packet))
+            if len(found) == len(covers):
+                break
+    return found
 
 
 def can_hold(container: str, stream: Stream) -> bool:
@@ -241,6 +261,14 @@ def _is_filler(packet: "Packet[Stream]") -> bool:
     if context is None or context.name != "mov_text" or packet.size != 2:
         return False
     return not packet.duration and bytes(packet) == b"\0\0"
+
+
+def _is_absurd(packet: "Packet[Stream]") -> bool:
+    """Tell whether a packet's times are too far from 0 to be reckoned with."""
+    most = most_ticks(packet.time_base)
+    return any(
+        abs(ticks) > most for ticks in (packet.pts or 0, packet.dts or 0, packet.duration or 0)
+    )
 
 
 def _called(stream: Stream) -> str:

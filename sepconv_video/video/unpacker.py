@@ -8,6 +8,7 @@ from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Plane
 from sepconv_video.video import formats
+from sepconv_video.video.faults import quoted
 
 _ACCURATE = (
     Interpolation.BICUBIC
@@ -81,7 +82,7 @@ class Unpacker:
             raise VideoError(
                 f"cannot read `{self._path}`: pixel format `{picture.format.name}` cannot be "
                 "converted to YUV",
-                f"convert it first, e.g. `ffmpeg -i {self._path} -pix_fmt yuv420p new.mkv`",
+                f"convert it first, e.g. `ffmpeg -i {quoted(self._path)} -pix_fmt yuv420p new.mkv`",
             ) from fault
 
 
