@@ -119,6 +119,9 @@ def run_one(source: Path, folder: Path, limits: Limits) -> Outcome:
     outcome = _judge(message, status)
     outcome.seconds, outcome.peak_bytes = time.monotonic() - started, usage.ru_maxrss * 1024
     allowed = {target} if outcome.kind == "made" else set()
+    parts = target.with_name(f"{target.name}.parts")
+    if outcome.kind == "refused" and list(parts.glob("0*.json")):
+        allowed.add(parts)  # what is finished is kept, also where it cannot be joined
     left = {path for path in folder.iterdir() if path != source} - allowed
     if left and not outcome.is_finding:
         outcome.kind, outcome.detail = "left", f"{sorted(left)}: {outcome.detail}"
