@@ -23,7 +23,7 @@ try:
     from ray.exceptions import RayError, RayTaskError
 except ImportError as missing:
     raise DeviceError(
-        f"cannot work on a cluster: {missing}",
+        f"cannot work on a Ray cluster from here: {missing}",
         'install Ray on every node: pip install "sepconv-video[cluster]"',
     ) from missing
 

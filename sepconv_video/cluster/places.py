@@ -20,7 +20,9 @@ from sepconv_video.errors import DeviceError
 
 _CONNECT_S = 5.0
 _list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
-_Hand: Any = ray.remote(Hand)
+_remote: Callable[..., Any] = ray.remote  # whose types know nothing of groups
+# a thread of its own to answer in while the other one works
+_Hand = _remote(concurrency_groups={"control": 1}, max_restarts=0)(Hand)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +41,6 @@ class Place:
         """Start a worker here; Ray does so when what it needs is free."""
         variables = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
         return _Hand.options(
-            max_restarts=0,
-            concurrency_groups={"control": 1},  # so that it answers while it works
             num_cpus=self.cpus,
             num_gpus=self.gpus,
             scheduling_strategy=NodeAffinitySchedulingStrategy(self.node_id, soft=False),
