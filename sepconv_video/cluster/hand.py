@@ -1,5 +1,6 @@
 """What a worker does, in a process of Ray's on some node."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,7 +9,7 @@ from pathlib import Path
 import ray
 
 from sepconv_video.crew import Task, Work, do
-from sepconv_video.errors import DeviceError, SepConvVideoError, VideoError
+from sepconv_video.errors import Interrupted, SepConvVideoError, VideoError
 from sepconv_video.parts import Parts, read_json
 from sepconv_video.production import identity_of
 
@@ -30,15 +31,20 @@ class Word:
 class Hand:
     """A worker, in a process of Ray's on some node; one thread works, the other answers."""
 
-    def __init__(self, make_work: Callable[[str], Work], device: str, node: str) -> None:
+    def __init__(
+        self, make_work: Callable[[str], Work], device: str, node: str, threads: int
+    ) -> None:
         """Remember what to do; nothing that may fail, since it could not be told in words."""
         self._make_work, self._device, self._node = make_work, device, node
+        self._threads = threads
         self._work: Work | None = None
         self._word = Word()
         self._is_stopping = False
 
     def prepare(self) -> Word:
         """Build the engine."""
+        # read when torch is imported, which comes with the engine
+        os.environ |= {"OMP_NUM_THREADS": str(self._threads), "OMP_WAIT_POLICY": "PASSIVE"}
         try:
             self._work = self._make_work(self._device)
             self._work.prepare()
@@ -52,12 +58,15 @@ class Hand:
         self._word = Word()
         try:
             self._check_sight(task)
-            error = do(self._work, task, self._tell, lambda: self._is_stopping).error
-        except DeviceError as lost:
+        except SepConvVideoError as error:
+            return Word(error=error)
+        try:
+            outcome = do(self._work, task, self._tell, lambda: self._is_stopping)
+        except Interrupted as stopped:
+            return replace(self._word, error=stopped)
+        except SepConvVideoError as lost:
             return replace(self._word, error=self._here(lost), is_fatal=True)
-        except SepConvVideoError as stopped:
-            error = stopped
-        return replace(self._word, error=error)
+        return replace(self._word, error=outcome.error)
 
     @ray.method(concurrency_group="control")
     def pulse(self, is_stopping: bool) -> Word:
@@ -69,7 +78,7 @@ class Hand:
         self._word = Word(frames, expected)
 
     def _here(self, error: SepConvVideoError) -> SepConvVideoError:
-        return DeviceError(f"node `{self._node}`: {error.message}", error.hint)
+        return type(error)(f"node `{self._node}`: {error.message}", error.hint)
 
     def _check_sight(self, task: Task) -> None:
         """Refuse to work where this node sees other files, or has another version, than it may.

@@ -39,13 +39,11 @@ class Place:
 
     def hire(self, make_work: Callable[[str], Work]) -> Any:  # noqa: ANN401 - Ray's handle
         """Start a worker here; Ray does so when what it needs is free."""
-        variables = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
         return _Hand.options(
             num_cpus=self.cpus,
             num_gpus=self.gpus,
             scheduling_strategy=NodeAffinitySchedulingStrategy(self.node_id, soft=False),
-            runtime_env={"env_vars": variables},
-        ).remote(make_work, "cuda" if self.gpus else "cpu", self.node)
+        ).remote(make_work, "cuda" if self.gpus else "cpu", self.node, self.threads)
 
 
 def living_nodes() -> dict[str, dict[str, Any]]:
