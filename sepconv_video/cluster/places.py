@@ -1,7 +1,6 @@
 """The cluster itself: joining it, its nodes, and where on them workers can be."""
 
 import logging
-import os
 import signal
 import socket
 import threading
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private import services
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -75,17 +75,18 @@ def connect(address: str) -> None:
     Raises:
         DeviceError: There is none.
     """
-    _knock(os.environ.get("RAY_ADDRESS") or address if address == "auto" else address)
     try:
+        where = address
+        if address == "auto":
+            where = services.get_ray_address_from_environment(address, None)
+        _knock(where)
         with _own_sigterm():
             ray.init(
-                address=address,
+                address=where,
                 ignore_reinit_error=True,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    except SystemExit as error:  # Ray ends the process when it gives up
-        raise _no_cluster(address, "it does not answer") from error
     except (RayError, OSError, RuntimeError, ValueError) as error:
         raise _no_cluster(address, first_line(error)) from error
     # Ray tells of lost nodes on stdout, many lines each, and knows no option against it
@@ -93,20 +94,23 @@ def connect(address: str) -> None:
 
 
 def _knock(address: str) -> None:
-    """See quickly that somebody listens, since Ray would try for two minutes."""
+    """See quickly that somebody listens, since Ray would try for many minutes.
+
+    Raises:
+        ConnectionError: Nobody does.
+    """
     host, _, port = address.rpartition(":")
-    if not (host and port.isdecimal()) or "//" in host or ray.is_initialized():
-        return
+    if not (host and port.isdecimal()) or "//" in host:
+        return  # not what we know: Ray will say
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
     except OSError as error:
-        raise _no_cluster(address, str(error)) from error
+        raise ConnectionError(f"nobody answers at `{address}`") from error
 
 
 def _no_cluster(address: str, reason: str) -> DeviceError:
-    name = "on this machine" if address == "auto" else f"at `{address}`"
     return DeviceError(
-        f"no Ray cluster {name}: {reason}",
+        f"no Ray cluster at `{address}`: {reason}",
         "start one with `ray start --head`, and join other nodes with "
         "`ray start --address=HEAD:6379`",
     )

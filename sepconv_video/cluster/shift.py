@@ -78,30 +78,35 @@ class Shift:
         self._workers: list[_Worker] = []
         self._hired: float | None = None
         self._manned = 0.0
+        self._stopped: float | None = None
 
     def outcomes(self, on_frames: Frames, should_stop: ShouldStop) -> Iterator[Outcome]:
         """Do the tasks; see `crew.Crew`."""
-        stopped: float | None = None
         self._manned = time.monotonic()
-        while self._assign(is_stopping=stopped is not None):
-            if stopped is None and should_stop():
-                stopped = time.monotonic()
-            if stopped is None:
+        while self._assign() and not self._is_patience_over():
+            if self._stopped is None and should_stop():
+                self._stopped = time.monotonic()
+            if self._stopped is None:
                 self._hire()
-            elif time.monotonic() - stopped > STOP_PATIENCE_S:
-                break
             for worker in self._workers:
-                worker.ask(is_stopping=stopped is not None)
-            yield from self._listen(on_frames)
-        if stopped is not None:
+                worker.ask(is_stopping=self._stopped is not None)
+            for outcome in self._listen(on_frames):
+                if outcome.error is None:  # else other tasks may have become pointless
+                    self._assign()  # now, as whoever takes the outcome may take long to join
+                yield outcome
+        if self._stopped is not None:
             raise Interrupted(
                 "interrupted: what is finished is kept",
                 "run the same command again to go on from there",
             )
 
-    def _assign(self, *, is_stopping: bool) -> bool:
+    def _is_patience_over(self) -> bool:
+        return self._stopped is not None and time.monotonic() - self._stopped > STOP_PATIENCE_S
+
+    def _assign(self) -> bool:
         """Give tasks to idle workers; False when nothing is left to do or to wait for."""
         idle = [worker for worker in self._workers if worker.is_idle]
+        is_stopping = self._stopped is not None
         # without any worker at all one task is taken, to know whether it is worth waiting
         while not is_stopping and (idle or not (self._open or self._is_busy())):
             task = self._open.pop() if self._open else next(self._tasks, None)
