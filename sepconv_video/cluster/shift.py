@@ -12,7 +12,7 @@ from ray.exceptions import ActorUnschedulableError, RayActorError, RayError, Ray
 
 from sepconv_video.cluster.hand import Word
 from sepconv_video.cluster.places import Place, living_nodes, places
-from sepconv_video.crew import MOST_ATTEMPTS, Frames, Outcome, ShouldStop, Task, Work
+from sepconv_video.crew import MOST_ATTEMPTS, Frames, Outcome, ShouldStop, Task, Work, interrupted
 from sepconv_video.errors import DeviceError, Interrupted, SepConvVideoError, VideoError
 from sepconv_video.options import Job, Options
 from sepconv_video.shipped import shipped_models
@@ -95,10 +95,7 @@ class Shift:
                     self._assign()  # now, as whoever takes the outcome may take long to join
                 yield outcome
         if self._stopped is not None:
-            raise Interrupted(
-                "interrupted: what is finished is kept",
-                "run the same command again to go on from there",
-            )
+            raise interrupted()
 
     def _is_patience_over(self) -> bool:
         return self._stopped is not None and time.monotonic() - self._stopped > STOP_PATIENCE_S
