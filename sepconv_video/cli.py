@@ -215,9 +215,9 @@ def _crew(options: Options, chosen: dict[str, Any]) -> "Crew":
     if chosen["ray"] and chosen["devices"]:
         raise click.UsageError("--ray and --devices exclude each other: Ray finds the devices")
     if chosen["ray"]:
-        from sepconv_video.cluster import Cluster  # noqa: PLC0415 - imports ray
+        from sepconv_video.cluster import Cluster, portable  # noqa: PLC0415 - imports ray
 
-        return Cluster(chosen["ray"], partial(engine_work, options))
+        return Cluster(chosen["ray"], partial(engine_work, portable(options)))
     if chosen["devices"]:
         devices = [name.strip() for name in chosen["devices"].split(",") if name.strip()]
         check(options, devices)
