@@ -197,7 +197,7 @@ def _run_videos(
         except Interrupted as stop:
             shown.error(stop, brake.code)
             return brake.code
-        shown.end(code)
+        shown.end(code, crew.notes)
     return code
 
 

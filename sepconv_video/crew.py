@@ -51,6 +51,9 @@ ShouldStop = Callable[[], bool]
 class Crew(Protocol):
     """Some workers."""
 
+    notes: list[str]
+    """What the user must know of the workers, one line each, e.g. that one was lost."""
+
     @property
     def size(self) -> int:
         """How many tasks can be done at a time."""
@@ -122,7 +125,7 @@ class Alone:
 
     def __init__(self, work: Work) -> None:
         """Take what does a task."""
-        self._work = work
+        self._work, self.notes = work, list[str]()
 
     def run(
         self, tasks: Iterator[Task], on_frames: Frames, should_stop: ShouldStop
@@ -176,7 +179,7 @@ class Processes:
             devices: What each worker works on, e.g. `["cuda:0", "cuda:1"]`.
             make_work: Called with a device in the worker's process; must be picklable.
         """
-        self.size = len(devices)
+        self.size, self.notes = len(devices), list[str]()
         self._devices, self._make_work = devices, make_work
         self._context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
         self._stop = self._context.Event()
@@ -185,7 +188,7 @@ class Processes:
         self, tasks: Iterator[Task], on_frames: Frames, should_stop: ShouldStop
     ) -> Iterator[Outcome]:
         """Do the tasks in the workers; see `Crew`."""
-        shift = _Shift(self._start, self._devices, tasks)
+        shift = _Shift(self._start, self._devices, tasks, self.notes)
         try:
             with _shared_cores(self._devices):
                 yield from shift.outcomes(on_frames, should_stop, self._stop.set)
@@ -243,9 +246,13 @@ class _Shift:
     """The workers while they work through tasks."""
 
     def __init__(
-        self, start: Callable[[str], _Worker], devices: list[str], tasks: Iterator[Task]
+        self,
+        start: Callable[[str], _Worker],
+        devices: list[str],
+        tasks: Iterator[Task],
+        notes: list[str],
     ) -> None:
-        self._start, self._tasks = start, tasks
+        self._start, self._tasks, self._notes = start, tasks, notes
         self._again: list[Task] = []
         self._attempts: dict[Task, int] = {}
         self._unmanned = list(devices)
@@ -259,13 +266,18 @@ class _Shift:
             if should_stop() and not is_stopping:
                 is_stopping = True
                 stop()
-            busy = {worker.connection: worker for worker in self._workers if worker.task}
-            for connection in wait(list(busy), timeout=0.2):
-                outcome = self._hear(busy[connection], on_frames)  # type: ignore[index]
-                if outcome is not None and not isinstance(outcome.error, Interrupted):
-                    yield outcome
+            heard = list(self._listen(on_frames))
+            self._assign(is_stopping=is_stopping)  # what comes of an outcome may take long
+            yield from heard
         if is_stopping:
             raise interrupted()
+
+    def _listen(self, on_frames: Frames) -> Iterator[Outcome]:
+        busy = {worker.connection: worker for worker in self._workers if worker.task}
+        for connection in wait(list(busy), timeout=0.2):
+            outcome = self._hear(busy[connection], on_frames)  # type: ignore[index]
+            if outcome is not None and not isinstance(outcome.error, Interrupted):
+                yield outcome
 
     def _assign(self, *, is_stopping: bool) -> bool:
         """Give tasks to idle workers; False when nobody works any more."""
@@ -324,6 +336,7 @@ class _Shift:
         self._again.append(task)
         if not self._workers and not self._unmanned:
             raise error
+        self._notes.append(f"the others went on without `{worker.device}`: {error.message}")
 
     def end(self, patience_s: float) -> None:
         """Send all workers home, and make those go who do not listen."""

@@ -79,12 +79,14 @@ class Display:
             self._events.result(result)
         _show_result(result, quiet=self._quiet)
 
-    def end(self, exit_code: int) -> None:
-        """Sum up, where there is more than one result."""
+    def end(self, exit_code: int, notes: Sequence[str]) -> None:
+        """Sum up, where there is more than one result, and say what there is to note."""
         if self._bar:
             self._bar.close()
         if self._events:
-            self._events.end(self._results, exit_code)
+            self._events.end(self._results, exit_code, notes)
+        for note in notes:
+            click.echo(f"warning: {one_line(note)}", err=True)
         if len(self._results) > 1 and not self._quiet:
             for line in _table(self._results):
                 click.echo(line, err=True)
@@ -95,7 +97,7 @@ class Display:
             self._bar.close()
         if self._events:
             self._events.say("error", error=error.message, hint=error.hint)
-            self._events.end(self._results, exit_code)
+            self._events.end(self._results, exit_code, [])
         show_error(error)
 
 
@@ -257,9 +259,9 @@ class _Json:
             values |= {"error": result.error.message, "hint": result.error.hint}
         self.say("file", **_names(result.job), **values)
 
-    def end(self, results: Sequence["Result"], exit_code: int) -> None:
+    def end(self, results: Sequence["Result"], exit_code: int, notes: Sequence[str]) -> None:
         states = Counter(result.state for result in results)
-        self.say("end", states=dict(states), exit_code=exit_code)
+        self.say("end", states=dict(states), exit_code=exit_code, notes=list(notes))
 
 
 def _names(job: Job) -> dict[str, str]:

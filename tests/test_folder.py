@@ -285,6 +285,7 @@ def test_a_failure_in_a_worker_is_that_files_failure(clips, tmp_path):
 def test_a_lost_device_leaves_the_work_to_the_other(clips, tmp_path):
     crew = Processes(["bad", "good"], LostWork)
     assert set(states(do(clips, tmp_path / "out", crew)).values()) == {"done"}
+    assert crew.notes == ["the others went on without `bad`: the device is lost"]
     with pytest.raises(DeviceError, match="is lost"):
         do(clips, tmp_path / "other", Processes(["bad", "bad"], LostWork))
     assert names(tmp_path / "other") == []

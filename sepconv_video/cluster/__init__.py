@@ -46,6 +46,7 @@ class Cluster:
         Raises:
             DeviceError: There is no cluster, or nothing in it to work with.
         """
+        self.notes: list[str] = []
         connect(address)
         has_gpu = any(node["Resources"].get("GPU", 0) >= 1 for node in living_nodes().values())
         self._device, self._make_work = "cuda" if has_gpu else "cpu", make_work
@@ -60,7 +61,7 @@ class Cluster:
         self, tasks: Iterator[Task], on_frames: Frames, should_stop: ShouldStop
     ) -> Iterator[Outcome]:
         """Do the tasks on the cluster; see `crew.Crew`."""
-        shift = Shift(self._device, self._make_work, tasks)
+        shift = Shift(self._device, self._make_work, tasks, self.notes)
         try:
             yield from shift.outcomes(on_frames, should_stop)
         except RayTaskError:

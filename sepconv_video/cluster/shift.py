@@ -67,10 +67,15 @@ class Shift:
     """The workers while they work through tasks."""
 
     def __init__(
-        self, device: str, make_work: Callable[[str], Work], tasks: Iterator[Task]
+        self,
+        device: str,
+        make_work: Callable[[str], Work],
+        tasks: Iterator[Task],
+        notes: list[str],
     ) -> None:
         """Start nobody yet: perhaps there is nothing to do."""
-        self._device, self._make_work, self._tasks = device, make_work, tasks
+        self._device, self._make_work = device, make_work
+        self._tasks, self._notes = tasks, notes
         self._open: list[Task] = []
         self._lost_on: dict[Task, list[str]] = {}
         self._stillborn: dict[Place, int] = {}
@@ -183,6 +188,7 @@ class Shift:
             self._open.append(task)
         if not self._workers or (worker.is_founder and not worker.is_ready):
             raise error
+        self._notes.append(f"the others went on without a worker: {error.message}")
 
     def _bury(self, worker: _Worker, error: RayError) -> Outcome | None:
         """A worker is lost: another one gets its task, unless the task is what kills them."""
