@@ -83,21 +83,14 @@ def run_jobs(
         todo = desk.sorted(jobs)
         while todo:
             for outcome in crew.run(desk.tasks(todo), desk.count, should_stop):
-                yield from desk.news()
                 desk.end_of(outcome.task, outcome.error)
                 yield from desk.news()
+            todo = desk.given_up()
             yield from desk.news()
-            # others may have failed at what they had taken, or died
-            todo, free = [], [job for job in desk.taken if desk.is_free(job)]
-            for job in desk.taken:
-                if job not in free:
-                    yield Result(job=job, state="taken", error=desk.taken[job])
-            todo = free
-            desk.taken.clear()
 
 
 @dataclass(slots=True)
-class _Work:
+class _OpenJob:
     """A job that is being done."""
 
     production: Production
@@ -115,17 +108,17 @@ class _Desk:
     ) -> None:
         self._options, self._workers = options, workers
         self._ledger, self._on_step = ledger, on_step
-        self._work: dict[Job, _Work] = {}
+        self._open: dict[Job, _OpenJob] = {}
         self._news: deque[Result] = deque()
         self._extents: dict[Job, Extent] = {}
-        self.taken: dict[Job, SepConvVideoError] = {}
+        self._taken: dict[Job, SepConvVideoError] = {}
 
     def __enter__(self) -> "_Desk":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for work in self._work.values():
-            work.claim.close()
+        for opened in self._open.values():
+            opened.claim.close()
 
     def sorted(self, jobs: Sequence[Job]) -> list[Job]:
         """Measure the jobs and put the longest first, that the end may not wait for it."""
@@ -150,11 +143,11 @@ class _Desk:
                     piece for span in spans for piece in _pieces(span, frames, self._extents[job])
                 ]
             if spans:
-                self._work[job].open_tasks = len(spans)
+                self._open[job].open_tasks = len(spans)
                 for span in spans:
-                    if job in self._work:  # or another of its tasks has failed
+                    if job in self._open:  # or another of its tasks has failed
                         yield Task(job=job, options=self._options, span=span)
-            elif job in self._work:
+            elif job in self._open:
                 self._finish(job)
 
     def _begin(self, job: Job) -> list[Span]:
@@ -171,12 +164,12 @@ class _Desk:
                 return []
             report = production.begin()
         except BusyError as error:
-            self.taken[job] = error
+            self._taken[job] = error
         except SepConvVideoError as error:
             claim.close()
             self._tell(job, production=production, error=error)
         else:
-            self._work[job] = _Work(production, claim, 0, production.frames_done(), {})
+            self._open[job] = _OpenJob(production, claim, 0, production.frames_done(), {})
             if report is None:
                 return production.spans()
             self._close(job, report=report)
@@ -205,28 +198,28 @@ class _Desk:
 
     def count(self, task: Task, frames: int, expected: int | None) -> None:
         """Note how far a task is."""
-        work = self._work.get(task.job)
-        if work is None:
+        opened = self._open.get(task.job)
+        if opened is None:
             return  # another task of the job has failed
-        work.done[task.span] = frames
+        opened.done[task.span] = frames
         if self._on_step is not None:
-            done = work.kept + sum(work.done.values())
-            self._on_step(Step(job=task.job, done=done, kept=work.kept, expected=expected))
+            done = opened.kept + sum(opened.done.values())
+            self._on_step(Step(job=task.job, done=done, kept=opened.kept, expected=expected))
 
     def end_of(self, task: Task, error: SepConvVideoError | None) -> None:
         """Note the end of a task; with the last one of a job the target is put together."""
-        work = self._work.get(task.job)
-        if work is None:
+        opened = self._open.get(task.job)
+        if opened is None:
             return  # another task of the job has failed
-        work.open_tasks -= 1
+        opened.open_tasks -= 1
         if error is not None:
             self._close(task.job, error=error)
-        elif work.open_tasks == 0:
+        elif opened.open_tasks == 0:
             self._finish(task.job)
 
     def _finish(self, job: Job) -> None:
         try:
-            report = self._work[job].production.join()
+            report = self._open[job].production.join()
         except SepConvVideoError as error:
             self._close(job, error=error)
         else:
@@ -236,11 +229,11 @@ class _Desk:
         self, job: Job, report: Report | None = None, error: SepConvVideoError | None = None
     ) -> None:
         """Write down what became of a job, and only then remove its pieces and let it go."""
-        work = self._work.pop(job)
-        with work.claim:
-            self._tell(job, production=work.production, report=report, error=error)
+        opened = self._open.pop(job)
+        with opened.claim:
+            self._tell(job, production=opened.production, report=report, error=error)
             if report is not None:
-                work.production.clean()
+                opened.production.clean()
 
     def _tell(
         self,
@@ -263,8 +256,18 @@ class _Desk:
         while self._news:
             yield self._news.popleft()
 
-    def is_free(self, job: Job) -> bool:
-        """Whether what another process had taken is free again and not finished."""
+    def given_up(self) -> list[Job]:
+        """List the jobs that other processes had taken and no longer hold: perhaps they died."""
+        taken, self._taken = self._taken, {}
+        free = [job for job in taken if self._is_free(job)]
+        self._news += [
+            Result(job=job, state="taken", error=error)
+            for job, error in taken.items()
+            if job not in free
+        ]
+        return free
+
+    def _is_free(self, job: Job) -> bool:
         with ExitStack() as trial:
             try:
                 trial.enter_context(Production(job, self._options).claim())
