@@ -182,15 +182,16 @@ def test_patience_ends_with_a_source_that_hangs():
         free.wait(30)
 
     started = time.monotonic()
-    with prefetch(source(), 1, patience_s=0.2) as items:
+    with prefetch(source(), 1, "hanging", patience_s=0.2) as items:
         assert next(items) == 1
         with pytest.raises(TimeoutError, match="nothing came for 0 s"):
             next(items)
     assert time.monotonic() - started < 5, "the hanging thread was waited for"
     free.set()
-    while threading.active_count() > 1:
-        assert time.monotonic() - started < 10
-        time.sleep(0.01)
+    hanging = [thread for thread in threading.enumerate() if thread.name == "hanging"]
+    for thread in hanging:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in hanging)
 
 
 def test_patience_is_for_each_item():
