@@ -56,10 +56,13 @@ class Ledger:
         Raises:
             VideoError: The report cannot be written.
         """
+        entry = {**entry, "file": _look_of(target)}
+        if self._files.get(self._name(target)) == entry:
+            return  # it failed before in the same way
         lock = self.folder / ".report.lock"
         with explained(self.path), FileLock(lock):
             self._files = self._read()
-            self._files[self._name(target)] = {**entry, "file": _look_of(target)}
+            self._files[self._name(target)] = entry
             files = dict(sorted(self._files.items()))
             write_json(self.path, {"format": FORMAT, "files": files})
             with suppress(OSError):  # not on Windows while it is held
