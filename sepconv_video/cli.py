@@ -210,7 +210,7 @@ def _code_of(result: "Result", *, is_alone: bool) -> int:
 
 def _crew(options: Options, chosen: dict[str, Any]) -> "Crew":
     """Decide who works: this process, one process per device, or a cluster."""
-    from sepconv_video.crew import Alone, EngineWork, Processes, check, engine_work  # noqa: PLC0415
+    from sepconv_video.crew import Alone, EngineWork, check, engine_work  # noqa: PLC0415
 
     if chosen["ray"] and chosen["devices"]:
         raise click.UsageError("--ray and --devices exclude each other: Ray finds the devices")
@@ -220,6 +220,8 @@ def _crew(options: Options, chosen: dict[str, Any]) -> "Crew":
         return Cluster(chosen["ray"], partial(engine_work, portable(options)))
     if chosen["devices"]:
         devices = [name.strip() for name in chosen["devices"].split(",") if name.strip()]
+        from sepconv_video.workers import Processes  # noqa: PLC0415
+
         check(options, devices)
         return Processes(devices, partial(engine_work, options))
     return Alone(EngineWork(options))

@@ -15,7 +15,7 @@ LAYERS = [
     ["cli"],
     ["display"],
     ["batch"],
-    ["cluster", "report", "pipeline", "ledger", "jobs"],
+    ["cluster", "workers", "report", "pipeline", "ledger", "jobs"],
     ["crew"],
     ["production"],
     ["engine", "doctor", "scribe"],

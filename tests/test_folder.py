@@ -16,12 +16,13 @@ from crew_work import AverageWork, DyingWork, FailingWork, LostWork, SleepingWor
 
 from sepconv_video import batch, scribe
 from sepconv_video.batch import run_jobs
-from sepconv_video.crew import Alone, Processes
+from sepconv_video.crew import Alone
 from sepconv_video.errors import DeviceError, Interrupted, OptionsError, VideoError
 from sepconv_video.jobs import find_jobs, shard
 from sepconv_video.ledger import Ledger
 from sepconv_video.options import Job, Options
 from sepconv_video.video import Reader
+from sepconv_video.workers import Processes
 
 OPTIONS = Options(codec="ffv1")
 
