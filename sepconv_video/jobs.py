@@ -3,6 +3,7 @@
 import fnmatch
 import glob
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -40,8 +41,10 @@ def find_jobs(
 
     Raises:
         OptionsError: A folder without an output folder or without videos, two sources for one
-            target, or an output folder that cannot be made.
+            target, a URL, or an output folder that cannot be made.
     """
+    for path in (*inputs, *([output] if output else [])):
+        _refuse_url(path)
     sources = [path for given in inputs for path in _expanded(given)]
     jobs: list[Job] = []
     for source in sources:
@@ -56,6 +59,15 @@ def find_jobs(
     if is_folder(inputs, output):
         _make_folders(jobs)  # `output` is a folder here, so it need not exist yet
     return jobs
+
+
+def _refuse_url(path: Path) -> None:
+    """Refuse what would become a strange folder here: `Path` makes `s3:/a` of `s3://a`."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) and not path.exists():
+        raise OptionsError(
+            f"cannot work on `{path}`: it is a URL, not a file or folder",
+            "mount the storage as a folder, e.g. with `rclone mount`, or copy the files",
+        )
 
 
 def is_folder(inputs: Sequence[Path], output: Path | None) -> bool:

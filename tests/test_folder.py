@@ -123,6 +123,18 @@ def test_no_two_sources_become_one_target(clips, tmp_path):
         find_jobs(both, out, 2)
 
 
+@pytest.mark.parametrize("url", ["s3://bucket/out", "https://example.org/a.mp4", "gs://x/y"])
+def test_urls_are_not_taken_for_folders(clips, tmp_path, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    for inputs, output in (([clips], Path(url)), ([Path(url)], None)):
+        with pytest.raises(OptionsError, match="it is a URL") as caught:
+            find_jobs(inputs, output, 2)
+        assert "mount" in caught.value.hint
+    assert names(tmp_path) == [
+        f"clips/{name}" for name in ("a.mkv", "b.mkv", "sub/c.mkv", "sub/d.mkv")
+    ]
+
+
 def test_shards_are_the_whole_and_meet_nowhere(clips, tmp_path):
     jobs = find_jobs([clips], tmp_path / "out", 2)
     shards = [shard(jobs, number, 3) for number in (1, 2, 3)]
