@@ -169,7 +169,7 @@ class _Desk:
             claim.close()
             self._tell(job, production=production, error=error)
         else:
-            self._open[job] = _OpenJob(production, claim, 0, production.frames_done(), {})
+            self._open[job] = _OpenJob(production, claim, 0, production.kept_frames, {})
             if report is None:
                 return production.spans()
             self._close(job, report=report)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sepconv_video.errors import DeviceError, Interrupted, SepConvVideoError
 from sepconv_video.options import Job, Options
-from sepconv_video.production import Production, Span, Watch
+from sepconv_video.production import Production, Span, Watch, check_frames
 
 if TYPE_CHECKING:
     from sepconv_video.engine import Engine
@@ -98,7 +98,7 @@ class EngineWork:
 
     def check(self, task: Task) -> None:
         """Decode a frame or two; see `Work`."""
-        Production(task.job, task.options).check(task.span)
+        check_frames(task.job.source, task.span)
 
     def prepare(self) -> None:
         """Build the engine, if there is none yet; see `Work`."""

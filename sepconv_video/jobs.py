@@ -56,7 +56,7 @@ def find_jobs(
         else:
             jobs.append(Job(source=source, target=output))
     jobs = _distinct(sorted(jobs, key=lambda job: job.source))
-    if is_folder(inputs, output):
+    if is_folder(sources, output):
         _make_folders(jobs)  # `output` is a folder here, so it need not exist yet
     return jobs
 

@@ -108,6 +108,9 @@ class Production:
 
     Only whoever holds the claim may `begin`, `join` and `clean`; several processes may `make`
     different spans at the same time.
+
+    Attributes:
+        kept_frames: Output frames that an earlier run had finished; known once begun.
     """
 
     def __init__(self, job: Job, options: Options) -> None:
@@ -122,7 +125,7 @@ class Production:
         self.job, self.options = job, options
         self.parts = Parts(job.target, identity_of(job, options))
         self._started = time.monotonic()
-        self._kept_frames, self._note = 0, ""
+        self.kept_frames, self._note = 0, ""
 
     def claim(self) -> AbstractContextManager[Parts]:
         """Hold the target against other processes; see `Parts.claim`."""
@@ -139,7 +142,7 @@ class Production:
             return Report.from_json(dict(completed))
         check_free(self.job, self.options)
         self._note = self.parts.begin(resume=self.options.resume)
-        self._kept_frames = self.frames_done()
+        self.kept_frames = self.frames_done()
         return None
 
     def spans(self) -> list[Span]:
@@ -149,16 +152,6 @@ class Production:
     def frames_done(self) -> int:
         """Count the output frames in finished pieces."""
         return sum(part.frames for part in self.parts.finished())
-
-    def check(self, span: Span) -> None:
-        """Decode what must be there for a span to be worth an engine.
-
-        Raises:
-            VideoError: Nothing can be decoded, or there is one frame only.
-        """
-        with Reader(self.job.source) as reader:
-            if span[0] == 0 and len(list(islice(reader.frames(), 2))) < 2:
-                raise one_frame(self.job.source)
 
     def make(self, engine: "Engine", span: Span, watch: Watch) -> None:
         """Make the frames of a span, in segments: decoding, network, encoding in a thread each.
@@ -231,7 +224,7 @@ class Production:
             target=job.target,
             source_frames=parts[-1].end,
             frames=sum(part.frames for part in parts),
-            kept_frames=self._kept_frames,
+            kept_frames=self.kept_frames,
             seconds=time.monotonic() - self._started,
             cuts=[cut for part in parts for cut in part.cuts],
             stills=sum(part.stills for part in parts),
@@ -246,6 +239,17 @@ class Production:
         """Remove the pieces of a complete target, if they are not to be kept."""
         if not self.options.keep_parts:
             self.parts.remove()
+
+
+def check_frames(source: Path, span: Span) -> None:
+    """Decode what must be there for a span to be worth an engine.
+
+    Raises:
+        VideoError: Nothing can be decoded, or there is one frame only.
+    """
+    with Reader(source) as reader:
+        if span[0] == 0 and len(list(islice(reader.frames(), 2))) < 2:
+            raise one_frame(source)
 
 
 def identity_of(job: Job, options: Options) -> Identity:
