@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -18,7 +19,7 @@ import click
 from sepconv_video import __version__
 from sepconv_video.display import display, one_line, show_error
 from sepconv_video.errors import Interrupted, OptionsError, SepConvVideoError
-from sepconv_video.options import FACTORS, MAX_CRF, PRECISIONS, Options
+from sepconv_video.options import FACTORS, MAX_CRF, PRECISIONS, Options, parse_rate, parse_time
 
 if TYPE_CHECKING:
     from sepconv_video.batch import Result
@@ -78,6 +79,16 @@ def _doctor(context: click.Context, parameter: click.Parameter, value: bool) -> 
     context.exit()
 
 
+class _Read(click.ParamType[Fraction]):
+    """Text read by a function that raises `OptionsError`."""
+
+    def __init__(self, read: Callable[[str], Fraction]) -> None:
+        self.name, self._read = "text", read
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Fraction:  # noqa: ANN401 - click's
+        return value if isinstance(value, Fraction) else self._read(value)
+
+
 def _flag(name: str, callback: Callable[..., None], text: str) -> Callable[..., Any]:
     return click.option(
         name, is_flag=True, is_eager=True, expose_value=False, callback=callback, help=text
@@ -94,6 +105,25 @@ def _flag(name: str, callback: Callable[..., None], text: str) -> Callable[..., 
     "--factor", type=click.Choice([str(f) for f in FACTORS]), default="2", show_default=True,
     help="Frames out for one frame in.",
 )  # fmt: skip
+@click.option(
+    "--fps", type=_Read(parse_rate), metavar="RATE",
+    help="Frames per second instead of a factor, e.g. 60 or 60000/1001.",
+)  # fmt: skip
+@click.option("--slowmo", is_flag=True, help="Play FACTOR times as long, at the source's rate.")
+@click.option("--stretch-sound", is_flag=True, help="In slow motion keep the sound, made longer.")
+@click.option("--dedup", is_flag=True, help="Make repeated frames anew: for animation on twos.")
+@click.option(
+    "--cuts", default="auto", show_default=True, metavar="auto|off|FILE",
+    help="Where nothing is made; FILE has a frame number or time a line.",
+)  # fmt: skip
+@click.option("--start", "start_s", type=_Read(parse_time), metavar="TIME", help="Begin there.")
+@click.option("--end", "end_s", type=_Read(parse_time), metavar="TIME", help="End there.")
+@click.option("--deinterlace", is_flag=True, help="Deinterlace what is interlaced.")
+@click.option(
+    "--source-fps", type=_Read(parse_rate), default="25", show_default=True, metavar="RATE",
+    help="Of numbered pictures and raw video.",
+)  # fmt: skip
+@click.option("--raw", metavar="WxH:FORMAT", help="What raw video on stdin is.")
 @click.option(
     "--model", default="fast", show_default=True, metavar="NAME|FILE",
     help="A shipped model or a weights file.",
@@ -114,6 +144,8 @@ def _flag(name: str, callback: Callable[..., None], text: str) -> Callable[..., 
     "--crf", type=click.IntRange(0, MAX_CRF),
     help="Quality, less is better.  [default: visually lossless]",
 )  # fmt: skip
+@click.option("--preset", help="The encoder's own, e.g. slow.  [default: by encoder]")
+@click.option("--pix-fmt", metavar="FORMAT", help="To encode, e.g. yuv420p10le.  [default: kept]")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--no-resume", is_flag=True, help="Make everything afresh.")
 @click.option("--keep-parts", is_flag=True, help="Keep the finished pieces of complete files.")

@@ -98,7 +98,7 @@ class EngineWork:
 
     def check(self, task: Task) -> None:
         """Decode a frame or two; see `Work`."""
-        check_frames(task.job.source, task.span)
+        check_frames(task.job.source, task.options, task.span)
 
     def prepare(self) -> None:
         """Build the engine, if there is none yet; see `Work`."""

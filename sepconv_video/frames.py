@@ -85,3 +85,32 @@ class Interval:
     """Where the interval ends: `right.pts`, or the last frame's pts plus its duration."""
     synthesise: bool
     """False where nothing may be invented (a cut, a still, the end): frames are held."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """Which stretch of a source is used, and how its times become the target's.
+
+    A time `t` of the source becomes `(t - begin) * slowdown`, where `begin` is `start_s` after
+    the beginning of the file if there is a `start_s`, else 0: then times stay what they are.
+    """
+
+    start_s: Fraction | None = None
+    """From here on, in seconds from the beginning of the file; None for all of it."""
+    end_s: Fraction | None = None
+    """Up to here, likewise."""
+    slowdown: int = 1
+    """How many times as long the target is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How a source is read."""
+
+    timeline: Timeline = Timeline()
+    deinterlace: bool = False
+    """Whether interlaced pictures are deinterlaced; else they are refused."""
+    rate: Fraction = Fraction(25)
+    """Frames per second of what has none: numbered pictures, raw video."""
+    raw: str | None = None
+    """Size and format of raw video on stdin, as `1920x1080:yuv420p`."""

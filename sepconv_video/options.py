@@ -1,6 +1,8 @@
 """What a user may choose, with the defaults and bounds: the one place for both."""
 
+import re
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from sepconv_video.errors import OptionsError
@@ -10,6 +12,11 @@ FACTORS = (2, 4, 8)
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 MAX_CRF = 63
 """The largest value any codec takes (VP9, AV1); H.264 and H.265 end at 51."""
+MAX_FPS = 1000
+"""Beyond it no player follows, and hardly a container."""
+CUTS = ("auto", "off")
+_TELEVISION_RATES = {"23.976", "23.98", "29.97", "47.952", "59.94", "119.88"}
+"""Written short for multiples of 1000/1001, which they mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +29,27 @@ class Options:
 
     factor: int = 2
     """How many frames come out for one that goes in: 2, 4 or 8."""
+    fps: Fraction | None = None
+    """Frames per second of the target, instead of a factor: each at the nearest time there is."""
+    slowmo: bool = False
+    """Whether the target plays `factor` times as long at the source's rate."""
+    stretch_sound: bool = False
+    """In slow motion, whether the sound is made longer too (and encoded anew) or left out."""
+    dedup: bool = False
+    """Whether frames that repeat the one before are made anew, as in animation on twos."""
+    cuts: str = "auto"
+    """Where nothing is made: `auto` detects cuts, `off` makes frames everywhere, else the name
+    of a file with one cut a line: the number of a shot's first frame, or a time."""
+    start_s: Fraction | None = None
+    """Where in the source to begin, in seconds as a player counts them."""
+    end_s: Fraction | None = None
+    """Where in the source to end."""
+    deinterlace: bool = False
+    """Whether interlaced video is deinterlaced; without it, it is refused."""
+    source_fps: Fraction = Fraction(25)
+    """The rate of sources that have none: numbered pictures, raw video."""
+    raw: str | None = None
+    """Size and format of raw video on stdin, as `1920x1080:yuv420p`."""
     model: str = "fast"
     """Name of a shipped model (`--list-models`) or path of a weights file."""
     device: str = "auto"
@@ -34,6 +62,10 @@ class Options:
     """FFmpeg's name of an encoder; None chooses by container and bit depth."""
     crf: int | None = None
     """Constant rate factor, less is better; None is visually lossless."""
+    preset: str | None = None
+    """The encoder's own word for how hard it tries, e.g. `slow`; None is a sensible one."""
+    pix_fmt: str | None = None
+    """FFmpeg's name of the format to encode, e.g. `yuv420p10le`; None keeps the source's."""
     overwrite: bool = False
     """Whether an existing target may be replaced."""
     resume: bool = True
@@ -44,6 +76,7 @@ class Options:
     def __post_init__(self) -> None:
         """Refuse what is out of bounds."""
         check_factor(self.factor)
+        self._check_times()
         if self.precision not in PRECISIONS:
             raise OptionsError(
                 f"unknown precision `{self.precision}`", f"use one of {', '.join(PRECISIONS)}"
@@ -52,6 +85,26 @@ class Options:
             raise OptionsError(f"a batch of {self.batch} is impossible", "use 1 or more")
         if self.crf is not None and not 0 <= self.crf <= MAX_CRF:
             raise OptionsError(f"a crf of {self.crf} is out of bounds", f"use 0 to {MAX_CRF}")
+
+    def _check_times(self) -> None:
+        for name, rate in (("fps", self.fps), ("source-fps", self.source_fps)):
+            if rate is not None and not 1 <= rate <= MAX_FPS:
+                raise OptionsError(
+                    f"`--{name} {float(rate):g}` is out of bounds", f"use 1 to {MAX_FPS}"
+                )
+        if self.fps is not None and self.slowmo:
+            raise OptionsError(
+                "`--fps` and `--slowmo` exclude each other: slow motion keeps the source's rate",
+                "leave one of them out",
+            )
+        if self.stretch_sound and not self.slowmo:
+            raise OptionsError("`--stretch-sound` belongs to `--slowmo`", "add `--slowmo`")
+        if self.start_s is not None and self.start_s < 0:
+            raise OptionsError("a video cannot start before 0", "give `--start` a time from 0 on")
+        if self.end_s is not None and self.end_s <= (self.start_s or 0):
+            raise OptionsError(
+                "nothing lies between `--start` and `--end`", "give `--end` a later time"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,3 +126,37 @@ def check_factor(factor: int) -> None:
             f"cannot raise the frame rate {factor} times: the factor must be 2, 4 or 8",
             "pass `--factor 2`, `--factor 4` or `--factor 8`",
         )
+
+
+def parse_rate(text: str) -> Fraction:
+    """Read frames per second: `60`, `60000/1001`, or `59.94`, which means the same.
+
+    Raises:
+        OptionsError: It is no rate.
+    """
+    if text in _TELEVISION_RATES:
+        return Fraction(round(float(text)) * 1000, 1001)
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise OptionsError(
+            f"`{text}` is not a number of frames per second", "use e.g. `60` or `60000/1001`"
+        ) from error
+
+
+def parse_time(text: str) -> Fraction:
+    """Read a time: seconds, as `75.5`, or with minutes and hours, as `1:15.5`.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        OptionsError: It is no time.
+    """
+    match = re.fullmatch(r"(?:(?:(\d{1,6}):)?(\d{1,6}):)?(\d{1,9}(?:\.\d{1,12})?)", text.strip())
+    if match is None:
+        raise OptionsError(
+            f"`{text}` is not a time", "use seconds, as `75.5`, or `1:15.5`, or `0:01:15.5`"
+        )
+    hours, minutes, seconds = match.groups()
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + Fraction(seconds)

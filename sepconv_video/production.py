@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sepconv_video import __version__
 from sepconv_video.errors import DeviceError, Interrupted, OptionsError, VideoError
-from sepconv_video.frames import Frame, VideoInfo
+from sepconv_video.frames import Frame, Reading, Timeline, VideoInfo
 from sepconv_video.options import Job, Options
 from sepconv_video.parts import Identity, Parts, gaps, identify
 from sepconv_video.scribe import Judge, Scribe, one_frame
@@ -162,7 +162,7 @@ class Production:
         """
         job, factor, (first, end) = self.job, self.options.factor, span
         with ExitStack() as stack:
-            reader = stack.enter_context(Reader(job.source))
+            reader = stack.enter_context(Reader(job.source, reading_of(self.options)))
             info, judge = reader.info, Judge(reader.info.bits)
             track = self._track(info)
             rehearse(track, job.source, job.target)
@@ -210,7 +210,7 @@ class Production:
                 f"cannot finish `{job.target}`: `{job.source}` changed while it was read",
                 "run the same command again when nothing writes to it any more",
             )
-        with Reader(job.source) as reader:
+        with Reader(job.source, reading_of(self.options)) as reader:
             track = self._track(reader.info)
         pieces = [
             (
@@ -241,13 +241,27 @@ class Production:
             self.parts.remove()
 
 
-def check_frames(source: Path, span: Span) -> None:
+def reading_of(options: Options) -> Reading:
+    """Say how the source is read."""
+    return Reading(
+        timeline=Timeline(
+            start_s=options.start_s,
+            end_s=options.end_s,
+            slowdown=options.factor if options.slowmo else 1,
+        ),
+        deinterlace=options.deinterlace,
+        rate=options.source_fps,
+        raw=options.raw,
+    )
+
+
+def check_frames(source: Path, options: Options, span: Span) -> None:
     """Decode what must be there for a span to be worth an engine.
 
     Raises:
         VideoError: Nothing can be decoded, or there is one frame only.
     """
-    with Reader(source) as reader:
+    with Reader(source, reading_of(options)) as reader:
         if span[0] == 0 and len(list(islice(reader.frames(), 2))) < 2:
             raise one_frame(source)
 
@@ -262,9 +276,17 @@ def identity_of(job: Job, options: Options) -> Identity:
         "source": identify(job.source),
         "model": weights_digest(options.model),
         "factor": options.factor,
+        "fps": str(options.fps),
+        "slowmo": [options.slowmo, options.stretch_sound],
+        "dedup": options.dedup,
+        "cuts": options.cuts,
+        "stretch of the source": [str(options.start_s), str(options.end_s)],
+        "deinterlace": options.deinterlace,
         "precision": options.precision,
         "codec": options.codec,
         "crf": options.crf,
+        "preset": options.preset,
+        "pix_fmt": options.pix_fmt,
         "container": container_for(job.target),
         "version": f"sepconv-video {__version__}, {ENCODERS_VERSION}",
     }

@@ -17,7 +17,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from sepconv_video.errors import VideoError
-from sepconv_video.frames import Frame
+from sepconv_video.frames import Frame, Reading
 from sepconv_video.video.boxes import presentation_end
 from sepconv_video.video.faults import explain, is_broken_off
 from sepconv_video.video.source import (
@@ -45,13 +45,13 @@ class Reader:
         notes: One line for each thing converted, dropped or mended, for the user.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        """Open `path`.
+    def __init__(self, path: Path | str, reading: Reading = Reading()) -> None:
+        """Open `path`, to be read as `reading` says.
 
         Raises:
             VideoError: If there is no video in it that can be decoded.
         """
-        self.path = Path(path)
+        self.path, self.reading = Path(path), reading
         self.notes: list[str] = []
         self._faults = _Faults()
         self._container = open_source(self.path)
