@@ -45,13 +45,13 @@ class Reader:
         notes: One line for each thing converted, dropped or mended, for the user.
     """
 
-    def __init__(self, path: Path | str, reading: Reading = Reading()) -> None:
+    def __init__(self, path: Path | str, reading: Reading | None = None) -> None:
         """Open `path`, to be read as `reading` says.
 
         Raises:
             VideoError: If there is no video in it that can be decoded.
         """
-        self.path, self.reading = Path(path), reading
+        self.path, self.reading = Path(path), reading or Reading()
         self.notes: list[str] = []
         self._faults = _Faults()
         self._container = open_source(self.path)
