@@ -128,14 +128,18 @@ def _show_result(result: "Result", *, quiet: bool) -> None:
         click.echo(f"note: {one_line(note)}", err=True)
     held = [
         f"{count} {noun if count == 1 else noun + 's'}"
-        for count, noun in ((len(report.cuts), "cut"), (report.stills, "still pair"))
+        for count, noun in (
+            (len(report.cuts), "cut"),
+            (len(report.flashes), "flash edge"),
+            (report.stills, "still pair"),
+        )
         if count
     ]
     kept = f", {report.kept_frames} of them kept from before" if report.kept_frames else ""
     click.echo(
         f"wrote `{target}`: {report.source_frames} frames became {report.frames}{kept} "
         f"in {report.seconds:.1f} s ({report.frames_per_s:.1f} frames/s)"
-        + (f"; held at {' and '.join(held)}" if held else ""),
+        + (f"; held at {', '.join(held)}" if held else ""),
         err=True,
     )
 

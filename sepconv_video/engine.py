@@ -3,8 +3,9 @@
 It knows neither files nor codecs. The network may be any callable `(left, right) -> middle`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Self
 
 import numpy as np
@@ -14,10 +15,10 @@ from torch import Tensor
 
 from sepconv_video import color
 from sepconv_video.errors import DeviceError, OptionsError
-from sepconv_video.frames import Frame, Interval, Plane, VideoInfo
+from sepconv_video.frames import POSITIONS, Frame, Interval, Plane, VideoInfo
 from sepconv_video.kernels import implementations
 from sepconv_video.options import Options
-from sepconv_video.schedule import held_frame, output_pts
+from sepconv_video.schedule import held_frame, is_made
 from sepconv_video.weights import load_model
 
 Interpolator = Callable[[Tensor, Tensor], Tensor]
@@ -29,29 +30,47 @@ BYTES_PER_PIXEL = 4000
 LARGEST_AUTO_BATCH = 8
 
 
-def midpoints(model: Interpolator, left: Tensor, right: Tensor, levels: int) -> Tensor:
-    """Synthesise the frames between each pair, by repeated halving.
+def between(
+    model: Interpolator,
+    left: Tensor,
+    right: Tensor,
+    wanted: Sequence[Collection[int]],
+    batch: int | None = None,
+) -> Tensor:
+    """Synthesise frames between each pair, by repeated halving.
 
-    SepConv predicts only the middle of two frames, so 4x takes two levels: the
-    middle first, then the middle of each half, both halves in one batch.
+    SepConv predicts only the middle of two frames: first the middle of each pair, then, where
+    one of its halves has a frame that is wanted, the middle of that half, and so on.
 
     Args:
         model: Predicts the frame half way between two batches.
         left: Earlier frames, (N, 3, H, W), RGB in [0, 1], gamma as decoded.
         right: Later frames; shape, dtype and device of `left`.
-        levels: log2 of the frame-rate factor: 1 for 2x, 2 for 4x.
+        wanted: For each pair where frames are wanted, in eighths (`POSITIONS`) of the way from
+            left to right, 1 to 7.
+        batch: Pairs in the network at once, at most; None for all there are.
 
     Returns:
-        (N, 2**levels - 1, 3, H, W), in time order.
+        (frames wanted, 3, H, W), pair by pair, in time order.
     """
-    count = left.shape[0]
-    times = torch.stack((left, right), dim=1)
-    for _ in range(levels):
-        before, after = times[:, :-1], times[:, 1:]
-        middle = model(before.flatten(0, 1), after.flatten(0, 1)).view(count, -1, *left.shape[1:])
-        pairs = torch.stack((before, middle), dim=2).flatten(1, 2)
-        times = torch.cat((pairs, times[:, -1:]), dim=1)
-    return times[:, 1:-1]
+    frames = {(n, 0): frame for n, frame in enumerate(left)}
+    frames |= {(n, POSITIONS): frame for n, frame in enumerate(right)}
+    step = POSITIONS // 2
+    while step:
+        places = [
+            (n, position)
+            for n, positions in enumerate(wanted)
+            for position in range(step, POSITIONS, 2 * step)
+            if any(abs(position - other) < step for other in positions)
+        ]
+        size = batch or max(1, len(places))
+        for start in range(0, len(places), size):
+            some = places[start : start + size]
+            before = torch.stack([frames[n, position - step] for n, position in some])
+            after = torch.stack([frames[n, position + step] for n, position in some])
+            frames |= dict(zip(some, model(before, after), strict=True))
+        step //= 2
+    return torch.stack([frames[n, p] for n, group in enumerate(wanted) for p in sorted(group)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +78,46 @@ class _Batch:
     """Some intervals and, on their way back from the device, what was made for them."""
 
     intervals: list[Interval]
+    wanted: "_Wanted"
     made: tuple[Tensor, ...] | None
     """One tensor per plane, (frames made, rows, columns); None where all are held."""
     is_copied: torch.cuda.Event | None
     """Set when `made` has arrived in the host's memory; None on a CPU."""
+
+
+class _Wanted:
+    """Which frames are to be made for some intervals: pairs, and positions between them."""
+
+    def __init__(self, intervals: Sequence[Interval] = ()) -> None:
+        self._positions: dict[tuple[int, int], set[int]] = {}
+        self.pairs: list[tuple[Frame, Frame]] = []
+        for interval in intervals:
+            self.add(interval)
+
+    def add(self, interval: Interval) -> None:
+        """Take in what is to be made for an interval; several may lie between the same pair."""
+        positions = {m.position for m in interval.moments if is_made(interval, m)}
+        if not positions or interval.right is None:
+            return
+        key = (interval.left.index, interval.right.index)
+        if key not in self._positions:
+            self._positions[key] = set()
+            self.pairs.append((interval.left, interval.right))
+        self._positions[key] |= positions
+
+    @property
+    def positions(self) -> list[set[int]]:
+        """For each pair the positions wanted."""
+        return list(self._positions.values())
+
+    def places(self) -> dict[tuple[int, int, int], int]:
+        """Number what `between` returns: by indices of the pair and position."""
+        keys = (
+            (*pair, position)
+            for pair, positions in self._positions.items()
+            for position in sorted(positions)
+        )
+        return {key: place for place, key in enumerate(keys)}
 
 
 class Engine:
@@ -86,6 +141,7 @@ class Engine:
         """
         self.model, self.device, self.dtype = model, torch.device(device), dtype
         self.batch = batch
+        self._at_once = batch or 1  # of the run in hand, as its memory allows
 
     @classmethod
     def from_options(cls, options: Options) -> Self:
@@ -101,22 +157,22 @@ class Engine:
         model = load_model(options.model, device).to(dtype)
         return cls(model, device=device, dtype=dtype, batch=options.batch)
 
-    def run(self, intervals: Iterable[Interval], info: VideoInfo, factor: int) -> Iterator[Frame]:
-        """Make the output: every source frame untouched, and `factor - 1` frames after each.
+    def run(self, intervals: Iterable[Interval], info: VideoInfo) -> Iterator[list[Frame]]:
+        """Make the output: source frames untouched, and what is to be made between them.
 
         Args:
             intervals: In order, as `schedule.intervals` yields them.
             info: What the planes mean.
-            factor: 2, 4 or 8.
 
         Yields:
-            Frames in order, `pts` and `duration` in ticks of `info.time_base / factor`.
+            For each interval the frames of its moments, with their times; they are numbered
+            through.
 
         Raises:
             DeviceError: Not even one pair fits into the memory, or the GPU itself failed.
         """
         try:
-            yield from self._run(intervals, info, factor)
+            yield from self._run(intervals, info)
         except RuntimeError as error:
             if "CUDA error" in str(error):
                 raise self._lost(error) from error
@@ -128,19 +184,17 @@ class Engine:
             "see `nvidia-smi`; run the same command again to go on, or with `--device cpu`",
         )
 
-    def _run(self, intervals: Iterable[Interval], info: VideoInfo, factor: int) -> Iterator[Frame]:
+    def _run(self, intervals: Iterable[Interval], info: VideoInfo) -> Iterator[list[Frame]]:
         pending: _Batch | None = None
-        index = 0
-        for group in self._groups(intervals, info, factor):
-            launched = self._launch(group, info, factor)
+        numbers = count()
+        for group in self._groups(intervals, info):
+            launched = self._launch(group, info)
             # one batch in flight: the device works on this one while that one is written
             if pending is not None:
-                for frame in _finish(pending, factor, index):
-                    yield frame
-                    index += 1
+                yield from _finish(pending, numbers)
             pending = launched
         if pending is not None:
-            yield from _finish(pending, factor, index)
+            yield from _finish(pending, numbers)
 
     @torch.inference_mode()
     def middle_picture(
@@ -154,21 +208,21 @@ class Engine:
         made: npt.NDArray[np.uint8] = codes.permute(1, 2, 0).cpu().numpy()
         return made
 
-    def _groups(
-        self, intervals: Iterable[Interval], info: VideoInfo, factor: int
-    ) -> Iterator[list[Interval]]:
-        """Cut the intervals into lists that hold one batch of work each."""
-        batch = self.batch or self._auto_batch(info)
-        # the last level of halving has factor / 2 pairs for each interval
-        wanted = max(1, batch // (factor // 2))
+    def _groups(self, intervals: Iterable[Interval], info: VideoInfo) -> Iterator[list[Interval]]:
+        """Cut the intervals into lists that hold one batch of work each.
+
+        Those between the same pair stay together, as they share what is made on the way.
+        """
+        self._at_once = self.batch or self._auto_batch(info)
         group: list[Interval] = []
+        wanted = _Wanted()
         for interval in intervals:
-            group.append(interval)
-            work = sum(item.synthesise for item in group)
+            wanted.add(interval)
             # a long still must not pile up either
-            if work == wanted or len(group) >= 4 * wanted:
+            if len(wanted.pairs) > self._at_once or len(group) >= 4 * self._at_once:
                 yield group
-                group = []
+                group, wanted = [], _Wanted([interval])
+            group.append(interval)
         if group:
             yield group
 
@@ -182,16 +236,14 @@ class Engine:
 
     # as a decorator of a plain function, never around a `yield`: it would leak to the consumer
     @torch.inference_mode()
-    def _launch(self, group: list[Interval], info: VideoInfo, factor: int) -> _Batch:
+    def _launch(self, group: list[Interval], info: VideoInfo) -> _Batch:
         """Start the work for one group; on a GPU it is still going on when this returns."""
-        pairs = [
-            (item.left, item.right) for item in group if item.synthesise and item.right is not None
-        ]
-        if not pairs:
-            return _Batch(group, None, None)
-        made = self._synthesise(pairs, info, factor)
+        wanted = _Wanted(group)
+        if not wanted.pairs:
+            return _Batch(group, wanted, None, None)
+        made = self._synthesise(wanted, info)
         if self.device.type != "cuda":
-            return _Batch(group, made, None)
+            return _Batch(group, wanted, made, None)
         with torch.cuda.device(self.device):
             host = tuple(
                 torch.empty(plane.shape, dtype=plane.dtype, pin_memory=True) for plane in made
@@ -200,61 +252,57 @@ class Engine:
                 target.copy_(plane, non_blocking=True)
             is_copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             is_copied.record()
-        return _Batch(group, host, is_copied)
+        return _Batch(group, wanted, host, is_copied)
 
-    def _synthesise(
-        self, pairs: list[tuple[Frame, Frame]], info: VideoInfo, factor: int
-    ) -> tuple[Tensor, ...]:
-        """Planes of all new frames, (pairs * (factor - 1), rows, columns) each."""
-        try:
-            return self._forward(pairs, info, factor)
-        except RuntimeError as error:
-            if not _is_out_of_memory(error):
-                raise
-        # outside of `except`, whose traceback would keep the failed tensors alive
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if len(pairs) == 1:
-            raise DeviceError(
-                f"out of memory: one pair of {info.width}x{info.height} frames does not fit "
-                f"on `{self.device}`",
-                "close other programs, use `--precision fp16` on a GPU, or `--device cpu`",
-            )
-        half = len(pairs) // 2
-        self.batch = max(1, half * (factor // 2))
-        first = self._synthesise(pairs[:half], info, factor)
-        second = self._synthesise(pairs[half:], info, factor)
-        return tuple(torch.cat(planes) for planes in zip(first, second, strict=True))
+    def _synthesise(self, wanted: _Wanted, info: VideoInfo) -> tuple[Tensor, ...]:
+        """Planes of all new frames, (frames, rows, columns) each; less at once if need be."""
+        while True:
+            try:
+                return self._forward(wanted, info)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+            # outside of `except`, whose traceback would keep the failed tensors alive
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if self._at_once == 1:
+                raise DeviceError(
+                    f"out of memory: one pair of {info.width}x{info.height} frames does not fit "
+                    f"on `{self.device}`",
+                    "close other programs, use `--precision fp16` on a GPU, or `--device cpu`",
+                )
+            self._at_once //= 2
 
-    def _forward(
-        self, pairs: list[tuple[Frame, Frame]], info: VideoInfo, factor: int
-    ) -> tuple[Tensor, ...]:
+    def _forward(self, wanted: _Wanted, info: VideoInfo) -> tuple[Tensor, ...]:
         # neighbouring pairs share a frame: each is uploaded and converted once
-        frames = {frame.index: frame for pair in pairs for frame in pair}
+        frames = {frame.index: frame for pair in wanted.pairs for frame in pair}
         place = {index: position for position, index in enumerate(frames)}
         planes = color.upload(list(frames.values()), self.device)
         rgb = color.to_rgb(planes, info, self.dtype)
-        left = rgb[[place[left.index] for left, _ in pairs]]
-        right = rgb[[place[right.index] for _, right in pairs]]
-        levels = factor.bit_length() - 1
-        made = midpoints(self.model, left, right, levels).flatten(0, 1)
+        left = rgb[[place[left.index] for left, _ in wanted.pairs]]
+        right = rgb[[place[right.index] for _, right in wanted.pairs]]
+        made = between(self.model, left, right, wanted.positions, self._at_once)
         return color.from_rgb(made, info)
 
 
-def _finish(batch: _Batch, factor: int, index: int) -> Iterator[Frame]:
-    """Wait for a batch and yield all its frames, numbered from `index`."""
+def _finish(batch: _Batch, numbers: Iterator[int]) -> Iterator[list[Frame]]:
+    """Wait for a batch and yield what each of its intervals shows."""
     if batch.is_copied is not None:
         batch.is_copied.synchronize()
-    new = iter(() if batch.made is None else color.download(batch.made))
+    made = [] if batch.made is None else color.download(batch.made)
+    places = batch.wanted.places()
     for interval in batch.intervals:
-        duration = interval.end_pts - interval.left.pts
-        for k, pts in enumerate(output_pts(interval, factor)):
-            if k and interval.synthesise:
-                planes: tuple[Plane, ...] = next(new)
-            else:
-                planes = held_frame(interval, factor, k).planes
-            yield Frame(index=index, pts=pts, duration=duration, planes=planes)
-            index += 1
+        shown = []
+        for moment in interval.moments:
+            planes: tuple[Plane, ...] = held_frame(interval, moment).planes
+            if is_made(interval, moment) and interval.right is not None:
+                key = (interval.left.index, interval.right.index, moment.position)
+                planes = made[places[key]]
+            index = next(numbers)
+            shown.append(
+                Frame(index=index, pts=moment.pts, duration=moment.duration, planes=planes)
+            )
+        yield shown
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -4,6 +4,7 @@ Only data; no decoding, no arithmetic on pixels, no torch.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
 
@@ -52,6 +53,8 @@ class VideoInfo:
     """Seconds per tick of `Frame.pts`."""
     rate: Fraction
     """Nominal frames per second; for variable rate the average. Display and defaults only."""
+    start_pts: int = 0
+    """When the first frame is shown, in ticks."""
     frame_count_from_header: int | None
     """What the header says, which may be wrong or missing: for progress display only."""
     sample_aspect_ratio: Fraction | None
@@ -74,17 +77,56 @@ class Frame:
     """Y, U, V (or Y alone for gray), each (rows, columns), native subsampling and depth."""
 
 
+class Relation(StrEnum):
+    """How a frame is related to the one before it."""
+
+    JOINED = "joined"
+    """One shot goes on, and so frames may be made between the two."""
+    CUT = "cut"
+    """It begins a shot."""
+    FLASH = "flash"
+    """It looks like a cut, but the shot before goes on within a few frames."""
+    STILL = "still"
+    """It is the same picture, sample for sample."""
+    REPEAT = "repeat"
+    """It is the same picture but for the noise of compression."""
+
+
+POSITIONS = 8
+"""The network halves, three times at most: new frames lie at eighths between two others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """A frame of the target: when it is shown, and where between two source frames it lies."""
+
+    pts: int
+    """In ticks of the target's grid."""
+    duration: int
+    position: int
+    """0 is the frame on the left, `POSITIONS` the one on the right."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Interval:
-    """The time from one source frame to the next, or to the end of the video."""
+    """The time from one source frame to the next, or to the end, and what is shown in it."""
 
+    index: int
+    """Index of the source frame it begins with."""
     left: Frame
+    """That frame or, where repeated frames are made anew, the one that they repeat."""
     right: Frame | None
-    """The next source frame; None after the last one."""
-    end_pts: int
-    """Where the interval ends: `right.pts`, or the last frame's pts plus its duration."""
+    """The next source frame that is not such a repeat; None after the last one."""
     synthesise: bool
     """False where nothing may be invented (a cut, a still, the end): frames are held."""
+    end_pts: int
+    """When it ends, in ticks of the target's grid."""
+    moments: tuple[Moment, ...]
+    """What is shown, in order; may be none where the target has fewer frames than the source."""
+    is_repeat: bool = False
+    """Whether it begins with a frame that repeats the one before, and soon another follows."""
+    error_ticks: Fraction = Fraction(0)
+    """The furthest that a new frame is from its true position in time, in ticks of the grid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,22 @@ _SAMPLE_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What there was to say about the pairs of frames that begin in a part."""
+
+    cuts: tuple[int, ...]
+    """Source frames that begin a new shot."""
+    flashes: tuple[int, ...]
+    """Source frames where a flash begins or ends."""
+    stills: int
+    """Pairs of identical frames."""
+    repeats: int
+    """Frames that repeat the one before, as in animation on twos and threes."""
+    error_s: float
+    """The furthest that a new frame is from its true position in time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """A finished segment: which frames are in it and what there was to say about them."""
 
@@ -46,12 +62,10 @@ class Part:
     """Index of its first source frame."""
     source_frames: int
     frames: int
-    """Frames in the output: the factor times the source's."""
+    """Frames in the output, which may be none."""
     is_last: bool
     """Whether the source ends with it."""
-    cuts: tuple[int, ...]
-    """Source frames that begin a new shot; those in the pair after a frame of this part."""
-    stills: int
+    seen: Seen
     pts: tuple[int, ...]
     end_pts: int
     rounded: int
@@ -297,11 +311,18 @@ def _writing(path: Path) -> Path:
 
 def _part_of(content: Any) -> Part | None:  # noqa: ANN401 - whatever was in the file
     """Build a part from what a file says; None if that is not one."""
-    names = {field.name for field in fields(Part)}
-    if not isinstance(content, dict) or content.keys() != names:
+    if not _has_fields(content, Part) or not _has_fields(content["seen"], Seen):
         return None
-    lists = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
-    return Part(**content | lists)
+    return Part(**_tuples(content) | {"seen": Seen(**_tuples(content["seen"]))})
+
+
+def _has_fields(content: Any, kind: type[Part] | type[Seen]) -> bool:  # noqa: ANN401
+    return isinstance(content, dict) and content.keys() == {field.name for field in fields(kind)}
+
+
+def _tuples(content: dict[str, Any]) -> dict[str, Any]:
+    """Turn JSON's lists into what the fields hold."""
+    return {k: tuple(value) if isinstance(value, list) else value for k, value in content.items()}
 
 
 def _differences(kept: Any, identity: Identity) -> list[str]:  # noqa: ANN401 - from a file

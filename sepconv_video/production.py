@@ -6,7 +6,7 @@ what is finished of it survives in `TARGET.parts` whatever happens.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -17,8 +17,9 @@ from sepconv_video import __version__
 from sepconv_video.errors import DeviceError, Interrupted, OptionsError, VideoError
 from sepconv_video.frames import Frame, Reading, Timeline, VideoInfo
 from sepconv_video.options import Job, Options
-from sepconv_video.parts import Identity, Parts, gaps, identify
-from sepconv_video.scribe import Judge, Scribe, one_frame
+from sepconv_video.parts import Identity, Part, Parts, gaps, identify
+from sepconv_video.schedule import Grid, by_factor, by_rate
+from sepconv_video.scribe import CONTEXT_FRAMES, Judge, Scribe, one_frame
 from sepconv_video.shipped import weights_digest
 from sepconv_video.stream import prefetch
 from sepconv_video.video import (
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 QUEUE_BYTES = 64 * 2**20
 """Frames waiting between two threads may take this much memory."""
+MANY_REPEATS = 0.2
+"""From this share of repeated frames on, `--dedup` is suggested."""
 PATIENCE_S = 600.0
 """After so long without a decoded frame the source's file system counts as dead."""
 
@@ -54,15 +57,21 @@ class Report:
     target: Path
     source_frames: int
     frames: int
-    """Frames in the target: the factor times the source's."""
+    """Frames in the target."""
     kept_frames: int
     """Those of them that an earlier run, cut short, had finished."""
     seconds: float
     """Time that this run took."""
     cuts: list[int]
     """Indices of the source frames that begin a new shot; nothing was made across these."""
+    flashes: list[int]
+    """Indices of the source frames where a flash begins or ends, which were held."""
     stills: int
     """Pairs of identical frames, which were held."""
+    repeats: int
+    """Frames that repeat the one before, as in animation on twos and threes."""
+    largest_error_s: float
+    """The furthest that a new frame is from its true position in time; 0 with a factor."""
     damage: str | None
     """What was broken in the source, in one line; None if nothing."""
     notes: list[str]
@@ -160,34 +169,41 @@ class Production:
             Interrupted: The watch wanted to stop.
             SepConvVideoError: The span cannot be made; finished segments are kept.
         """
-        job, factor, (first, end) = self.job, self.options.factor, span
+        job, (first, end) = self.job, span
         with ExitStack() as stack:
             reader = stack.enter_context(Reader(job.source, reading_of(self.options)))
-            info, judge = reader.info, Judge(reader.info.bits)
-            track = self._track(info)
+            info, grid = reader.info, grid_of(self.options, reader.info)
+            judge = Judge(info, grid, dedup=self.options.dedup, cuts=None)
+            track = self._track(info, grid)
             rehearse(track, job.source, job.target)
             depth = queue_depth(info)
-            pairs = islice(judge.watch(reader.frames(first), info), end and end - first)
+            frames = reader.frames(max(0, first - CONTEXT_FRAMES))
+            pairs = islice(judge.watch(frames, first), end and end - first)
             todo = stack.enter_context(prefetch(pairs, depth, "decode", PATIENCE_S))
-            made = stack.enter_context(prefetch(engine.run(todo, info, factor), depth, "engine"))
-            scribe = stack.enter_context(Scribe(self.parts, track, factor, first, judge))
+            # what lies between two source frames waits together
+            ahead = max(1, depth // max(1, round(grid.rate / info.rate)))
+            made = stack.enter_context(prefetch(engine.run(todo, info), ahead, "engine"))
+            scribe = stack.enter_context(Scribe(self.parts, track, first, judge))
             expected = info.frame_count_from_header
-            for count, frame in enumerate(_explained(made, job.source), 1):
-                scribe.write(frame)
+            expected = expected and round(expected * grid.rate / info.rate)
+            done = 0
+            for shown in _explained(made, job.source):
+                scribe.write(shown)
+                done += len(shown)
                 if watch.on_progress is not None:
-                    watch.on_progress(count, expected and expected * factor)
-                if count % factor == 0 and not scribe.is_at_end and watch.wants_to_stop():
+                    watch.on_progress(done, expected)
+                if not scribe.is_at_end and watch.wants_to_stop():
                     scribe.finish()
                     raise self._interrupted()
             scribe.finish(reader)
 
-    def _track(self, info: VideoInfo) -> Track:
+    def _track(self, info: VideoInfo, grid: Grid) -> Track:
         options = self.options
         container = container_for(self.job.target)
         return Track(
             info,
-            time_base=info.time_base / options.factor,
-            rate=info.rate * options.factor,
+            time_base=grid.time_base,
+            rate=grid.rate,
             encoding=Encoding(codec=options.codec, crf=options.crf, container=container),
         )
 
@@ -211,29 +227,52 @@ class Production:
                 "run the same command again when nothing writes to it any more",
             )
         with Reader(job.source, reading_of(self.options)) as reader:
-            track = self._track(reader.info)
+            track = self._track(reader.info, grid_of(self.options, reader.info))
         pieces = [
             (
                 self.parts.segment_path(part.first),
-                Segment(pts=part.pts, end_pts=part.end_pts, rounded=part.rounded),
+                # what ends the video may be the end of a part that shows no new frame
+                Segment(pts=part.pts, end_pts=parts[-1].end_pts, rounded=part.rounded),
             )
             for part in parts
+            if part.frames
         ]
-        notes = join(pieces, self.parts.joined, track, job.source, job.target)
+        notes = self._advice(parts)
+        notes += join(pieces, self.parts.joined, track, job.source, job.target)
         report = Report(
             target=job.target,
             source_frames=parts[-1].end,
             frames=sum(part.frames for part in parts),
             kept_frames=self.kept_frames,
             seconds=time.monotonic() - self._started,
-            cuts=[cut for part in parts for cut in part.cuts],
-            stills=sum(part.stills for part in parts),
+            cuts=[cut for part in parts for cut in part.seen.cuts],
+            flashes=[flash for part in parts for flash in part.seen.flashes],
+            stills=sum(part.seen.stills for part in parts),
+            repeats=sum(part.seen.repeats for part in parts),
+            largest_error_s=max(part.seen.error_s for part in parts),
             damage=parts[-1].damage,
             notes=[note for note in (self._note, *parts[-1].notes, *notes) if note],
         )
         check_free(job, self.options)  # somebody else may have made it meanwhile
         self.parts.complete(report.as_json())
         return report
+
+    def _advice(self, parts: Sequence[Part]) -> list[str]:
+        """Say how exact the new frames' times are, and what would be better."""
+        notes = []
+        error_s = max(part.seen.error_s for part in parts)
+        if error_s:
+            notes.append(
+                "new frames show the nearest eighth of the way between two others: "
+                f"at most {error_s * 1000:.1f} ms from their times"
+            )
+        repeats, count = sum(part.seen.repeats for part in parts), parts[-1].end
+        if repeats >= MANY_REPEATS * count and not self.options.dedup:
+            notes.append(
+                f"{repeats} of {count} frames repeat the one before, as in animation on twos: "
+                "`--dedup` makes frames between the drawings instead"
+            )
+        return notes
 
     def clean(self) -> None:
         """Remove the pieces of a complete target, if they are not to be kept."""
@@ -253,6 +292,13 @@ def reading_of(options: Options) -> Reading:
         rate=options.source_fps,
         raw=options.raw,
     )
+
+
+def grid_of(options: Options, info: VideoInfo) -> Grid:
+    """Say when the target's frames are shown."""
+    if options.fps is not None:
+        return by_rate(info, options.fps)
+    return by_factor(info, options.factor, slowmo=options.slowmo)
 
 
 def check_frames(source: Path, options: Options, span: Span) -> None:
@@ -292,7 +338,7 @@ def identity_of(job: Job, options: Options) -> Identity:
     }
 
 
-def _explained(made: Iterator[Frame], source: Path) -> Iterator[Frame]:
+def _explained(made: Iterator[list[Frame]], source: Path) -> Iterator[list[Frame]]:
     """Say in our words that reading takes for ever, or that there is not enough memory."""
     try:
         yield from made

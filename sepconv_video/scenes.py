@@ -4,11 +4,13 @@ Looks at two neighbouring frames only, luma only, on the CPU. It must not know t
 that asks, nor the colours.
 """
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from sepconv_video.frames import Frame, Plane
+from sepconv_video.frames import Frame, Plane, Relation
 
 Grey = npt.NDArray[np.float32]
 
@@ -126,3 +128,27 @@ def _histogram_distance(first: Grey, second: Grey) -> float:
     bins = [(grey * np.float32(31.99)).astype(np.intp).ravel() for grey in (first, second)]
     counts = [np.bincount(indices, minlength=32) for indices in bins]
     return float(np.abs(counts[0] - counts[1]).sum() / (2 * first.size))
+
+
+class KnownCuts:
+    """temporary"""
+
+    def apply(self, related: Iterator[tuple[Frame, Relation]]) -> Iterator[tuple[Frame, Relation]]:
+        """temporary"""
+        return related
+
+
+def relations(frames: Iterable[Frame], bits: int) -> Iterator[tuple[Frame, Relation]]:
+    """temporary"""
+    before = None
+    for frame in frames:
+        relation = Relation.JOINED
+        if before is not None:
+            if is_duplicate(before, frame):
+                relation = Relation.STILL
+            elif is_cut(before, frame, bits):
+                relation = Relation.CUT
+            elif np.abs(before.planes[0].astype(int) - frame.planes[0]).max() < 3:
+                relation = Relation.REPEAT
+        yield frame, relation
+        before = frame

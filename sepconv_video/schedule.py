@@ -1,54 +1,206 @@
-"""What lies between the source frames, and when: a video becomes intervals, an interval times.
+"""What lies between the source frames, and when: a video becomes intervals and their moments.
 
 Pure: it looks at indices and ticks, never at pixels, and knows neither the network nor the
-codec. Whether two frames may be joined is decided by a callable that the caller gives.
+codec. How a frame is related to the one before is told by whoever saw them.
 
-All times are integer ticks. The output's time base is the source's divided by the factor, so
-that a source frame keeps its exact time (`factor * pts` of the finer ticks) and every new
-frame falls on a whole tick: no rounding, at a constant and at a variable rate alike.
+All times are integer ticks of the target's grid, which is fine enough for every source time
+and for every new one: no rounding, at a constant and at a variable rate alike. Only where in
+time between two frames a new one *shows* things may be rounded, to an eighth, as the network
+can but halve; with a factor it is exact.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from sepconv_video.errors import VideoError
-from sepconv_video.frames import Frame, Interval
+from sepconv_video.frames import POSITIONS, Frame, Interval, Moment, Relation, VideoInfo
 from sepconv_video.options import check_factor
+
+LONGEST_RUN = 4
+"""Frames that show one drawing, at most: animation is on twos or threes, seldom on fours. What
+stands longer stands on purpose, and would else begin to creep."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """When the target's frames are shown.
+
+    Made by `by_factor` or `by_rate`.
+    """
+
+    time_base: Fraction
+    """Seconds per tick."""
+    rate: Fraction
+    """Nominal frames per second."""
+    ticks_per_tick: int
+    """Ticks of the grid in a tick of the source; in slow motion those of the longer time."""
+    factor: int | None
+    """Frames for each frame of the source; None for a frame every `step` ticks."""
+    step: int = 0
+    origin: int = 0
+    """Time of the first frame in ticks of the grid; with a `step` only."""
+
+    def times(self, start: int, end: int) -> list[int]:
+        """List when frames are shown from `start` up to `end`, all in ticks of the grid."""
+        if self.factor is not None:
+            return [start + k * (end - start) // self.factor for k in range(self.factor)]
+        first = -((self.origin - start) // self.step)
+        return list(range(self.origin + first * self.step, end, self.step))
+
+    def duration(self, start: int, end: int) -> int:
+        """Say how long each frame from `start` up to `end` is shown, in ticks of the grid."""
+        return self.step if self.factor is None else (end - start) // self.factor
+
+
+def by_factor(info: VideoInfo, factor: int, *, slowmo: bool = False) -> Grid:
+    """Show `factor` frames for each frame of the source, in its time or in `factor` times it.
+
+    Frame `k` of an interval is shown at `factor * start + k * (end - start)` ticks: evenly
+    spaced, the first exactly when the source's was.
+
+    Raises:
+        OptionsError: The factor is none of the accepted ones.
+    """
+    check_factor(factor)
+    return Grid(
+        time_base=info.time_base if slowmo else info.time_base / factor,
+        rate=info.rate if slowmo else info.rate * factor,
+        ticks_per_tick=factor,
+        factor=factor,
+    )
+
+
+def by_rate(info: VideoInfo, fps: Fraction) -> Grid:
+    """Show `fps` frames a second, the first one with the source's first."""
+    ticks = _common_tick(info.time_base, 1 / fps)
+    ratio = int(info.time_base / ticks)
+    return Grid(
+        time_base=ticks,
+        rate=fps,
+        ticks_per_tick=ratio,
+        factor=None,
+        step=int(1 / fps / ticks),
+        origin=info.start_pts * ratio,
+    )
+
+
+def _common_tick(one: Fraction, other: Fraction) -> Fraction:
+    """Give the longest time of which both are multiples."""
+    common = math.gcd(one.numerator * other.denominator, other.numerator * one.denominator)
+    return Fraction(common, one.denominator * other.denominator)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Two neighbours, or the last frame and the end."""
+
+    left: Frame
+    right: Frame | None
+    end_pts: int
+    relation: Relation
+    """Of `right` to `left`."""
+
+    @property
+    def is_repeat(self) -> bool:
+        return self.right is not None and self.relation in {Relation.STILL, Relation.REPEAT}
 
 
 def intervals(
-    frames: Iterable[Frame],
-    synthesise: Callable[[Frame, Frame], bool],
+    related: Iterable[tuple[Frame, Relation]],
+    grid: Grid,
+    *,
     default_duration: int = 1,
+    dedup: bool = False,
 ) -> Iterator[Interval]:
-    """Pair each frame with the next, looking one frame ahead and storing nothing.
+    """Pair each frame with the next, looking ahead one frame, or a drawing's repeats.
 
     Args:
-        frames: In presentation order, `pts` strictly increasing.
-        synthesise: Called once as `synthesise(left, right)` for each pair of neighbours; False
-            where nothing may be invented between them, as at a cut or in a still.
+        related: The frames in presentation order, `pts` strictly increasing, each with its
+            relation to the one before it; the first one's means nothing.
+        grid: When frames are shown.
         default_duration: Ticks that a lone frame is shown if its stream does not say; at
             least 1.
+        dedup: Whether up to `LONGEST_RUN` frames that show one picture are taken for that
+            picture, and what is shown until the next one is made between those two.
 
     Yields:
-        One interval per frame. The last has no `right`, is never synthesised, and ends after
-        the frame's own duration or, where the stream does not say, after the time between the
-        last two frames, so that the video keeps its duration and a constant rate.
+        One interval per source frame. The last has no `right`, is never synthesised, and ends
+        after the frame's own duration or, where the stream does not say, after the time
+        between the last two frames, so that the video keeps its duration and a constant rate.
 
     Raises:
         VideoError: A frame does not come after the one before it.
     """
-    left, delta = None, max(default_duration, 1)
-    for right in frames:
+    for run in _runs(_pairs(related, max(default_duration, 1))):
+        last = run[-1]
+        is_drawing = len(run) > 1 and last.relation == Relation.JOINED
+        for number, pair in enumerate(run):
+            if is_drawing and dedup:
+                interval = _interval(pair, run[0].left, last.right, grid, synthesise=True)
+            else:
+                joined = pair.relation in {Relation.JOINED, Relation.REPEAT}
+                interval = _interval(pair, pair.left, pair.right, grid, synthesise=joined)
+            yield replace(interval, is_repeat=is_drawing and number > 0)
+
+
+def _pairs(related: Iterable[tuple[Frame, Relation]], delta: int) -> Iterator[_Pair]:
+    left = None
+    for right, relation in related:
         if left is not None:
             delta = right.pts - left.pts
             if delta <= 0:
                 raise _out_of_order(left, right)
-            joined = synthesise(left, right)
-            yield Interval(left=left, right=right, end_pts=right.pts, synthesise=joined)
+            yield _Pair(left, right, right.pts, relation)
         left = right
     if left is not None:
-        end_pts = left.pts + (left.duration if left.duration > 0 else delta)
-        yield Interval(left=left, right=None, end_pts=end_pts, synthesise=False)
+        duration = left.duration if left.duration > 0 else delta
+        yield _Pair(left, None, left.pts + duration, Relation.STILL)
+
+
+def _runs(pairs: Iterable[_Pair]) -> Iterator[list[_Pair]]:
+    """Collect the pairs from the first frame of a drawing to the first of the next one.
+
+    Where a drawing stands longer than `LONGEST_RUN` frames, and at the end, pairs come alone.
+    """
+    run: list[_Pair] = []
+    is_long = False
+    for pair in pairs:
+        run.append(pair)
+        if pair.is_repeat and len(run) < LONGEST_RUN and not is_long:
+            continue
+        is_long = pair.is_repeat
+        if is_long or pair.right is None or len(run) == 1:
+            yield from ([single] for single in run)
+        else:
+            yield run
+        run = []
+
+
+def _interval(
+    pair: _Pair, left: Frame, right: Frame | None, grid: Grid, *, synthesise: bool
+) -> Interval:
+    scale = grid.ticks_per_tick
+    start, end = pair.left.pts * scale, pair.end_pts * scale
+    synthesise = synthesise and right is not None
+    whole = (right.pts if right is not None else pair.end_pts) * scale - left.pts * scale
+    moments, error, duration = [], Fraction(0), grid.duration(start, end)
+    for pts in grid.times(start, end):
+        exact = Fraction((pts - left.pts * scale) * POSITIONS, whole)
+        position = math.ceil(exact - Fraction(1, 2))
+        moments.append(Moment(pts=pts, duration=duration, position=position))
+        if synthesise:
+            error = max(error, abs(exact - position) * whole / POSITIONS)
+    return Interval(
+        index=pair.left.index,
+        left=left,
+        right=right,
+        synthesise=synthesise,
+        end_pts=end,
+        moments=tuple(moments),
+        error_ticks=error,
+    )
 
 
 def _out_of_order(left: Frame, right: Frame) -> VideoError:
@@ -59,49 +211,20 @@ def _out_of_order(left: Frame, right: Frame) -> VideoError:
     )
 
 
-def output_pts(interval: Interval, factor: int) -> list[int]:
-    """Say when the `factor` output frames of an interval are shown.
-
-    Frame `k` is shown at `factor * left.pts + k * (end_pts - left.pts)`: evenly spaced, the
-    first exactly when `left` was, each for `end_pts - left.pts` of the finer ticks. Over a
-    whole video the times are strictly increasing, `factor` times as many as the source's.
-
-    Args:
-        interval: Any interval of `intervals`.
-        factor: 2, 4 or 8.
-
-    Returns:
-        `factor` presentation times in ticks of `time_base / factor`.
-
-    Raises:
-        OptionsError: The factor is none of the accepted ones.
-    """
-    check_factor(factor)
-    step = interval.end_pts - interval.left.pts
-    start = factor * interval.left.pts
-    return [start + k * step for k in range(factor)]
+def is_made(interval: Interval, moment: Moment) -> bool:
+    """Say whether the network makes the frame of a moment."""
+    return interval.synthesise and 0 < moment.position < POSITIONS
 
 
-def held_frame(interval: Interval, factor: int, k: int) -> Frame:
-    """Say which source frame is shown at position `k` of an interval that is held.
+def held_frame(interval: Interval, moment: Moment) -> Frame:
+    """Say which source frame is shown at a moment for which none is made.
 
     The nearer in time; half way, `left`: so a cut never comes earlier than in the source, and
     at a factor of 2 it comes exactly when it did. After the last frame there is only `left`.
 
-    Args:
-        interval: An interval whose `synthesise` is False.
-        factor: 2, 4 or 8.
-        k: Position in the interval, 0 to `factor - 1`.
-
     Returns:
         `interval.left` or `interval.right`, as decoded.
-
-    Raises:
-        OptionsError: The factor is none of the accepted ones.
     """
-    check_factor(factor)
-    if not 0 <= k < factor:
-        raise IndexError(f"position {k} is not within 0 to {factor - 1}")
-    if interval.right is None or 2 * k <= factor:
+    if interval.right is None or 2 * moment.position <= POSITIONS:
         return interval.left
     return interval.right

@@ -1,17 +1,18 @@
 """Between the network and the disk: what may be made, and which segment it is written into."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import Self
 
 from sepconv_video.errors import VideoError
-from sepconv_video.frames import Frame, Interval, VideoInfo
-from sepconv_video.parts import Part, Parts
-from sepconv_video.scenes import is_cut, is_duplicate
-from sepconv_video.schedule import intervals
+from sepconv_video.frames import Frame, Interval, Relation, VideoInfo
+from sepconv_video.parts import Part, Parts, Seen
+from sepconv_video.scenes import KnownCuts, relations
+from sepconv_video.schedule import Grid, intervals
 from sepconv_video.video import Reader, SegmentWriter, Track
 
 SEGMENT_FRAMES = 120
@@ -21,54 +22,86 @@ SEGMENT_S = 300.0
 """A segment that takes longer is finished early: what a kill may cost on a slow machine."""
 
 
+CONTEXT_FRAMES = 8
+"""A frame is judged by so many before it: a span begins to look that much earlier."""
+
+
 class Judge:
     """Decides whether anything may be made between two frames, and remembers where not.
 
     Attributes:
         end: Index after the source's last frame, once that is known.
+        end_pts: When that frame ends, in ticks of the grid, once that is known.
     """
 
-    def __init__(self, bits: int) -> None:
-        """Judge frames of so many bits per sample."""
-        self.end: int | None = None
-        self._bits = bits
-        self._cuts: list[int] = []
-        self._stills: list[int] = []
+    def __init__(self, info: VideoInfo, grid: Grid, *, dedup: bool, cuts: KnownCuts | None) -> None:
+        """Judge the frames of a video.
 
-    def watch(self, frames: Iterator[Frame], info: VideoInfo) -> Iterator[Interval]:
-        """Pair the frames, noticing the last one."""
+        Args:
+            info: What they are.
+            grid: When the target's frames are shown.
+            dedup: Whether repeated frames are made anew.
+            cuts: Where the cuts are; None to find them.
+        """
+        self.end: int | None = None
+        self.end_pts: int | None = None
+        self._info, self._grid, self._dedup, self._known = info, grid, dedup, cuts
+        self._found: dict[Relation, list[int]] = {relation: [] for relation in Relation}
+        self._repeats: list[int] = []
+        self._errors: dict[int, Fraction] = {}
+
+    def watch(self, frames: Iterator[Frame], first: int) -> Iterator[Interval]:
+        """Give the intervals from the source frame `first` on.
+
+        `frames` begin `CONTEXT_FRAMES` before it, or with the video.
+        """
+        info = self._info
         # a lone frame without a duration is shown as long as the rate says
         default_duration = round(1 / (info.rate * info.time_base)) if info.rate else 1
-        for interval in intervals(frames, self._may_synthesise, default_duration):
+        for interval in intervals(
+            self._related(frames),
+            self._grid,
+            default_duration=default_duration,
+            dedup=self._dedup,
+        ):
             if interval.right is None:
-                self.end = interval.left.index + 1
-            yield interval
+                self.end, self.end_pts = interval.index + 1, interval.end_pts
+            if interval.is_repeat:
+                self._repeats.append(interval.index)
+            if interval.error_ticks:
+                self._errors[interval.index] = interval.error_ticks
+            if interval.index >= first:
+                yield interval
 
-    def _may_synthesise(self, left: Frame, right: Frame) -> bool:
-        if is_duplicate(left, right):
-            self._stills.append(right.index)
-            return False
-        if is_cut(left, right, self._bits):
-            self._cuts.append(right.index)
-            return False
-        return True
+    def _related(self, frames: Iterator[Frame]) -> Iterator[tuple[Frame, Relation]]:
+        related = relations(frames, self._info.bits)
+        for frame, relation in related if self._known is None else self._known.apply(related):
+            self._found[relation].append(frame.index)
+            yield frame, relation
 
-    def cuts(self, first: int, end: int) -> tuple[int, ...]:
-        """Frames beginning a shot, of the intervals that begin with frames `first` to `end`."""
-        return tuple(index for index in self._cuts if first < index <= end)
-
-    def stills(self, first: int, end: int) -> int:
-        """Count the held pairs of the same intervals."""
-        return sum(first < index <= end for index in self._stills)
+    def seen(self, first: int, end: int) -> Seen:
+        """Sum up the intervals that begin with frames `first` to `end`."""
+        found = {
+            relation: tuple(index for index in indices if first < index <= end)
+            for relation, indices in self._found.items()
+        }
+        errors = [error for index, error in self._errors.items() if first <= index < end]
+        return Seen(
+            cuts=found[Relation.CUT],
+            flashes=found[Relation.FLASH],
+            stills=len(found[Relation.STILL]),
+            repeats=sum(first <= index < end for index in self._repeats),
+            error_s=float(max(errors, default=Fraction(0)) * self._grid.time_base),
+        )
 
 
 class Scribe:
     """Writes frames into segments, each finished when it is full."""
 
-    def __init__(self, parts: Parts, track: Track, factor: int, first: int, judge: Judge) -> None:
+    def __init__(self, parts: Parts, track: Track, first: int, judge: Judge) -> None:
         """Begin a segment with the source frame `first`."""
-        self._parts, self._track, self._factor, self._judge = parts, track, factor, judge
-        self._first, self._frames = first, 0
+        self._parts, self._track, self._judge = parts, track, judge
+        self._first, self._source_frames, self._frames = first, 0, 0
         self._writer: SegmentWriter | None = None
         self._started = 0.0
 
@@ -84,15 +117,15 @@ class Scribe:
     @property
     def _end(self) -> int:
         """Index of the source frame that follows."""
-        return self._first + self._frames // self._factor
+        return self._first + self._source_frames
 
     @property
     def is_at_end(self) -> bool:
         """Whether all frames of the source have been written."""
         return self._end == self._judge.end
 
-    def write(self, frame: Frame) -> None:
-        """Encode a frame, into a new segment where the last one is full."""
+    def write(self, frames: Sequence[Frame]) -> None:
+        """Encode what an interval shows, into a new segment where the last one is full."""
         # only now, as the last segment is finished differently
         if self._is_full():
             self.finish()
@@ -100,11 +133,13 @@ class Scribe:
             self._started = time.monotonic()
             path = self._parts.writing_path(self._first)
             self._writer = SegmentWriter(path, self._track, self._parts.target)
-        self._writer.write(frame)
-        self._frames += 1
+        for frame in frames:
+            self._writer.write(frame)
+        self._source_frames += 1
+        self._frames += len(frames)
 
     def _is_full(self) -> bool:
-        if not self._frames or self._frames % self._factor:
+        if self._writer is None:
             return False
         return self._end % SEGMENT_FRAMES == 0 or time.monotonic() - self._started > SEGMENT_S
 
@@ -115,7 +150,7 @@ class Scribe:
         first, end, is_last = self._first, self._end, self.is_at_end
         if is_last and end < 2:
             raise one_frame(self._track.info.path)
-        segment = self._writer.finish()
+        segment = self._writer.finish(self._judge.end_pts if is_last else None)
         path = self._parts.writing_path(first)
         part = Part(
             key=self._parts.key,
@@ -123,15 +158,14 @@ class Scribe:
             source_frames=end - first,
             frames=self._frames,
             is_last=is_last,
-            cuts=self._judge.cuts(first, end),
-            stills=self._judge.stills(first, end),
+            seen=self._judge.seen(first, end),
             **asdict(segment),
             damage=reader.damage if reader is not None and is_last else None,
             notes=tuple(reader.notes) if reader is not None and is_last else (),
             size_bytes=path.stat().st_size,
         )
         self._parts.add(part)
-        self._first, self._frames, self._writer = end, 0, None
+        self._first, self._source_frames, self._frames, self._writer = end, 0, 0, None
 
 
 def one_frame(source: Path) -> VideoError:

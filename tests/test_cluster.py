@@ -16,11 +16,10 @@ from clips import ClipSpec, make_clip
 from sepconv_video.batch import run_jobs
 from sepconv_video.crew import Alone, Task
 from sepconv_video.errors import DeviceError, Interrupted, VideoError
-from sepconv_video.frames import Frame
+from sepconv_video.frames import POSITIONS, Frame
 from sepconv_video.ledger import Ledger
 from sepconv_video.options import Job, Options
 from sepconv_video.production import Production
-from sepconv_video.schedule import held_frame, output_pts
 from sepconv_video.video import Reader
 
 ray = pytest.importorskip("ray", reason='RAY MISSING: pip install "sepconv-video[cluster]"')
@@ -36,22 +35,28 @@ SLEEP_S = 0.4
 class Averages:
     """An engine without torch, which would take most of the time of these tests to import."""
 
-    def run(self, intervals, info, factor):
+    def run(self, intervals, info):
         for interval in intervals:
-            duration = interval.end_pts - interval.left.pts
-            for k, pts in enumerate(output_pts(interval, factor)):
-                planes = (
-                    held_frame(interval, factor, k).planes
-                    if interval.right is None
-                    else [
-                        (left.astype(int) * (factor - k) + right * k) // factor
-                        for left, right in zip(
-                            interval.left.planes, interval.right.planes, strict=True
-                        )
-                    ]
+            yield [
+                Frame(
+                    index=0,
+                    pts=moment.pts,
+                    duration=moment.duration,
+                    planes=blended(interval, moment.position),
                 )
-                planes = tuple(np.asarray(plane, np.uint8) for plane in planes)
-                yield Frame(index=0, pts=pts, duration=duration, planes=planes)
+                for moment in interval.moments
+            ]
+
+
+def blended(interval, position):
+    if interval.right is None:
+        return interval.left.planes
+    return tuple(
+        np.asarray(
+            (left.astype(int) * (POSITIONS - position) + right * position) // POSITIONS, np.uint8
+        )
+        for left, right in zip(interval.left.planes, interval.right.planes, strict=True)
+    )
 
 
 def nothing(*_):

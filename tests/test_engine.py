@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from sepconv_video.engine import Engine, choose_device, choose_dtype, midpoints
+from sepconv_video.engine import Engine, between, choose_device, choose_dtype
 from sepconv_video.errors import DeviceError, OptionsError
-from sepconv_video.frames import ColorSpec, Frame, Interval, VideoInfo
+from sepconv_video.frames import ColorSpec, Frame, Relation, VideoInfo
+from sepconv_video.schedule import by_factor, by_rate, intervals
 
 INFO = VideoInfo(
     path=Path("made up"),
@@ -36,43 +37,59 @@ def gray_frame(index, level):
     return Frame(index=index, pts=2 * index, duration=2, planes=planes)
 
 
-def gray_intervals(levels, held=()):
+def gray_intervals(levels, held=(), grid=None):
     frames = [gray_frame(index, level) for index, level in enumerate(levels)]
-    for left, right in itertools.pairwise(frames):
-        synthesise = left.index not in held
-        yield Interval(left=left, right=right, end_pts=right.pts, synthesise=synthesise)
-    last = frames[-1]
-    yield Interval(left=last, right=None, end_pts=last.pts + 2, synthesise=False)
+    relations = [
+        Relation.STILL if index - 1 in held else Relation.JOINED for index in range(len(frames))
+    ]
+    return intervals(zip(frames, relations, strict=True), grid or by_factor(INFO, 2))
+
+
+def run(engine, made):
+    return list(itertools.chain.from_iterable(engine.run(made, INFO)))
 
 
 def levels_of(frames):
     return [int(frame.planes[0][0, 0]) for frame in frames]
 
 
-@pytest.mark.parametrize("levels", [1, 2, 3])
-def test_midpoints_are_in_time_order(levels):
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_made_frames_are_in_time_order(factor):
     left, right = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
-    middle = midpoints(average, left, right, levels)
-    assert middle.shape == (2, 2**levels - 1, 3, 4, 4)
-    expected = torch.arange(1, 2**levels) / 2**levels
-    torch.testing.assert_close(middle[1, :, 0, 0, 0], expected)
+    eighths = range(8 // factor, 8, 8 // factor)
+    middle = between(average, left, right, [eighths, eighths])
+    assert middle.shape == (2 * (factor - 1), 3, 4, 4)
+    expected = torch.tensor(eighths) / 8
+    torch.testing.assert_close(middle[factor - 1 :, 0, 0, 0], expected)
 
 
-def test_midpoints_call_the_model_once_per_level():
-    sizes = []
+@pytest.mark.parametrize(
+    ("wanted", "batch", "sizes"),
+    [
+        ([range(1, 8)] * 3, None, [3, 6, 12]),
+        ([range(1, 8)] * 3, 4, [3, 4, 2, 4, 4, 4]),
+        ([{4}, {2}, {5, 7}], None, [3, 2, 2]),
+        ([{3, 6}], None, [1, 2, 1]),
+    ],
+)
+def test_only_what_is_needed_is_made(wanted, batch, sizes):
+    found = []
 
     def model(left, right):
-        sizes.append(len(left))
+        found.append(len(left))
         return average(left, right)
 
-    midpoints(model, torch.zeros(3, 3, 4, 4), torch.ones(3, 3, 4, 4), 3)
-    assert sizes == [3, 6, 12]
+    count = len(wanted)
+    made = between(model, torch.zeros(count, 3, 4, 4), torch.ones(count, 3, 4, 4), wanted, batch)
+    assert found == sizes
+    expected = [position / 8 for positions in wanted for position in sorted(positions)]
+    torch.testing.assert_close(made[:, 0, 0, 0], torch.tensor(expected))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
 def test_frames_come_in_order_whatever_the_batch(batch):
     engine = Engine(average, batch=batch)
-    made = list(engine.run(gray_intervals([0, 40, 80, 120, 160]), INFO, 4))
+    made = run(engine, gray_intervals([0, 40, 80, 120, 160], grid=by_factor(INFO, 4)))
     assert levels_of(made) == [*range(0, 160, 10), 160, 160, 160, 160]
     assert [frame.index for frame in made] == list(range(20))
     assert [frame.pts for frame in made] == list(range(0, 40, 2))
@@ -82,14 +99,37 @@ def test_frames_come_in_order_whatever_the_batch(batch):
 @pytest.mark.parametrize("batch", [1, 4])
 def test_held_intervals_show_the_nearer_source_frame(batch):
     engine = Engine(average, batch=batch)
-    made = list(engine.run(gray_intervals([0, 40, 200, 240], held={1}), INFO, 4))
+    made = run(engine, gray_intervals([0, 40, 200, 240], held={1}, grid=by_factor(INFO, 4)))
     assert levels_of(made) == [0, 10, 20, 30, 40, 40, 40, 200, 200, 210, 220, 230] + [240] * 4
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_at_a_rate_frames_are_the_nearest_eighth(batch):
+    grid = by_rate(INFO, Fraction(60))
+    made = run(Engine(average, batch=batch), gray_intervals([0, 80, 160], grid=grid))
+    # at 25 a second a frame of 60 comes every 5/12: 0, 3/8, 7/8 (0.83), 1/4, 5/8 (0.67) ...
+    assert levels_of(made) == [0, 30, 70, 100, 130, 160, 160, 160]
+
+
+def test_repeats_share_what_is_made_on_the_way():
+    calls = []
+
+    def model(left, right):
+        calls.append(len(left))
+        return average(left, right)
+
+    frames = [gray_frame(0, 0), gray_frame(1, 1), gray_frame(2, 80)]
+    relations = [Relation.JOINED, Relation.REPEAT, Relation.JOINED]
+    found = intervals(zip(frames, relations, strict=True), by_factor(INFO, 2), dedup=True)
+    made = run(Engine(model, batch=1), found)
+    assert levels_of(made) == [0, 20, 40, 60, 80, 80]
+    assert sum(calls) == 3
+
+
 def test_source_frames_are_passed_on_untouched():
-    intervals = list(gray_intervals([3, 77, 201]))
-    made = list(Engine(average, batch=2).run(intervals, INFO, 2))
-    for position, interval in enumerate(intervals):
+    found = list(gray_intervals([3, 77, 201]))
+    made = run(Engine(average, batch=2), found)
+    for position, interval in enumerate(found):
         assert made[2 * position].planes is interval.left.planes
 
 
@@ -102,9 +142,9 @@ def test_a_long_still_does_not_pile_up():
             taken += 1
             yield interval
 
-    made = Engine(average, batch=2).run(endless(), INFO, 2)
+    made = Engine(average, batch=2).run(endless(), INFO)
     next(made)
-    assert taken <= 16
+    assert taken <= 17  # two groups of 8, and one that showed the second to be full
 
 
 def test_out_of_memory_halves_the_batch_and_loses_nothing():
@@ -117,7 +157,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing():
         return average(left, right)
 
     engine = Engine(greedy, batch=4)
-    made = list(engine.run(gray_intervals([0, 40, 80, 120, 160]), INFO, 2))
+    made = run(engine, gray_intervals([0, 40, 80, 120, 160]))
     assert levels_of(made) == [0, 20, 40, 60, 80, 100, 120, 140, 160, 160]
     assert sizes[:2] == [4, 2]
 
@@ -127,7 +167,7 @@ def test_out_of_memory_with_one_pair_is_an_error_with_a_hint():
         raise torch.OutOfMemoryError("too much")
 
     with pytest.raises(DeviceError, match="one pair of 8x6 frames does not fit") as caught:
-        list(Engine(hopeless).run(gray_intervals([0, 40]), INFO, 2))
+        run(Engine(hopeless), gray_intervals([0, 40]))
     assert "--device" in caught.value.hint
 
 
@@ -136,7 +176,7 @@ def test_other_faults_of_the_model_are_not_taken_for_memory():
         raise RuntimeError("something else")
 
     with pytest.raises(RuntimeError, match="something else"):
-        list(Engine(broken).run(gray_intervals([0, 40]), INFO, 2))
+        run(Engine(broken), gray_intervals([0, 40]))
 
 
 def test_a_lost_gpu_is_an_error_with_a_hint():
@@ -146,12 +186,12 @@ def test_a_lost_gpu_is_an_error_with_a_hint():
     with pytest.raises(
         DeviceError, match=r"failed: CUDA error: unspecified launch failure$"
     ) as caught:
-        list(Engine(lost).run(gray_intervals([0, 40]), INFO, 2))
+        run(Engine(lost), gray_intervals([0, 40]))
     assert "run the same command again" in caught.value.hint
 
 
 def test_inference_mode_does_not_leak_to_the_consumer():
-    made = Engine(average).run(gray_intervals([0, 40, 80]), INFO, 2)
+    made = Engine(average).run(gray_intervals([0, 40, 80]), INFO)
     for _ in made:
         assert not torch.is_inference_mode_enabled()
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sepconv_video.errors import BusyError, VideoError
-from sepconv_video.parts import Part, Parts, gaps, identify, read_json, write_json
+from sepconv_video.parts import Part, Parts, Seen, gaps, identify, read_json, write_json
 
 IDENTITY = {"source": {"bytes": 5}, "factor": 2, "crf": None}
 
@@ -24,8 +24,7 @@ def a_part(first=0, source_frames=5, *, key="", is_last=False, size_bytes=3):
         source_frames=source_frames,
         frames=2 * source_frames,
         is_last=is_last,
-        cuts=(first + 1,),
-        stills=0,
+        seen=Seen(cuts=(first + 1,), flashes=(), stills=0, repeats=2, error_s=0.25),
         pts=tuple(range(2 * first, 2 * (first + source_frames))),
         end_pts=2 * (first + source_frames),
         rounded=0,

@@ -58,6 +58,7 @@ class Reader:
         try:
             self._stream = main_video(self._container, self.path)
             self._stream.thread_type = "AUTO"
+            self._has_times = self._container.format.name != "avi"
             self._pictures = self._decode()
             self._first = self._first_picture()
             self._unpack = Unpacker(self._first, self.path)
@@ -65,6 +66,8 @@ class Reader:
             self.info = describe(
                 self._stream, self._first, self._unpack.pix_fmt, self._unpack.layout
             )
+            start_pts = _Clock(self._stream, self._has_times).pts(self._first)
+            self.info = replace(self.info, start_pts=start_pts)
         except BaseException:
             self._container.close()
             raise
@@ -103,8 +106,7 @@ class Reader:
         Raises:
             VideoError: If the picture's size or format changes.
         """
-        has_times = self._container.format.name != "avi"
-        clock = _Clock(self._stream, has_times)
+        clock = _Clock(self._stream, self._has_times)
         held: Frame | None = None
         try:
             for index, picture in enumerate(chain([self._first], self._pictures)):
@@ -116,7 +118,7 @@ class Reader:
                 held = Frame(
                     index=index,
                     pts=pts,
-                    duration=clock.duration(picture) if has_times else 0,
+                    duration=clock.duration(picture) if self._has_times else 0,
                     planes=self._unpack(picture),
                 )
             if held is not None:

@@ -97,8 +97,11 @@ class SegmentWriter:
         with translated("write", self._called):
             self._mux(self._stream.encode(picture))
 
-    def finish(self) -> Segment:
+    def finish(self, end_pts: int | None = None) -> Segment:
         """Finish the file, so that it survives a loss of power.
+
+        Args:
+            end_pts: When the last frame ends, in the frames' ticks, if its duration is not right.
 
         Raises:
             VideoError: If the file cannot be written.
@@ -109,6 +112,8 @@ class SegmentWriter:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
+        if end_pts is not None:
+            self._end_pts = self._clock.duration(end_pts)
         return Segment(pts=tuple(self._pts), end_pts=self._end_pts, rounded=self._clock.rounded)
 
     def _mux(self, packets: Iterable["Packet[VideoStream]"]) -> None:

@@ -1,0 +1,199 @@
+"""Rates, slow motion and repeated frames, checked in finished files by ffprobe."""
+
+import json
+import subprocess
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from clips import ClipSpec, make_clip, variable_times
+
+from sepconv_video import Job, Options, interpolate_file
+from sepconv_video.engine import Engine
+from sepconv_video.errors import OptionsError
+from sepconv_video.options import parse_rate, parse_time
+
+
+def average(left, right):
+    return (left + right) / 2
+
+
+def convert(source, target, **chosen):
+    job = Job(source=source, target=target)
+    return interpolate_file(job, Options(**chosen), engine=Engine(average))
+
+
+def probed(path):
+    """Times of the pictures and how long each is shown, in seconds, and what the header says."""
+    answer = subprocess.run(
+        ["ffprobe", "-v", "error", "-select_streams", "v:0", "-of", "json",
+         "-show_entries", "frame=pts,pkt_duration:stream=time_base,r_frame_rate,duration", path],
+        capture_output=True, check=True,
+    )  # fmt: skip
+    found = json.loads(answer.stdout)
+    stream = found["streams"][0]
+    tick = Fraction(stream["time_base"])
+    times = [frame["pts"] * tick for frame in found["frames"]]
+    return times, stream
+
+
+def lumas(path):
+    """Mean luma of all frames, as decoded by PyAV."""
+    with av.open(str(path)) as source:
+        return [
+            round(float(np.frombuffer(f.planes[0], np.uint8)[: f.width].mean()))
+            for f in source.decode(video=0)
+        ]
+
+
+def drawings(path, levels, rate=24):
+    """A clip of flat pictures of the given lumas, which is no cut: they differ little."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("ffv1", rate, width=64, height=64, pix_fmt="gray")
+        for index, level in enumerate(levels):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64), level, np.uint8), "gray")
+            frame.pts = index
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fps", "spec"),
+    [
+        ("60", ClipSpec(count=13, rate=Fraction(24))),
+        (
+            "60000/1001",
+            ClipSpec(count=13, rate=Fraction(24000, 1001), time_base=Fraction(1, 24000)),
+        ),
+        ("60", ClipSpec(count=13, rate=Fraction(24000, 1001), time_base=Fraction(1, 24000))),
+        ("50", ClipSpec(count=9, time_base=Fraction(1, 90000), times=variable_times(9))),
+        ("25", ClipSpec(count=13, rate=Fraction(60))),
+    ],
+)
+def test_a_rate_from_any_source(tmp_path, fps, spec):
+    source = make_clip(tmp_path / "source.mp4", spec)
+    report = convert(source, tmp_path / "target.mp4", fps=parse_rate(fps))
+    times, stream = probed(tmp_path / "target.mp4")
+    assert [t * Fraction(fps) for t in times] == list(range(len(times)))
+    assert len(times) == report.frames == -(-spec.seconds * Fraction(fps) // 1)
+    assert abs(Fraction(stream["duration"]) - spec.seconds) < Fraction(1, 1_000_000)
+    step = Fraction(max(np.diff(spec.starts).tolist())) * spec.ticks
+    assert report.largest_error_s <= step / 16
+    if report.largest_error_s:
+        (note,) = [note for note in report.notes if "eighth" in note]
+        assert f"{report.largest_error_s * 1000:.1f} ms" in note
+
+
+def test_a_rate_that_halving_reaches_is_exact(tmp_path):
+    source = drawings(tmp_path / "source.nut", [0, 80, 160], rate=15)
+    report = convert(source, tmp_path / "target.mkv", fps=Fraction(60), codec="ffv1")
+    assert lumas(report.target) == [*range(0, 160, 20), 160, 160, 160, 160]
+    assert report.largest_error_s == 0
+    assert report.notes == [note for note in report.notes if "eighth" not in note]
+
+
+def test_a_rate_far_below_leaves_whole_segments_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr("sepconv_video.scribe.SEGMENT_FRAMES", 3)
+    source = make_clip(tmp_path / "source.mp4", ClipSpec(count=60))
+    report = convert(source, tmp_path / "target.mp4", fps=Fraction(1))
+    times, stream = probed(tmp_path / "target.mp4")
+    assert times == [0, 1, 2]
+    assert float(stream["duration"]) == pytest.approx(60 / 25)
+    assert report.source_frames == 60
+
+
+@pytest.mark.parametrize("name", ["constant", "variable"])
+def test_slow_motion_lasts_longer_at_the_sources_rate(tmp_path, name):
+    times = {} if name == "constant" else {
+        "time_base": Fraction(1, 90000), "times": variable_times(9), "last_duration": 1500,
+    }  # fmt: skip
+    spec = ClipSpec(count=9, **times)
+    source = make_clip(tmp_path / "source.mp4", spec)
+    report = convert(source, tmp_path / "target.mp4", factor=4, slowmo=True)
+    times, stream = probed(tmp_path / "target.mp4")
+    assert times[::4] == [4 * start * spec.ticks for start in spec.starts]
+    assert len(times) == report.frames == 36
+    assert abs(Fraction(stream["duration"]) - 4 * spec.seconds) < Fraction(1, 1_000_000)
+    if name == "constant":
+        assert stream["r_frame_rate"] == "25/1"
+
+
+@pytest.mark.parametrize("rate", [12, 24])
+def test_repeats_become_motion(tmp_path, rate):
+    """Drawings on twos: with `--dedup` the new frames lie between drawings, times stay."""
+    source = drawings(tmp_path / "source.mkv", [0, 0, 40, 40, 80, 80, 120, 120], rate)
+    plain = convert(source, tmp_path / "plain.mkv", codec="ffv1")
+    assert plain.repeats == 3
+    assert any("`--dedup`" in note for note in plain.notes)
+    report = convert(source, tmp_path / "target.mkv", codec="ffv1", dedup=True)
+    assert lumas(report.target) == [*range(0, 120, 10), 120, 120, 120, 120]
+    assert not any("`--dedup`" in note for note in report.notes)
+    assert probed(report.target)[0] == probed(plain.target)[0]
+
+
+def test_segments_see_the_same_repeats(tmp_path, monkeypatch):
+    levels = [0, 0, 0, 30, 30, 60, 60, 60, 90, 120, 120, 150, 150, 150, 180, 180]
+    source = drawings(tmp_path / "source.mkv", levels)
+    whole = convert(source, tmp_path / "whole.mkv", codec="ffv1", dedup=True)
+    monkeypatch.setattr("sepconv_video.scribe.SEGMENT_FRAMES", 3)
+    stops = iter([False, False, False, True])
+    with pytest.raises(Exception, match="interrupted"):
+        interpolate_file(
+            Job(source=source, target=tmp_path / "target.mkv"),
+            Options(codec="ffv1", dedup=True),
+            engine=Engine(average),
+            should_stop=lambda: next(stops, False),
+        )
+    report = convert(source, tmp_path / "target.mkv", codec="ffv1", dedup=True)
+    assert report.kept_frames
+    assert lumas(report.target) == lumas(whole.target)
+    assert (report.repeats, report.largest_error_s) == (whole.repeats, whole.largest_error_s)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("60", 60),
+        ("59.94", Fraction(60000, 1001)),
+        ("23.976", Fraction(24000, 1001)),
+        ("12.5", 12.5),
+    ],
+)
+def test_rates_are_read(text, rate):
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "fast", "60fps", "1/0"])
+def test_other_rates_are_refused(text):
+    with pytest.raises(OptionsError, match="frames per second"):
+        parse_rate(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "time_s"), [("90", 90), ("1:30", 90), ("0:01:30.5", 90.5), ("1:00:00", 3600)]
+)
+def test_times_are_read(text, time_s):
+    assert parse_time(text) == time_s
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1:2:3:4", "soon", "1:"])
+def test_other_times_are_refused(text):
+    with pytest.raises(OptionsError, match="is not a time"):
+        parse_time(text)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "text"),
+    [
+        ({"fps": Fraction(0)}, "out of bounds"),
+        ({"fps": Fraction(10**6)}, "out of bounds"),
+        ({"fps": Fraction(60), "slowmo": True}, "exclude each other"),
+        ({"stretch_sound": True}, "belongs to `--slowmo`"),
+        ({"start_s": Fraction(2), "end_s": Fraction(1)}, "nothing lies between"),
+    ],
+)
+def test_options_that_make_no_sense(chosen, text):
+    with pytest.raises(OptionsError, match=text):
+        Options(**chosen)
