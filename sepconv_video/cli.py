@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from sepconv_video import __version__
 from sepconv_video.display import display, one_line, show_error
@@ -177,6 +178,9 @@ def command(
     """
     if not inputs:
         raise click.UsageError("no INPUT: name a video, a folder of videos or two pictures")
+    given = click.get_current_context().get_parameter_source("factor")
+    if chosen["fps"] is not None and given is not ParameterSource.DEFAULT:
+        raise click.UsageError("--fps and --factor exclude each other: name one of them")
     fields = {name: chosen.pop(name) for name in Options.__dataclass_fields__ if name in chosen}
     options = Options(factor=int(factor), resume=not no_resume, **fields)
     from sepconv_video.video import is_picture  # noqa: PLC0415 - imports av

@@ -192,7 +192,7 @@ class _Times:
         ]
         self._shown = sorted(chain.from_iterable(self.pts))
         self._place = {pts: place for place, pts in enumerate(self._shown)}
-        self._end = segments[-1].end_pts + shifts[-1] - offset
+        self._end = max(segments[-1].end_pts + shifts[-1] - offset, self._shown[-1] + 1)
         delay = max(segment.delay for segment in segments)
         step = self._shown[1] - self._shown[0] if len(self._shown) > 1 else 1
         first = self._shown[0]
