@@ -188,7 +188,13 @@ class Production:
             info,
             time_base=info.time_base / options.factor,
             rate=info.rate * options.factor,
-            encoding=Encoding(codec=options.codec, crf=options.crf, container=container),
+            encoding=Encoding(
+                codec=options.codec,
+                crf=options.crf,
+                container=container,
+                preset=options.preset,
+                pix_fmt=options.pix_fmt,
+            ),
         )
 
     def _interrupted(self) -> Interrupted:

@@ -37,9 +37,11 @@ def color_of(stream: VideoStream, first: av.VideoFrame) -> ColorSpec:
     location = chroma_location(stream)
     rgb = is_rgb(first.format)
     primaries = _tag(first.color_primaries, context.color_primaries, 2)
+    if rgb and signal_range == _UNSET_RANGE:
+        signal_range = 2  # players would take it for limited where a codec has no third word
     return ColorSpec(
         matrix="rgb" if rgb else _matrix(space, primaries, first),
-        full_range=signal_range == 2 or (rgb and signal_range != 1),
+        full_range=signal_range == 2,
         colorspace_tag=0 if rgb else space,
         range_tag=signal_range,
         primaries_tag=primaries,
