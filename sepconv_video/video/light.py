@@ -75,7 +75,8 @@ def parameters(codec: str, light: LightLevels) -> list[str]:
         dim = 1 if codec == "libsvtav1" else 10_000
         red, green, blue, white = (_pair(light.primaries[k : k + 2], unit) for k in (0, 2, 4, 6))
         levels = _pair(light.luminance[::-1], dim)
-        found.append(f"mastering-display=G{green}B{blue}R{red}WP{white}L{levels}")
+        name = "master-display" if codec == "libx265" else "mastering-display"
+        found.append(f"{name}=G{green}B{blue}R{red}WP{white}L{levels}")
     if light.content:
         names = {"libx264": "cll", "libx265": "max-cll", "libsvtav1": "content-light"}
         found.append(f"{names[codec]}={light.content[0]},{light.content[1]}")
