@@ -1,4 +1,4 @@
-"""YUV planes to RGB and back, on whatever device the planes are.
+"""Planes (YUV, gray, or RGB itself) to RGB and back, on whatever device the planes are.
 
 Owns the matrix, the range, the bit depth and where the chroma samples lie. It must not know
 files or networks; gamma (the transfer function) is left as decoded, in and out.
@@ -7,7 +7,7 @@ The two directions are inverse to each other: a frame that goes to RGB and comes
 is the frame, bit for bit. Otherwise made frames would differ from the source frames between
 them, which go through untouched, and the video would flicker at half its rate. So `to_rgb`
 does not clamp, and the chroma filters are a pair with perfect reconstruction (see
-`_DOWN_ACROSS`).
+`_DOWN_ON`).
 """
 
 from collections.abc import Sequence
@@ -18,20 +18,33 @@ from torch import Tensor
 
 from sepconv_video.frames import Frame, Plane, VideoInfo
 
-# (Kr, Kb): ITU-T H.273 table 4, MatrixCoefficients 5/6, 1 and 9; that is ITU-R BT.601-7
-# section 2.5.1, BT.709-6 section 3.2 and BT.2020-2 table 4 (non-constant luminance).
-_LUMA_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
+# (Kr, Kb): ITU-T H.273 table 4, MatrixCoefficients 5/6, 1, 9, 4 and 7; the first three are
+# ITU-R BT.601-7 section 2.5.1, BT.709-6 section 3.2 and BT.2020-2 table 4 (non-constant luminance).
+_LUMA_WEIGHTS = {
+    "bt601": (0.299, 0.114),
+    "bt709": (0.2126, 0.0722),
+    "bt2020": (0.2627, 0.0593),
+    "fcc": (0.30, 0.11),
+    "smpte240m": (0.212, 0.087),
+}
 
-# Chroma lies where MPEG-2, H.264 and H.265 put it by default: horizontally on every second
-# luma sample, vertically half way between two ("left"). Going up is bilinear at that siting:
-# [1 2 1]/2 across, [1 3 3 1]/4 down the picture. Going down takes the duals of these two
-# splines among the biorthogonal wavelets (LeGall & Tabatabai, ICASSP 1988; Cohen, Daubechies,
-# Feauveau, 1992): they average away what lies over the Nyquist frequency, as a box and
-# [1 2 1]/4 would, and yet give back every sample that was interpolated. On 30 clips moved by
-# one luma sample (the hardest case) they are also nearest to the truth: 49.5 dB against 47.6
-# for box and [1 2 1]/4 and 48.6 for picking every second column.
-_DOWN_ACROSS = (-1 / 8, 2 / 8, 6 / 8, 2 / 8, -1 / 8)
-_DOWN_ALONG = (-1 / 4, 3 / 4, 3 / 4, -1 / 4)
+# Whether a chroma sample lies on a luma sample (across, along the picture) or half way between
+# two. `left` is what MPEG-2, H.264 and H.265 have by default, `center` is JPEG and MPEG-1,
+# `topleft` BT.2020. Going up is bilinear at that siting: [1 2 1]/2 on, [1 3 3 1]/4 between.
+# Going down takes the duals of these two splines among the biorthogonal wavelets (LeGall &
+# Tabatabai, ICASSP 1988; Cohen, Daubechies, Feauveau, 1992): they average away what lies over
+# the Nyquist frequency, as a box and [1 2 1]/4 would, and yet give back every sample that was
+# interpolated. On 30 clips moved by one luma sample (the hardest case) they are also nearest
+# to the truth: 49.5 dB against 47.6 for box and [1 2 1]/4 and 48.6 for picking every second
+# column.
+_ON_LUMA = {
+    "left": (True, False),
+    "center": (False, False),
+    "topleft": (True, True),
+    "top": (False, True),
+}
+_DOWN_ON = (-1 / 8, 2 / 8, 6 / 8, 2 / 8, -1 / 8)
+_DOWN_BETWEEN = (-1 / 4, 3 / 4, 3 / 4, -1 / 4)
 
 
 def upload(frames: Sequence[Frame], device: torch.device | str) -> tuple[Tensor, ...]:
@@ -66,8 +79,8 @@ def to_rgb(planes: Sequence[Tensor], info: VideoInfo, dtype: torch.dtype = torch
     """Convert planes to RGB.
 
     Args:
-        planes: Y, U, V (or Y alone for gray), each (N, rows, columns), integer codes of
-            `info.bits` bits.
+        planes: Y, U, V (Y alone for gray; G, B, R for RGB), each (N, rows, columns), integer
+            codes of `info.bits` bits.
         info: Size, subsampling, depth, matrix and range.
         dtype: Of the result; the arithmetic is float32 in any case.
 
@@ -79,6 +92,9 @@ def to_rgb(planes: Sequence[Tensor], info: VideoInfo, dtype: torch.dtype = torch
     y = (planes[0].to(torch.float32) - black) / luma_span
     if info.chroma_shift is None:
         return y.to(dtype).unsqueeze(1).expand(-1, 3, -1, -1)
+    if info.color.matrix == "rgb":
+        blue, red = ((plane.to(torch.float32) - black) / luma_span for plane in planes[1:])
+        return torch.stack([red, y, blue], dim=1).to(dtype)
     chroma = torch.stack([plane.to(torch.float32) for plane in planes[1:]], dim=1)
     chroma = _upsample((chroma - neutral) / chroma_span, info)
     cb, cr = chroma.unbind(dim=1)
@@ -97,11 +113,15 @@ def from_rgb(rgb: Tensor, info: VideoInfo) -> tuple[Tensor, ...]:
         info: Size, subsampling, depth, matrix and range of the planes.
 
     Returns:
-        Y, U, V (or Y alone for gray), each (N, rows, columns), torch.uint8 up to 8 bits,
-        torch.uint16 above, clamped to 0..2^bits-1 only: head- and footroom are kept.
+        Y, U, V (Y alone for gray; G, B, R for RGB), each (N, rows, columns), torch.uint8 up to
+        8 bits, torch.uint16 above, clamped to 0..2^bits-1 only: head- and footroom are kept.
     """
     black, luma_span, neutral, chroma_span = _code_levels(info)
-    kr, kb = _LUMA_WEIGHTS[info.color.matrix]
+    if info.color.matrix == "rgb" and info.chroma_shift is not None:
+        codes = _quantise(rgb[:, [1, 2, 0]].to(torch.float32) * luma_span + black, info.bits)
+        return codes.unbind(dim=1)
+    # gray of an RGB video has weights too, whose sum alone matters
+    kr, kb = _LUMA_WEIGHTS.get(info.color.matrix, _LUMA_WEIGHTS["bt709"])
     red, green, blue = rgb.to(torch.float32).unbind(dim=1)
     y = kr * red + (1 - kr - kb) * green + kb * blue
     luma = _quantise(y * luma_span + black, info.bits)
@@ -130,39 +150,49 @@ def _quantise(codes: Tensor, bits: int) -> Tensor:
 def _upsample(chroma: Tensor, info: VideoInfo) -> Tensor:
     """(N, 2, rows, columns) of chroma to (N, 2, H, W): bilinear, edges repeated."""
     across, along = info.chroma_shift or (0, 0)
+    on_column, on_row = _ON_LUMA[info.color.siting]
     if across:
-        after = torch.cat([chroma[..., 1:], chroma[..., -1:]], dim=-1)
-        pairs = torch.stack([chroma, (chroma + after) / 2], dim=-1)
-        chroma = pairs.flatten(-2)[..., : info.width]
+        chroma = _double(chroma, 3, on_column, info.width)
     if along:
-        above = torch.cat([chroma[..., :1, :], chroma[..., :-1, :]], dim=-2)
-        below = torch.cat([chroma[..., 1:, :], chroma[..., -1:, :]], dim=-2)
-        pairs = torch.stack([chroma.lerp(above, 0.25), chroma.lerp(below, 0.25)], dim=-2)
-        chroma = pairs.flatten(-3, -2)[..., : info.height, :]
+        chroma = _double(chroma, 2, on_row, info.height)
     return chroma
+
+
+def _double(image: Tensor, dim: int, on_luma: bool, size: int) -> Tensor:
+    """Interpolate along a dimension to twice as many samples, the first `size` of them."""
+    last = image.shape[dim] - 1
+    after = torch.cat([image.narrow(dim, 1, last), image.narrow(dim, last, 1)], dim)
+    if on_luma:
+        pair = [image, (image + after) / 2]
+    else:
+        before = torch.cat([image.narrow(dim, 0, 1), image.narrow(dim, 0, last)], dim)
+        pair = [image.lerp(before, 0.25), image.lerp(after, 0.25)]
+    return torch.stack(pair, dim + 1).flatten(dim, dim + 1).narrow(dim, 0, size)
 
 
 def _downsample(chroma: Tensor, info: VideoInfo) -> Tensor:
     """(N, 2, H, W) to (N, 2, rows, columns), exactly undoing `_upsample`, odd sizes included."""
     across, along = info.chroma_shift or (0, 0)
+    on_column, on_row = _ON_LUMA[info.color.siting]
     if across:
-        chroma = _halve(chroma, -1, _DOWN_ACROSS, mirror=False)
+        chroma = _halve(chroma, -1, on_column)
     if along:
-        chroma = _halve(chroma, -2, _DOWN_ALONG, mirror=True)
+        chroma = _halve(chroma, -2, on_row)
     return chroma
 
 
-def _halve(image: Tensor, dim: int, taps: tuple[float, ...], mirror: bool) -> Tensor:
+def _halve(image: Tensor, dim: int, on_luma: bool) -> Tensor:
     """Filter along a dimension and keep every second sample, ceil(size / 2) of them.
 
-    Beyond the edge lies the edge's sample again or, with `mirror`, the picture mirrored about
-    its border: whichever makes the filter undo the upsampling there too.
+    Beyond the edge lies the edge's sample again or, for chroma between luma samples, the
+    picture mirrored about its border: whichever makes the filter undo the upsampling there too.
     """
+    taps = _DOWN_ON if on_luma else _DOWN_BETWEEN
     size = image.shape[dim]
     half = (size + 1) // 2
     lead = (len(taps) - 1) // 2
     index = torch.arange(-lead, 2 * half - 2 + len(taps) - lead, device=image.device)
-    if mirror:
+    if not on_luma:
         index = torch.where(index < size, index, 2 * size - 1 - index)
     extended = image.index_select(dim, index.clamp(0, size - 1)).transpose(dim, -1)
     total = torch.zeros_like(extended[..., :half])

@@ -24,7 +24,8 @@ class ColorSpec:
     """
 
     matrix: str
-    """Luma coefficients for the conversion to RGB: `bt601`, `bt709` or `bt2020`."""
+    """Luma coefficients for the conversion to RGB: `bt601`, `bt709`, `bt2020`, `fcc` or
+    `smpte240m`; `rgb` where the planes are G, B, R."""
     full_range: bool
     """True when luma spans 0..2^bits-1, False for 16..235 (times 2^(bits-8))."""
     colorspace_tag: int = 2
@@ -32,6 +33,25 @@ class ColorSpec:
     """As FFmpeg's AVColorRange: 0 unspecified, 1 limited, 2 full."""
     primaries_tag: int = 2
     transfer_tag: int = 2
+    siting: str = "left"
+    """Where subsampled chroma lies among the luma samples: `left`, `center`, `topleft`, `top`."""
+    siting_tag: int = 0
+    """As FFmpeg's AVChromaLocation: 0 unspecified, 1 left, 2 center, 3 topleft, 4 top."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LightLevels:
+    """What HDR10 says of a whole video: on what display it was graded and how bright it gets.
+
+    None where a part is missing.
+    """
+
+    primaries: tuple[Fraction, ...] | None = None
+    """CIE 1931 x and y of red, green, blue and white, eight numbers."""
+    luminance: tuple[Fraction, Fraction] | None = None
+    """Darkest and brightest the display shows, in cd/m2."""
+    content: tuple[int, int] | None = None
+    """Brightest sample (MaxCLL) and brightest frame on average (MaxFALL), in cd/m2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +63,11 @@ class VideoInfo:
     """Luma samples per row, as stored (before any rotation)."""
     height: int
     pix_fmt: str
-    """Planar format of `Frame.planes`, in FFmpeg's words, e.g. `yuv420p10le` or `gray`."""
+    """Planar format of `Frame.planes`, in FFmpeg's words, e.g. `yuv420p10le`, `gray`, `gbrp`."""
     bits: int
     """Bits per sample, 8 to 16; planes are uint8 up to 8 bits, uint16 above."""
     chroma_shift: tuple[int, int] | None
-    """log2 of the chroma subsampling (horizontal, vertical); None for gray."""
+    """log2 of the chroma subsampling (horizontal, vertical); None for gray, zeros for RGB."""
     color: ColorSpec
     time_base: Fraction
     """Seconds per tick of `Frame.pts`."""
@@ -61,6 +81,8 @@ class VideoInfo:
     """Width of a sample over its height; None where unset."""
     display_matrix: tuple[int, ...] | None = None
     """How players turn or mirror the picture: FFmpeg's nine numbers; None where unset."""
+    light: LightLevels | None = None
+    """HDR10's static metadata; None where there are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,7 +96,8 @@ class Frame:
     duration: int
     """Ticks the frame is shown, as its stream says; 0 where it does not."""
     planes: tuple[Plane, ...]
-    """Y, U, V (or Y alone for gray), each (rows, columns), native subsampling and depth."""
+    """Y, U, V (Y alone for gray; G, B, R for RGB), each (rows, columns), native subsampling
+    and depth."""
 
 
 class Relation(StrEnum):

@@ -204,7 +204,13 @@ class Production:
             info,
             time_base=grid.time_base,
             rate=grid.rate,
-            encoding=Encoding(codec=options.codec, crf=options.crf, container=container),
+            encoding=Encoding(
+                codec=options.codec,
+                crf=options.crf,
+                container=container,
+                preset=options.preset,
+                pix_fmt=options.pix_fmt,
+            ),
         )
 
     def _interrupted(self) -> Interrupted:

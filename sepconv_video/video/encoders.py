@@ -1,15 +1,18 @@
 """Choosing an encoder, its pixel format and its quality settings for a video.
 
 An encoder is given the source's own pixel format where it can take it, else the nearest
-format that holds every sample of it; never one that loses something.
+format that holds every sample of it. Only RGB becomes something else by itself, for codecs that
+have none; whatever else loses something, the user must ask for.
 """
 
 import io
 import os
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 from av.codec import Codec
@@ -17,8 +20,9 @@ from av.codec.codec import UnknownCodecError
 from av.video.codeccontext import VideoCodecContext
 
 from sepconv_video.errors import OptionsError, VideoError
-from sepconv_video.frames import VideoInfo
-from sepconv_video.video.formats import Layout, layout_of, wider_formats
+from sepconv_video.frames import ColorSpec, VideoInfo
+from sepconv_video.video.formats import Layout, is_rgb, layout_of, planar_twin, wider_formats
+from sepconv_video.video.light import PARAMETERS, is_hdr, parameters
 
 # Quality that a viewer cannot tell from the source, and speed in proportion to the network's.
 _QUALITY = {
@@ -30,6 +34,7 @@ _QUALITY = {
     "hevc_nvenc": 18,
     "av1_nvenc": 22,
 }
+_NVENC = {"preset": "p6", "tune": "hq"}
 _SETTINGS = {
     "libx264": {"preset": "medium"},
     # x265 writes its progress to stderr by itself, whatever FFmpeg's log level
@@ -38,10 +43,14 @@ _SETTINGS = {
     # limited range, which nearly all video has, is outside the JPEG standard
     "mjpeg": {"strict": "unofficial"},
     "libvpx-vp9": {"deadline": "good", "cpu-used": "2", "row-mt": "1", "b": "0"},
+    "h264_nvenc": _NVENC,
+    "hevc_nvenc": _NVENC,
+    "av1_nvenc": _NVENC,
 }
 _BY_QUANTISER = {"mpeg4", "mpeg2video", "mpeg1video", "mjpeg"}
-# What hardware encoders ask for; PyAV reorders the samples, exactly for even sizes.
-_SEMI_PLANAR = {"yuv420p10le": "p010le", "yuv422p10le": "p210le"}
+# What some encoders ask for instead; PyAV reorders the samples, exactly (4:2:0 and 4:2:2 for
+# even sizes).
+_REORDERED = {"yuv420p10le": "p010le", "yuv422p10le": "p210le", "gbrp": "bgr0"}
 _CONTAINERS = {
     ".mp4": "mp4",
     ".m4v": "mp4",
@@ -65,6 +74,22 @@ class Encoding:
     """Constant quality, lower is better; only for encoders that have such a setting."""
     container: str | None = None
     """FFmpeg's name of a container; None takes it from the target's suffix."""
+    preset: str | None = None
+    """The encoder's own word for how hard it tries; only for encoders that have such words."""
+    pix_fmt: str | None = None
+    """FFmpeg's name of the format to encode, whatever is lost by it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How the source's planes become what an encoder takes."""
+
+    pix_fmt: str
+    """Format of the frames it is given, planar unless `is_converted`."""
+    stored_as: str
+    """Format the encoder asks for: `pix_fmt`, or one with the same samples in another order."""
+    is_converted: bool = False
+    """Whether swscale converts, and something may be lost; else every sample is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +97,11 @@ class Plan:
     """An encoder with everything decided."""
 
     codec: str
-    pix_fmt: str
-    """Planar format of the frames it is given."""
+    form: Form
     layout: Layout
-    """Layout of `pix_fmt`."""
-    stored_as: str
-    """Format the encoder asks for: `pix_fmt`, or one with the same samples in another order."""
+    """Layout of the form's planes; of the source's where they are converted."""
+    color: ColorSpec
+    """The tags to write: the source's, but where RGB becomes YUV or the other way."""
     options: dict[str, str] = field(default_factory=dict)
     quantiser: int | None = None
     """Fixed quantiser for encoders without a quality setting."""
@@ -105,29 +129,32 @@ def plan(info: VideoInfo, encoding: Encoding, container: str) -> Plan:
     """Decide on encoder, pixel format and settings.
 
     Raises:
-        OptionsError: If the encoder is unknown or has no quality setting for `crf`.
+        OptionsError: If the encoder is unknown, or does not have the setting for `crf`, the
+            preset or the pixel format.
         VideoError: If it cannot hold the video, or the container cannot hold its stream.
     """
     # SVT-AV1 writes to stderr by itself; it looks here, once, for how much
     os.environ.setdefault("SVT_LOG", "-1")
-    chosen = encoding.codec
-    names = [chosen] if chosen else _default_codecs(info, container)
+    wanted = info if encoding.pix_fmt is None else _as_asked(info, encoding.pix_fmt)
+    names = [encoding.codec] if encoding.codec else _default_codecs(wanted, container)
     fitting = [name for name in names if holds(container, name)]
     if not fitting:
-        codec = names[0]
         raise VideoError(
-            f"cannot write `{codec}` video into a {container} file",
+            f"cannot write `{names[0]}` video into a {container} file",
             "choose another codec, or a name ending in `.mkv`, which holds all of them",
         )
-    for exact in (True, False):
+    if encoding.pix_fmt is not None:
+        return _plan(*_asked(fitting, encoding.pix_fmt, info), info, encoding)
+    for find in (_exact, _wider, _from_rgb):
         for codec in fitting:
-            formats = _pixel_format(codec, info, exact=exact)
-            if formats:
-                return _plan(codec, formats, info, encoding.crf)
+            form = find(codec, info)
+            if form:
+                return _plan(codec, form, info, encoding)
     raise VideoError(
         f"`{fitting[0]}` cannot encode {info.width}x{info.height} {info.pix_fmt} without loss of "
         f"depth or colour; it accepts {', '.join(_listed(fitting[0])) or 'other formats'}",
-        "choose another codec, e.g. `libx264` (8 bits), `libx265` (to 12 bits) or `ffv1` in `.mkv`",
+        "choose another codec, e.g. `libx264` (8 bits), `libx265` (to 12 bits) or `ffv1` in "
+        "`.mkv`, or pass `--pix-fmt` with one of these formats",
     )
 
 
@@ -143,7 +170,9 @@ def _default_codecs(info: VideoInfo, container: str) -> list[str]:
     is_odd = info.width % (1 << across) != 0 or info.height % (1 << down) != 0
     if info.bits > 12:
         return ["ffv1"]
-    usual = "libx264" if info.bits == 8 else "libx265"
+    usual = "libx264" if info.bits == 8 and not is_hdr(info.color.transfer_tag) else "libx265"
+    if usual == "libx264" and info.pix_fmt == "gbrp":
+        return [usual]  # few players know RGB in H.265; 4:4:4 in H.264 many more
     return ["libvpx-vp9", "libsvtav1", usual] if is_odd else [usual, "libx265"]
 
 
@@ -167,18 +196,61 @@ def holds(container: str, codec: str) -> bool:
             trial.close()
 
 
-def _pixel_format(codec: str, info: VideoInfo, *, exact: bool) -> tuple[str, str] | None:
-    """Find a format the encoder takes: the video's own, or (not `exact`) one that holds it.
+def _exact(codec: str, info: VideoInfo) -> Form | None:
+    return _first_accepted(codec, info, [info.pix_fmt])
 
-    Returns:
-        The planar format and the encoder's own form of it; None if there is none.
-    """
-    formats = wider_formats(info.pix_fmt)
-    for pix_fmt in formats[:1] if exact else formats[1:]:
-        for stored in (pix_fmt, _SEMI_PLANAR.get(pix_fmt)):
+
+def _wider(codec: str, info: VideoInfo) -> Form | None:
+    return _first_accepted(codec, info, wider_formats(info.pix_fmt)[1:])
+
+
+def _from_rgb(codec: str, info: VideoInfo) -> Form | None:
+    """Find a 4:4:4 format as deep as the RGB planes, or deeper."""
+    if not info.pix_fmt.startswith("gbrp"):
+        return None
+    alike = wider_formats(info.pix_fmt.replace("gbrp", "yuv444p"))
+    form = _first_accepted(codec, info, alike)
+    return form and Form(pix_fmt=form.pix_fmt, stored_as=form.stored_as, is_converted=True)
+
+
+def _first_accepted(codec: str, info: VideoInfo, formats: list[str]) -> Form | None:
+    for pix_fmt in formats:
+        for stored in (pix_fmt, _REORDERED.get(pix_fmt)):
             if stored and _accepts(codec, stored, info):
-                return pix_fmt, stored
+                return Form(pix_fmt=pix_fmt, stored_as=stored)
     return None
+
+
+def _as_asked(info: VideoInfo, pix_fmt: str) -> VideoInfo:
+    """Describe the video as it is when it has become the format the user asks for."""
+    try:
+        av.VideoFormat(pix_fmt)
+    except ValueError as fault:
+        raise OptionsError(
+            f"there is no pixel format `{pix_fmt}`",
+            "`ffmpeg -pix_fmts` lists names; common ones are yuv420p, yuv420p10le, yuv444p",
+        ) from fault
+    twin = planar_twin(pix_fmt)
+    layout = layout_of(twin) if twin else None
+    if twin is None or layout is None:
+        return info
+    return replace(info, pix_fmt=twin, bits=layout.bits, chroma_shift=layout.chroma_shift)
+
+
+def _asked(codecs: list[str], pix_fmt: str, info: VideoInfo) -> tuple[str, Form]:
+    """Choose the first encoder that takes what the user asks for, or its planar twin."""
+    twin = planar_twin(pix_fmt) or pix_fmt
+    is_exact = twin in wider_formats(info.pix_fmt)
+    for codec in codecs:
+        for stored in dict.fromkeys((pix_fmt, twin)):
+            if _accepts(codec, stored, info):
+                name = twin if is_exact else stored
+                return codec, Form(pix_fmt=name, stored_as=stored, is_converted=not is_exact)
+    raise OptionsError(
+        f"`{codecs[0]}` cannot encode {info.width}x{info.height} {pix_fmt}; "
+        f"it accepts {', '.join(_listed(codecs[0])) or 'other formats'}",
+        "choose one of these with `--pix-fmt`, or another `--codec`",
+    )
 
 
 def _accepts(codec: str, pix_fmt: str, info: VideoInfo) -> bool:
@@ -186,17 +258,23 @@ def _accepts(codec: str, pix_fmt: str, info: VideoInfo) -> bool:
     listed = _listed(codec)
     if listed and pix_fmt not in listed:
         return False
+    if _opens(codec, pix_fmt, info, _SETTINGS.get(codec, {})):
+        return True
+    # no such device here, a wrong setting: let the real opening say so in detail
+    is_odd = bool(info.width % 2 or info.height % 2)
+    return not is_odd and pix_fmt in listed
+
+
+def _opens(codec: str, pix_fmt: str, info: VideoInfo, options: Mapping[str, str]) -> bool:
     context = VideoCodecContext.create(codec, "w")
     assert isinstance(context, VideoCodecContext)
     context.width, context.height, context.pix_fmt = info.width, info.height, pix_fmt
     context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
-    context.options = dict(_SETTINGS.get(codec, {}))
+    context.options = dict(options)
     try:
         context.open()
     except av.FFmpegError:
-        # no such device here, a wrong setting: let the real opening say so in detail
-        is_odd = bool(info.width % 2 or info.height % 2)
-        return not is_odd and pix_fmt in listed
+        return False
     return True
 
 
@@ -204,41 +282,106 @@ def _listed(codec: str) -> list[str]:
     return [video_format.name for video_format in Codec(codec, "w").video_formats or []]
 
 
-def _plan(codec: str, formats: tuple[str, str], info: VideoInfo, crf: int | None) -> Plan:
-    pix_fmt, stored_as = formats
-    layout = layout_of(pix_fmt)
+def _plan(codec: str, form: Form, info: VideoInfo, encoding: Encoding) -> Plan:
+    layout = layout_of(info.pix_fmt if form.is_converted else form.pix_fmt)
     assert layout is not None  # wider_formats lists planar formats
-    options = dict(_SETTINGS.get(codec, {}))
-    name = _quality_option(codec)
+    options = dict(_SETTINGS.get(codec, {})) | _quality(codec, encoding.crf)
+    if encoding.preset is not None:
+        _check_preset(codec, encoding.preset, form, info)
+        options["preset"] = encoding.preset
+    color = _color_as(info, form)
+    if color.siting_tag:
+        options["chroma_sample_location"] = str(color.siting_tag)
+    if info.light and codec in PARAMETERS:
+        name = PARAMETERS[codec]
+        given = [options[name]] if name in options else []
+        options[name] = ":".join([*given, *parameters(codec, info.light)])
+    return Plan(
+        codec=codec,
+        form=form,
+        layout=layout,
+        color=color,
+        options=options,
+        quantiser=2 if codec in _BY_QUANTISER else None,
+        note=_note(codec, form, info, asked=encoding.pix_fmt is not None),
+    )
+
+
+def _quality(codec: str, crf: int | None) -> dict[str, str]:
+    """Choose the settings for a constant quality; none for encoders without it."""
+    name = _private(codec, "crf", "cq")
     quality = crf if crf is not None else _QUALITY.get(codec)
     if crf is not None and name is None:
         raise OptionsError(
             f"`{codec}` has no constant-quality setting, so a crf of {crf} means nothing to it",
             "leave the crf out, or choose libx264, libx265, libsvtav1 or libvpx-vp9",
         )
-    if name and quality is not None:
-        options[name] = str(quality)
-    if name == "cq":
-        options |= {"rc": "vbr", "b": "0"}
-    note = (
-        ""
-        if pix_fmt == info.pix_fmt
-        else (
-            f"encoded as {pix_fmt}, which holds every sample of {info.pix_fmt}: "
-            f"`{codec}` does not take {info.pix_fmt} at {info.width}x{info.height}"
+    if name is None or quality is None:
+        return {}
+    return {name: str(quality)} | ({"rc": "vbr", "b": "0"} if name == "cq" else {})
+
+
+def _check_preset(codec: str, preset: str, form: Form, info: VideoInfo) -> None:
+    """Refuse a preset that the encoder does not know, by opening it with and without."""
+    if not _private(codec, "preset"):
+        raise OptionsError(
+            f"`{codec}` has no presets, so `{preset}` means nothing to it",
+            "leave `--preset` out, or choose libx264, libx265 or libsvtav1",
         )
-    )
-    return Plan(
-        codec=codec,
-        pix_fmt=pix_fmt,
-        layout=layout,
-        stored_as=stored_as,
-        options=options,
-        quantiser=2 if codec in _BY_QUANTISER else None,
-        note=note,
+    settings = _SETTINGS.get(codec, {})
+    if _opens(codec, form.stored_as, info, settings | {"preset": preset}):
+        return
+    # where it does not open at all, for want of a device, words are looked up
+    if _opens(codec, form.stored_as, info, settings) or preset not in _words(codec, "preset"):
+        raise OptionsError(
+            f"`{codec}` has no preset `{preset}`",
+            "libx264 and libx265 have ultrafast, superfast, veryfast, faster, fast, medium, slow, "
+            "slower, veryslow and placebo, libsvtav1 has 0 to 13, NVENC p1 to p7",
+        )
+
+
+def _color_as(info: VideoInfo, form: Form) -> ColorSpec:
+    """Give the tags that are right once the video has its form."""
+    color = info.color
+    was_rgb, becomes_rgb = color.matrix == "rgb", is_rgb(av.VideoFormat(form.stored_as))
+    if was_rgb and not becomes_rgb:
+        return replace(
+            color, matrix="bt709", full_range=False, colorspace_tag=1, range_tag=1, siting_tag=0
+        )
+    if becomes_rgb and not was_rgb:
+        return replace(
+            color, matrix="rgb", full_range=True, colorspace_tag=0, range_tag=2, siting_tag=0
+        )
+    return color
+
+
+def _note(codec: str, form: Form, info: VideoInfo, *, asked: bool) -> str:
+    if asked:
+        return f"converted from {info.pix_fmt} to {form.stored_as}, as asked" * form.is_converted
+    if form.is_converted:
+        return (
+            f"RGB converted to {form.pix_fmt} (BT.709, limited range): `{codec}` has no RGB; "
+            "`--codec libx265`, or `--codec ffv1` into `.mkv`, keeps it"
+        )
+    if form.pix_fmt == info.pix_fmt:
+        return ""
+    return (
+        f"encoded as {form.pix_fmt}, which holds every sample of {info.pix_fmt}: "
+        f"`{codec}` does not take {info.pix_fmt} at {info.width}x{info.height}"
     )
 
 
-def _quality_option(codec: str) -> str | None:
-    private = {o.name for o in Codec(codec, "w").create("video").supported_options.private}
-    return next((name for name in ("crf", "cq") if name in private), None)
+def _private(codec: str, *names: str) -> str | None:
+    """Give the first of some options that the encoder has of its own."""
+    private = {option.name for option in _options(codec)}
+    return next((name for name in names if name in private), None)
+
+
+def _words(codec: str, name: str) -> set[str]:
+    """List the words that one of the encoder's own options takes, where it takes words."""
+    found = (option.choices for option in _options(codec) if option.name == name)
+    return {choice.name for choices in found for choice in choices}
+
+
+def _options(codec: str) -> tuple[Any, ...]:
+    return tuple(Codec(codec, "w").create("video").supported_options.private)

@@ -2,7 +2,7 @@
 
 Everything here is exact: a format either goes through bit by bit (`layout_of`,
 `planar_twin`) or into one that holds every value of it (`widen`). What cannot be exact,
-such as RGB, is named by `closest_planar` and converted by the reader, which says so.
+such as RGB of 5 bits, is named by `closest_planar` and converted by the reader, which says so.
 """
 
 import re
@@ -13,12 +13,23 @@ from typing import cast
 import av
 import numpy as np
 import numpy.typing as npt
+from av.video.reformatter import Interpolation
 
 from sepconv_video.frames import Plane
+
+ACCURATE = (
+    Interpolation.BICUBIC
+    | Interpolation.ACCURATE_RND
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.FULL_CHR_H_INP
+)
+"""How swscale converts what cannot be kept exactly."""
 
 _SUBSAMPLING = {"420": (1, 1), "422": (1, 0), "444": (0, 0)}
 _YUV = re.compile(r"yuv(a?)j?(420|422|444)p(9|10|12|14|16)?(?:le|be)?")
 _GRAY = re.compile(r"(?:gray|ya)(8|9|10|12|14|16)?(?:le|be)?")
+_RGB = re.compile(r"gbra?p(9|10|12|14|16)?(?:le|be)?")
+_PACKED_RGB = re.compile(r"(?:rgb|bgr)(24|48)(?:le|be)?|(?:rgba|bgra)(64)(?:le|be)")
 _SEMI_PLANAR = re.compile(r"p([024])(10|12|16)(?:le|be)")
 _REORDERED = {
     "nv12": "yuv420p",
@@ -31,7 +42,10 @@ _REORDERED = {
     "uyvy422": "yuv422p",
     "y210le": "yuv422p10le",
     "y212le": "yuv422p12le",
-}
+    "pal8": "gbrp",
+    "x2rgb10le": "gbrp10le",
+    "x2bgr10le": "gbrp10le",
+} | dict.fromkeys(("rgb0", "bgr0", "0rgb", "0bgr", "rgba", "bgra", "argb", "abgr"), "gbrp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +54,7 @@ class Layout:
 
     bits: int
     chroma_shift: tuple[int, int] | None
+    is_rgb: bool = False
 
     @property
     def dtype(self) -> npt.DTypeLike:
@@ -61,6 +76,8 @@ def layout_of(pix_fmt: str) -> Layout | None:
         return None
     if pix_fmt.startswith("gray"):
         return Layout(int(re.sub(r"\D", "", pix_fmt) or 8), None)
+    if match := _RGB.fullmatch(pix_fmt):
+        return Layout(int(match[1] or 8), (0, 0), is_rgb=True)
     match = _YUV.fullmatch(pix_fmt)
     return Layout(int(match[3] or 8), _SUBSAMPLING[match[2]]) if match else None
 
@@ -75,15 +92,26 @@ def planar_twin(pix_fmt: str) -> str | None:
         return _named(f"yuv{match[2]}p", match[3])
     if match := _GRAY.fullmatch(pix_fmt):
         return _named("gray", match[1])
+    if match := _RGB.fullmatch(pix_fmt):
+        return _named("gbrp", match[1])
+    if match := _PACKED_RGB.fullmatch(pix_fmt):
+        return "gbrp" if match[1] == "24" else "gbrp16le"
     if match := _SEMI_PLANAR.fullmatch(pix_fmt):
         return _named(f"yuv42{match[1]}p".replace("424", "444"), match[2])
     return _REORDERED.get(pix_fmt)
 
 
 def closest_planar(pix_fmt: str) -> str:
-    """Name the 4:4:4 format for one without a planar twin: 8 bits, 10 or 12 by its depth."""
-    deepest = max(component.bits for component in av.VideoFormat(pix_fmt).components)
-    return "yuv444p" if deepest <= 8 else "yuv444p10le" if deepest <= 10 else "yuv444p12le"
+    """Name the format nearest to one without a planar twin: RGB stays RGB, others are 4:4:4."""
+    described = av.VideoFormat(pix_fmt)
+    deepest = max(component.bits for component in described.components)
+    depth = 8 if deepest <= 8 else 10 if deepest <= 10 else 12 if deepest <= 12 else 16
+    return _named("gbrp" if described.is_rgb else "yuv444p", f"{depth}")
+
+
+def is_rgb(video_format: av.VideoFormat) -> bool:
+    """Tell whether the samples are red, green and blue, in a palette or not."""
+    return video_format.is_rgb or video_format.has_palette
 
 
 def has_alpha(pix_fmt: str) -> bool:
@@ -132,7 +160,7 @@ def widen(
     height, width = planes[0].shape
     shapes = target.shapes(width, height)
     wide = [
-        _deepen(plane, source.bits, target.bits, _zero(number, source.bits) if full_range else None)
+        _deepen(plane, source.bits, target.bits, _zero(number, source) if full_range else None)
         for number, plane in enumerate(planes)
     ]
     if source.chroma_shift is None:
@@ -155,7 +183,10 @@ def wider_formats(pix_fmt: str) -> list[str]:
         return []
     found = []
     for bits in (bits for bits in (8, 9, 10, 12, 14, 16) if bits >= layout.bits):
-        depth = "" if bits == 8 else f"{bits}"
+        depth = f"{bits}"
+        if layout.is_rgb:
+            found.append(_named("gbrp", depth))
+            continue
         if layout.chroma_shift is None:
             found.append(_named("gray", depth))
         for name, (across, down) in _SUBSAMPLING.items():
@@ -183,9 +214,9 @@ def _samples(
     return samples
 
 
-def _zero(number: int, bits: int) -> int:
-    """Give the value that means zero in plane `number`: black for luma, neutral for chroma."""
-    return 1 << (bits - 1) if number else 0
+def _zero(number: int, layout: Layout) -> int:
+    """Give the value that means zero in plane `number`: neutral for chroma, else black."""
+    return 1 << (layout.bits - 1) if number and not layout.is_rgb else 0
 
 
 def _deepen(plane: Plane, bits: int, wanted: int, zero: int | None) -> npt.NDArray[np.generic]:

@@ -14,13 +14,12 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from sepconv_video.errors import VideoError
-from sepconv_video.frames import ColorSpec, VideoInfo
+from sepconv_video.frames import VideoInfo
 from sepconv_video.video.faults import explain, quoted
 from sepconv_video.video.formats import Layout
+from sepconv_video.video.light import light_of
+from sepconv_video.video.matrices import color_of
 
-# H.273 code points of the matrix. FCC (4) and SMPTE 240M (7) have no name of their own here;
-# their luma coefficients differ from the nearest by at most 0.01.
-_MATRICES = {1: "bt709", 4: "bt601", 5: "bt601", 6: "bt601", 7: "bt709", 9: "bt2020", 10: "bt2020"}
 _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 _TEXT_FORMATS = {"tty", "bin", "xbin", "adf", "idf"}
 
@@ -216,32 +215,7 @@ def describe(stream: VideoStream, first: av.VideoFrame, pix_fmt: str, layout: La
         frame_count_from_header=_count_from_header(stream),
         sample_aspect_ratio=_aspect_of(stream),
         display_matrix=display_matrix_of(first),
-    )
-
-
-def color_of(stream: VideoStream, first: av.VideoFrame) -> ColorSpec:
-    """Read the colour tags; where the matrix is missing, guess as players do, by size."""
-    if av.VideoFormat(first.format.name).is_rgb or first.format.has_palette:
-        # the reader converts these, to BT.709 in limited range
-        return ColorSpec(
-            matrix="bt709",
-            full_range=False,
-            colorspace_tag=1,
-            range_tag=1,
-            primaries_tag=int(first.color_primaries),
-            transfer_tag=int(first.color_trc),
-        )
-    space = _tag(first.colorspace, stream.codec_context.colorspace, 2)
-    signal_range = _tag(first.color_range, stream.codec_context.color_range, 0)
-    if first.format.name.startswith("yuvj"):  # the format's name is the tag
-        signal_range = 2
-    return ColorSpec(
-        matrix=_MATRICES.get(space) or guessed_matrix(first.width, first.height),
-        full_range=signal_range == 2,
-        colorspace_tag=space,
-        range_tag=signal_range,
-        primaries_tag=_tag(first.color_primaries, stream.codec_context.color_primaries, 2),
-        transfer_tag=_tag(first.color_trc, stream.codec_context.color_trc, 2),
+        light=light_of(first),
     )
 
 
@@ -264,15 +238,6 @@ def _rotation_matrix(degrees: int) -> tuple[int, ...]:
     angle = math.radians(degrees)
     cosine, sine = round(math.cos(angle) * 65536), round(math.sin(angle) * 65536)
     return (cosine, -sine, 0, sine, cosine, 0, 0, 0, 1 << 30)
-
-
-def guessed_matrix(width: int, height: int) -> str:
-    """Guess the matrix of an untagged video: BT.709 above standard definition, else BT.601."""
-    return "bt709" if height > 576 or width > 1024 else "bt601"
-
-
-def _tag(in_frame: int, in_header: int, unset: int) -> int:
-    return int(in_frame) if int(in_frame) != unset else int(in_header)
 
 
 def _rate_of(stream: VideoStream) -> Fraction:

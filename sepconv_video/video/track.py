@@ -5,22 +5,36 @@ that joins them, whose header is then the one its packets were made for.
 """
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import av
+from av.codec import Codec
 from av.codec.context import Flags, ThreadType
 from av.container import OutputContainer
 from av.format import ContainerFormat
+from av.video.codeccontext import VideoCodecContext
+from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from sepconv_video.errors import VideoError
-from sepconv_video.frames import Frame, VideoInfo
+from sepconv_video.frames import Frame, Plane, VideoInfo
 from sepconv_video.video.encoders import Encoding, plan
 from sepconv_video.video.faults import explain
-from sepconv_video.video.formats import frame_of, layout_of, widen
+from sepconv_video.video.formats import ACCURATE, frame_of, layout_of, widen
+from sepconv_video.video.headers import announce, can_announce
+from sepconv_video.video.light import PARAMETERS
 
 _MOST_TICKS = 2**31 - 1  # FFmpeg keeps time bases in 32 bits
 _LAMBDA_PER_QUANTISER = 118  # FF_QP2LAMBDA
+_SWSCALE_MATRICES = {
+    "bt601": Colorspace.ITU601,
+    "bt709": Colorspace.ITU709,
+    "bt2020": Colorspace.BT2020,
+    "fcc": Colorspace.FCC,
+    "smpte240m": Colorspace.SMPTE240M,
+}
+_ANNOUNCING = {"mp4", "mov", "matroska", "webm"}  # containers that hold HDR10's metadata
 _GRIDS = {"matroska": 1000, "webm": 1000, "mpegts": 90_000}  # ticks per second
 
 
@@ -52,7 +66,9 @@ class Track:
         self.info, self.container = info, encoding.container or "matroska"
         self._plan = plan(info, encoding, self.container)
         self._frame_ticks, self._rate = time_base, rate
-        self.codec, self.note = self._plan.codec, self._plan.note
+        self.codec = self._plan.codec
+        self.note = "; ".join(filter(None, [self._plan.note, self._light_note()]))
+        self._reformatter = VideoReformatter()
         self.time_base = time_base
         if self.container == "avi":  # a constant rate only; finer ticks become empty frames
             self.time_base = 1 / rate
@@ -70,20 +86,21 @@ class Track:
         Raises:
             VideoError: If the encoder does not open.
         """
-        info, color = self.info, self.info.color
+        info, rate = self.info, self._rate
+        rate = rate.limit_denominator(_MOST_TICKS // max(1, math.ceil(rate)))
         stream = output.add_stream(
             self.codec,
-            self._rate.limit_denominator(_MOST_TICKS // max(1, math.ceil(self._rate))),
+            rate,
             options=self._plan.options,
             time_base=self.time_base,
-            width=info.width,
-            height=info.height,
         )
         assert isinstance(stream, VideoStream)
         context = stream.codec_context
-        context.pix_fmt = self._plan.stored_as
-        context.colorspace, context.color_range = color.colorspace_tag, color.range_tag
-        context.color_primaries, context.color_trc = color.primaries_tag, color.transfer_tag
+        if info.light and can_announce(context.codec.canonical_name):
+            announce(info.light, stream)
+        context.width, context.height, context.framerate = info.width, info.height, rate
+        context.pix_fmt = self._plan.form.stored_as
+        self._tag(context)
         if info.sample_aspect_ratio:
             context.sample_aspect_ratio = info.sample_aspect_ratio
         # PyAV's default cuts pictures into slices, which costs x264 quality
@@ -115,7 +132,7 @@ class Track:
             info = self.info
             raise VideoError(
                 f"cannot open encoder `{self.codec}` for {info.width}x{info.height} "
-                f"{self._plan.pix_fmt} at {self.time_base} s per tick in {self.container}: "
+                f"{self._plan.form.stored_as} at {self.time_base} s per tick in {self.container}: "
                 f"{explain(fault)[0]}",
                 "it needs an NVIDIA GPU with an encoder; `libx264` runs everywhere"
                 if self.codec.endswith("_nvenc")
@@ -124,17 +141,55 @@ class Track:
 
     def picture(self, frame: Frame, pts: int, duration: int) -> av.VideoFrame:
         """Turn a frame into what the encoder takes, at a time in ticks of `time_base`."""
-        planes, color = frame.planes, self.info.color
+        planes = frame.planes
         if self._plan.layout != self._source_layout:
             planes = widen(
-                planes, self._source_layout, self._plan.layout, full_range=color.full_range
+                planes,
+                self._source_layout,
+                self._plan.layout,
+                full_range=self.info.color.full_range,
             )
-        picture = frame_of(planes, self._plan.pix_fmt, self._plan.layout)
+        picture = self._formed(planes)
         picture.time_base = self.time_base
         picture.pts, picture.duration = pts, duration
-        picture.colorspace, picture.color_range = color.colorspace_tag, color.range_tag
-        picture.color_primaries, picture.color_trc = color.primaries_tag, color.transfer_tag
+        self._tag(picture)
         return picture
+
+    def _formed(self, planes: Sequence[Plane]) -> av.VideoFrame:
+        """Put planes into the encoder's format: exactly, or converted where nothing else goes."""
+        form, color = self._plan.form, self.info.color
+        if not form.is_converted:
+            return frame_of(planes, form.pix_fmt, self._plan.layout)
+        picture = frame_of(planes, self.info.pix_fmt, self._plan.layout)
+        matrix, to_matrix = (
+            _SWSCALE_MATRICES.get(spec.matrix, Colorspace.ITU709)
+            for spec in (color, self._plan.color)
+        )
+        return self._reformatter.reformat(
+            picture,
+            format=form.pix_fmt,
+            interpolation=ACCURATE,
+            src_colorspace=to_matrix if color.matrix == "rgb" else matrix,
+            dst_colorspace=matrix if self._plan.color.matrix == "rgb" else to_matrix,
+            src_color_range=2 if color.full_range else 1,
+            dst_color_range=2 if self._plan.color.full_range else 1,
+        )
+
+    def _tag(self, bearer: av.VideoFrame | VideoCodecContext) -> None:
+        color = self._plan.color
+        bearer.colorspace, bearer.color_range = color.colorspace_tag, color.range_tag
+        bearer.color_primaries, bearer.color_trc = color.primaries_tag, color.transfer_tag
+
+    def _light_note(self) -> str:
+        """Say that the light levels are lost where neither the stream nor its file holds them."""
+        if self.info.light is None or self.codec in PARAMETERS:
+            return ""
+        if self.container in _ANNOUNCING and can_announce(Codec(self.codec, "w").canonical_name):
+            return ""
+        return (
+            f"mastering display and light levels left out: {self.codec} in a {self.container} "
+            "file cannot hold them, libx265 in any can"
+        )
 
     def rounding_note(self, rounded: int) -> str:
         """Say how many of the times are not exact; an empty string if all are."""

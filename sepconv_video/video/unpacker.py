@@ -1,25 +1,22 @@
 """From decoded pictures to planes: exact where possible, else converted, with a note."""
 
+import re
 from pathlib import Path
 
 import av
-from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Plane
 from sepconv_video.video import formats
 from sepconv_video.video.faults import quoted
-
-_ACCURATE = (
-    Interpolation.BICUBIC
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
-)
+from sepconv_video.video.formats import ACCURATE
+from sepconv_video.video.light import dynamic_notes
+from sepconv_video.video.matrices import matrix_note
 
 
 class Unpacker:
-    """Turns decoded pictures into planes, converting those that are not planar YUV.
+    """Turns decoded pictures into planes, converting those that are not planar.
 
     Attributes:
         pix_fmt: Format of the planes.
@@ -42,11 +39,11 @@ class Unpacker:
             self.notes.append(f"alpha channel dropped: `{source}` has one, the output has none")
         if twin is None:
             self.notes.append(f"pixel format `{source}` converted to `{self.pix_fmt}`")
-        self._is_planar = source.replace("yuvj", "yuv") == self.pix_fmt or (
-            source.startswith("yuva") and source.replace("yuva", "yuv") == self.pix_fmt
-        )
-        # only RGB changes its matrix and range; samples of YUV must stay what they are
-        self._is_rgb = first.format.is_rgb or first.format.has_palette
+        # without their last plane, formats with alpha are those without
+        self._is_planar = re.sub("^yuv[aj]", "yuv", source.replace("gbrap", "gbrp")) == self.pix_fmt
+        self._is_rgb = formats.is_rgb(first.format)
+        self.notes += [note for note in (matrix_note(first),) if note]
+        self.notes += dynamic_notes(first)
         self._reformatter = VideoReformatter()
 
     def __call__(self, picture: av.VideoFrame) -> tuple[Plane, ...]:
@@ -69,19 +66,19 @@ class Unpacker:
     def _convert(self, picture: av.VideoFrame) -> av.VideoFrame:
         try:
             if self._is_rgb:
+                # whatever its tags say: samples are put in another order, nothing else
                 return self._reformatter.reformat(
                     picture,
                     format=self.pix_fmt,
-                    interpolation=_ACCURATE,
-                    dst_colorspace=Colorspace.ITU709,
+                    interpolation=ACCURATE,
                     src_color_range=2,
-                    dst_color_range=1,
+                    dst_color_range=2,
                 )
-            return self._reformatter.reformat(picture, format=self.pix_fmt, interpolation=_ACCURATE)
+            return self._reformatter.reformat(picture, format=self.pix_fmt, interpolation=ACCURATE)
         except (av.FFmpegError, ValueError) as fault:
             raise VideoError(
                 f"cannot read `{self._path}`: pixel format `{picture.format.name}` cannot be "
-                "converted to YUV",
+                "converted to planes",
                 f"convert it first, e.g. `ffmpeg -i {quoted(self._path)} -pix_fmt yuv420p new.mkv`",
             ) from fault
 

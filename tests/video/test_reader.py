@@ -117,9 +117,9 @@ def test_alpha_is_dropped_with_a_note(tmp_path):
 
 @pytest.mark.parametrize(
     ("pix_fmt", "result"),
-    [("rgb24", "yuv444p"), ("gbrp10le", "yuv444p10le"), ("gbrp12le", "yuv444p12le")],
+    [("rgb24", "gbrp"), ("gbrp10le", "gbrp10le"), ("gbrp12le", "gbrp12le")],
 )
-def test_rgb_becomes_tagged_bt709(tmp_path, pix_fmt, result):
+def test_rgb_is_read_as_it_is(tmp_path, pix_fmt, result):
     path = tmp_path / "a.nut"
     with av.open(str(path), "w", format="nut") as output:
         stream = output.add_stream("rawvideo" if pix_fmt == "rgb24" else "ffv1", 25)
@@ -131,11 +131,9 @@ def test_rgb_becomes_tagged_bt709(tmp_path, pix_fmt, result):
         output.mux(stream.encode(None))
     frames, reader = read(path)
     color, shift = reader.info.color, reader.info.bits - 8
-    assert (reader.info.pix_fmt, color.matrix, color.full_range) == (result, "bt709", False)
-    assert (color.colorspace_tag, color.range_tag) == (1, 1)
-    assert "converted" in reader.notes[0]
-    found = [int(plane[9, 9]) >> shift for plane in frames[0].planes]
-    np.testing.assert_allclose(found, [173, 42, 26], atol=1)  # BT.709's pure green
+    assert (reader.info.pix_fmt, color.matrix, color.full_range) == (result, "rgb", True)
+    assert (color.colorspace_tag, color.range_tag, reader.notes) == (0, 2, [])
+    assert [int(plane[9, 9]) >> shift for plane in frames[0].planes] == [255, 0, 0]
 
 
 @pytest.mark.parametrize(

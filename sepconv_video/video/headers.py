@@ -1,0 +1,116 @@
+"""What PyAV 18.1 does not tell or take, through the header of a Matroska file in memory.
+
+FFmpeg's muxer writes into it where a stream's chroma lies, and its demuxer takes from it the
+mastering display and the light levels of a stream to come. PyAV 19 has both as attributes.
+"""
+
+import io
+import struct
+from collections.abc import Iterator
+from contextlib import closing, suppress
+
+import av
+from av.bitstream import BitStreamFilterContext
+from av.video.stream import VideoStream
+
+from sepconv_video.frames import LightLevels
+
+# RFC 9559, section 5.1.4; one identity for each level down to the colour of a video track
+_TO_COLOUR = (0x18538067, 0x1654AE6B, 0xAE, 0xE0, 0x55B0)
+_SITING_ACROSS, _SITING_ALONG = 0x55B7, 0x55B8
+_MASTERING, _MAX_CLL, _MAX_FALL = 0x55D0, 0x55BC, 0x55BD
+_PRIMARIES = range(0x55D1, 0x55D9)
+_BRIGHTEST, _DARKEST = 0x55D9, 0x55DA
+# (across, along): 1 on the luma sample, 2 between two; to FFmpeg's AVChromaLocation
+_LOCATIONS = {(1, 2): 1, (2, 2): 2, (1, 1): 3, (2, 1): 4}
+_CODECS = {
+    "h264": b"V_MPEG4/ISO/AVC",
+    "hevc": b"V_MPEGH/ISO/HEVC",
+    "av1": b"V_AV1",
+    "vp9": b"V_VP9",
+    "ffv1": b"V_FFV1",
+    "prores": b"V_PRORES",
+}
+
+
+def chroma_location(stream: VideoStream) -> int:
+    """Find out where a stream's chroma lies, as far as its file says.
+
+    Returns:
+        FFmpeg's AVChromaLocation, 0 where it is unknown, also because Matroska has no place
+        for the stream.
+    """
+    header = io.BytesIO()
+    with suppress(av.FFmpegError, ValueError), av.open(header, "w", format="matroska") as output:
+        copy = output.add_stream_from_template(stream, opaque=True)
+        if copy.codec_context.name == "rawvideo":  # which must have a tag; any
+            copy.codec_context.codec_tag = "I420"
+        output.start_encoding()
+    content = header.getvalue()
+    for identity in _TO_COLOUR:
+        content = dict(_elements(content)).get(identity, b"")
+    found = dict(_elements(content))
+    across, along = (found.get(side, b"\0")[-1] for side in (_SITING_ACROSS, _SITING_ALONG))
+    return _LOCATIONS.get((across, along), 0)
+
+
+def can_announce(codec: str) -> bool:
+    """Tell whether `announce` works for a codec, by FFmpeg's name of it, e.g. `hevc`."""
+    return codec in _CODECS
+
+
+def announce(light: LightLevels, stream: VideoStream) -> None:
+    """Have a new stream's container say how bright its video is.
+
+    The codec context takes all its parameters, size and format among them, from a track that
+    has nothing else; set them afterwards.
+    """
+    name = _CODECS[stream.codec_context.codec.canonical_name]
+    with closing(av.open(io.BytesIO(_track(name, light)), format="matroska")) as template:
+        BitStreamFilterContext("null", template.streams.video[0], stream)
+
+
+def _track(codec: bytes, light: LightLevels) -> bytes:
+    """Write a file with a track of `codec` and no pictures."""
+    colour = b""
+    if light.content:
+        colour += _number(_MAX_CLL, light.content[0]) + _number(_MAX_FALL, light.content[1])
+    mastering = b""
+    for identity, value in zip(_PRIMARIES, light.primaries or (), strict=False):
+        mastering += _element(identity, struct.pack(">d", value))
+    for identity, value in zip((_DARKEST, _BRIGHTEST), light.luminance or (), strict=False):
+        mastering += _element(identity, struct.pack(">d", value))
+    colour += _element(_MASTERING, mastering) if mastering else b""
+    size = _number(0xB0, 16) + _number(0xBA, 16)
+    video = _element(0xE0, size + _element(0x55B0, colour))
+    head = _number(0xD7, 1) + _number(0x73C5, 1) + _number(0x83, 1) + _element(0x86, codec)
+    tracks = _element(0x1654AE6B, _element(0xAE, head + video))
+    cluster = _element(0x1F43B675, _number(0xE7, 0))
+    name = _element(0x1A45DFA3, _element(0x4282, b"matroska"))
+    return name + _element(0x18538067, tracks + cluster)
+
+
+def _element(identity: int, content: bytes) -> bytes:
+    """Write an EBML element (RFC 8794), its length in 8 bytes."""
+    head = identity.to_bytes((identity.bit_length() + 7) // 8, "big")
+    return head + (len(content) | 1 << 56).to_bytes(8, "big") + content
+
+
+def _number(identity: int, value: int) -> bytes:
+    return _element(identity, value.to_bytes(8, "big"))
+
+
+def _elements(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Read the EBML elements that follow each other, identity and content of each."""
+    at = 0
+    while at < len(content) and content[at]:
+        length = 9 - content[at].bit_length()
+        identity = int.from_bytes(content[at : at + length], "big")
+        at += length
+        if at >= len(content) or not content[at]:
+            return
+        length = 9 - content[at].bit_length()
+        size = int.from_bytes(content[at : at + length], "big") & ((1 << 7 * length) - 1)
+        at += length  # a size of all ones means unknown: to the end
+        yield identity, content[at : at + size]
+        at += size

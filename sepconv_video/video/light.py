@@ -1,0 +1,100 @@
+"""HDR metadata of a video: read from its first picture, said again in the encoder's words.
+
+The static ones, HDR10's, hold for the whole video and so for new frames too. The dynamic ones
+(Dolby Vision, HDR10+) belong to single frames, and nobody can make them up for a new one.
+"""
+
+import struct
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any, cast
+
+import av
+
+from sepconv_video.frames import LightLevels
+
+_DYNAMIC = {
+    "DOVI_RPU_BUFFER": "Dolby Vision",
+    "DOVI_METADATA": "Dolby Vision",
+    "DYNAMIC_HDR_PLUS": "HDR10+",
+    "DYNAMIC_HDR_VIVID": "HDR Vivid",
+}
+_HDR_TRANSFERS = {16, 18}  # PQ and HLG, H.273 table 3
+# Encoders that write the levels into the stream itself, and the option that takes them
+PARAMETERS = {
+    "libx264": "x264-params",
+    "libx265": "x265-params",
+    "libsvtav1": "svtav1-params",
+}
+
+
+def is_hdr(transfer_tag: int) -> bool:
+    """Tell by the code point of its transfer function whether a video is HDR10 or HLG."""
+    return transfer_tag in _HDR_TRANSFERS
+
+
+def light_of(first: av.VideoFrame) -> LightLevels | None:
+    """Read HDR10's static metadata; None where there are none."""
+    found = _side_data(first)
+    primaries = luminance = content = None
+    if data := found.get("MASTERING_DISPLAY_METADATA"):
+        # AVMasteringDisplayMetadata: ten AVRationals and two flags
+        *numbers, has_primaries, has_luminance = struct.unpack("<22i", data[:88])
+        ratios = [
+            Fraction(top, bottom or 1)
+            for top, bottom in zip(numbers[::2], numbers[1::2], strict=True)
+        ]
+        primaries = tuple(ratios[:8]) if has_primaries else None
+        luminance = (ratios[8], ratios[9]) if has_luminance else None
+    if data := found.get("CONTENT_LIGHT_LEVEL"):
+        content = cast(tuple[int, int], struct.unpack("<2I", data[:8]))
+    if not (primaries or luminance or content):
+        return None
+    return LightLevels(primaries=primaries, luminance=luminance, content=content)
+
+
+def dynamic_notes(first: av.VideoFrame) -> list[str]:
+    """Name the dynamic metadata that cannot be kept, one line for each kind."""
+    kinds = sorted({_DYNAMIC[name] for name in _side_data(first) if name in _DYNAMIC})
+    return [
+        f"{kind} metadata left out: they belong to single frames, and new frames have none"
+        + (
+            "; colours may be wrong, this stream is not meant to be shown without them"
+            if kind == "Dolby Vision" and first.color_trc == 2  # profile 5
+            else ""
+        )
+        for kind in kinds
+    ]
+
+
+def parameters(codec: str, light: LightLevels) -> list[str]:
+    """Say the levels as the parameters of an encoder of `PARAMETERS`."""
+    found = []
+    if light.primaries and light.luminance:  # none takes one without the other
+        unit = 1 if codec == "libsvtav1" else 50_000
+        dim = 1 if codec == "libsvtav1" else 10_000
+        red, green, blue, white = (_pair(light.primaries[k : k + 2], unit) for k in (0, 2, 4, 6))
+        levels = _pair(light.luminance[::-1], dim)
+        name = "master-display" if codec == "libx265" else "mastering-display"
+        found.append(f"{name}=G{green}B{blue}R{red}WP{white}L{levels}")
+    if light.content:
+        names = {"libx264": "cll", "libx265": "max-cll", "libsvtav1": "content-light"}
+        found.append(f"{names[codec]}={light.content[0]},{light.content[1]}")
+    if codec == "libx265":
+        found.append("hdr10=1")
+    return found
+
+
+def _pair(values: tuple[Fraction, ...], unit: int) -> str:
+    """Write two numbers in units of `1/unit`: whole ones, decimals where the unit is 1."""
+    one, two = (value if unit == 1 else round(value * unit) for value in values)
+    return f"({float(one):.6f},{float(two):.6f})" if unit == 1 else f"({one},{two})"
+
+
+def _side_data(frame: av.VideoFrame) -> Mapping[str, bytes]:
+    try:
+        # iterates over values, whatever its type says
+        return {data.type.name: bytes(data) for data in cast(Any, frame.side_data)}
+    except ValueError:
+        # PyAV 18.1 refuses all where there is some that it has no name for, such as EXIF
+        return {}
