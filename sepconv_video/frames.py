@@ -72,6 +72,8 @@ class Frame:
     """Ticks the frame is shown, as its stream says; 0 where it does not."""
     planes: tuple[Plane, ...]
     """Y, U, V (or Y alone for gray), each (rows, columns), native subsampling and depth."""
+    begins_shot: bool = False
+    """Whether the stream itself changes here, in size or format: nothing is made before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
