@@ -22,6 +22,10 @@ _MOST_BYTES = 64 * 2**20
 largest that is ever interlaced."""
 _FEWEST = 5
 """`idet` compares neighbours: fewer prove nothing."""
+_IDET = "prog_thres=1.1:rep_thres=1.5"
+"""Lower than FFmpeg's 1.5 and 3, with which 11 of the 96 progressive clips of the project's data
+stay undetermined and telecine is not seen after encoding. So all 96 are seen as progressive, no
+picture of them as combed; of the same clips made interlaced 1 of 1,765 pictures as progressive."""
 _SMALLEST = 16
 """Columns and lines: smaller pictures have no fields, and `bwdif` refuses them."""
 _WHOLE_ENOUGH = 10
@@ -89,7 +93,7 @@ class Examination:
         if not self.most or form_of(picture) != form_of(self._first):
             return False
         if self._graph is None:
-            self._graph = _graph(picture, "idet")
+            self._graph = _graph(picture, "idet", _IDET)
         self._scores += [_score(found) for found in _filtered(self._graph, picture)]
         is_whole = not self._combed and self._count("progressive") >= _WHOLE_ENOUGH
         return self._given < self.most and not is_whole
@@ -109,7 +113,7 @@ class Examination:
             marked=marked,
             per_picture=self._marked * 2 >= max(self._combed, 1),
             order=self._order_seen() or self._order,
-            telecined=interlaced and bool(self._combed) and repeated * 4 >= len(self._scores),
+            telecined=interlaced and bool(self._combed) and repeated * 10 >= len(self._scores) * 3,
         )
 
     def _count(self, kind: str) -> int:
@@ -129,13 +133,9 @@ class Examination:
         return self._combed * 10 > whole or whole < _FEWEST - 1
 
     def _is_combed_beyond_doubt(self) -> bool:
-        """Ask for far more than stripes that move up and down can feign.
-
-        Not one picture of the 96 progressive clips of the project's data is seen as combed; of
-        the same clips made interlaced, or telecined, at least half in each.
-        """
+        """Ask for more than a few pictures whose stripes move up or down can feign."""
         rarer = min(self._count("tff"), self._count("bff"))
-        least = max(_FEWEST - 1, len(self._scores) * 0.4)
+        least = max(_FEWEST - 1, len(self._scores) * 0.3)
         return self._combed >= least and rarer * 10 <= self._combed
 
 
@@ -213,7 +213,7 @@ def _pts(picture: av.VideoFrame) -> int:
     return picture.pts
 
 
-def _graph(first: av.VideoFrame, name: str, options: str | None = None) -> Graph:
+def _graph(first: av.VideoFrame, name: str, options: str) -> Graph:
     """Set up a filter for pictures like `first`."""
     graph = Graph()
     source = graph.add(
