@@ -98,6 +98,8 @@ class Frame:
     planes: tuple[Plane, ...]
     """Y, U, V (Y alone for gray; G, B, R for RGB), each (rows, columns), native subsampling
     and depth."""
+    begins_shot: bool = False
+    """Whether the stream itself changes here, in size or format: nothing is made before it."""
 
 
 class Relation(StrEnum):

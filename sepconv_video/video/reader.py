@@ -5,6 +5,7 @@ without a usable time are given one and counted in `notes`; what could not be de
 counted in `damage`.
 """
 
+from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -17,9 +18,10 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from sepconv_video.errors import VideoError
-from sepconv_video.frames import Frame, Reading
+from sepconv_video.frames import Frame, Reading, VideoInfo
 from sepconv_video.video.boxes import presentation_end
 from sepconv_video.video.faults import explain, is_broken_off
+from sepconv_video.video.interlace import Deinterlacer, Examination, Scan
 from sepconv_video.video.source import (
     HIGHEST_RATE,
     cuts_packets_short,
@@ -29,15 +31,17 @@ from sepconv_video.video.source import (
     open_source,
     why_without_size,
 )
-from sepconv_video.video.unpacker import Unpacker
+from sepconv_video.video.unpacker import Form, Unpacker, form_of, named
 
 _HEADER_TICK = Fraction(1, 1000)
+_MOST_NAMED = 3  # changes in mid-stream that are named one by one
 
 
 class Reader:
     """Decode the main video stream of a file, once, front to back.
 
-    The first frame is decoded on opening, because only it tells the true format.
+    The first frames are decoded on opening, because only they tell the true format, and
+    whether they are interlaced.
 
     Attributes:
         path: The file.
@@ -49,7 +53,8 @@ class Reader:
         """Open `path`, to be read as `reading` says.
 
         Raises:
-            VideoError: If there is no video in it that can be decoded.
+            VideoError: If there is no video in it that can be decoded, or it is interlaced and
+                not to be deinterlaced.
         """
         self.path, self.reading = Path(path), reading or Reading()
         self.notes: list[str] = []
@@ -58,16 +63,16 @@ class Reader:
         try:
             self._stream = main_video(self._container, self.path)
             self._stream.thread_type = "AUTO"
-            self._has_times = self._container.format.name != "avi"
-            self._pictures = self._decode()
-            self._first = self._first_picture()
+            self._clock = _Clock(self._stream, self._container.format.name != "avi")
+            self._changes = _Changes()
+            self._decoded = self._decode()
+            self._ahead: deque[av.VideoFrame] = deque()
+            self._scan = self._examine()
+            self._pictures = self._whole_pictures()
+            self._first = next(self._pictures)
             self._unpack = Unpacker(self._first, self.path)
             self.notes += self._unpack.notes
-            self.info = describe(
-                self._stream, self._first, self._unpack.pix_fmt, self._unpack.layout
-            )
-            start_pts = _Clock(self._stream, self._has_times).pts(self._first)
-            self.info = replace(self.info, start_pts=start_pts)
+            self.info = self._describe()
         except BaseException:
             self._container.close()
             raise
@@ -81,7 +86,7 @@ class Reader:
     def close(self) -> None:
         """Close the file; frames already given stay valid."""
         try:
-            self._pictures.close()
+            self._decoded.close()
         except ValueError:  # a thread hangs in it, on a dead file system: nothing can be closed
             return
         self._container.close()
@@ -101,30 +106,37 @@ class Reader:
         not later than its predecessor is placed one tick after it; after a jump back of
         more than a second the times go on from there. Both are counted in `notes`.
 
+        Where size or format change in mid-stream, frames are scaled and converted to the
+        first one's, with a note.
+
         May be iterated once.
 
         Raises:
-            VideoError: If the picture's size or format changes.
+            VideoError: If a picture cannot be converted.
         """
-        clock = _Clock(self._stream, self._has_times)
         held: Frame | None = None
+        form = form_of(self._first)
         try:
             for index, picture in enumerate(chain([self._first], self._pictures)):
                 if held is not None:
                     yield held
-                pts = clock.pts(picture)
+                before, form = form, form_of(picture)
+                if form != before:
+                    self._changes.form(index, before, form)
                 if index < first:
                     continue
+                assert picture.pts is not None  # the clock gave it one
                 held = Frame(
                     index=index,
-                    pts=pts,
-                    duration=clock.duration(picture) if self._has_times else 0,
+                    pts=picture.pts,
+                    duration=picture.duration,
                     planes=self._unpack(picture),
+                    begins_shot=form != before,
                 )
             if held is not None:
                 yield replace(held, duration=self._last_duration(held))
         finally:
-            self.notes += clock.notes
+            self.notes += self._clock.notes + self._changes.notes + self._field_notes()
 
     def _last_duration(self, last: Frame) -> int:
         """Correct the last frame's duration where an MP4's header knows better."""
@@ -141,19 +153,90 @@ class Reader:
         duration = round(end / base) - last.pts
         return duration if 0 < duration <= most_ticks(base) else last.duration
 
-    def _first_picture(self) -> av.VideoFrame:
-        first = next(self._pictures, None)
+    def _examine(self) -> Scan:
+        """Decode the first pictures, which wait in `_ahead`, until it is clear what they are."""
+        first = next(self._decoded, None)
         if first is None:
-            why = [self._faults.summary or "its video stream is empty"]
-            why += filter(None, [why_without_size(self._stream)])
-            raise VideoError(
-                f"cannot read `{self.path}`: not one frame can be decoded: {'; '.join(why)}",
-                "was it copied or downloaded to the end?",
-            )
-        return first
+            raise self._nothing_decoded()
+        self._ahead.append(first)
+        examination = Examination(first, self._stream.codec_context.field_order)
+        while examination.add(self._ahead[-1]):
+            picture = next(self._decoded, None)
+            if picture is None:
+                break
+            self._ahead.append(picture)
+        scan = examination.scan()
+        if scan.interlaced and not self.reading.deinterlace:
+            raise scan.refuse(self.path)
+        return scan
+
+    def _nothing_decoded(self) -> VideoError:
+        why = [self._faults.summary or "its video stream is empty"]
+        why += filter(None, [why_without_size(self._stream)])
+        return VideoError(
+            f"cannot read `{self.path}`: not one frame can be decoded: {'; '.join(why)}",
+            "was it copied or downloaded to the end?",
+        )
+
+    @property
+    def _deinterlaces(self) -> bool:
+        """Whether fields may become pictures: not where the marks are known to be wrong."""
+        return self.reading.deinterlace and (self._scan.interlaced or not self._scan.marked)
+
+    def _whole_pictures(self) -> Iterator[av.VideoFrame]:
+        """Give the pictures with usable times, deinterlaced if that is wanted."""
+        if not self._deinterlaces:
+            return self._timed()
+        return Deinterlacer(self._scan, self.path).pictures(self._timed())
+
+    def _timed(self) -> Iterator[av.VideoFrame]:
+        """Give the pictures, those that wait first, with usable times."""
+        while (picture := self._next_picture()) is not None:
+            self._changes.marked += picture.interlaced_frame
+            duration = self._clock.duration(picture)
+            picture.pts, picture.duration = self._clock.pts(picture), duration
+            picture.time_base = self._clock.tick
+            yield picture
+
+    def _next_picture(self) -> av.VideoFrame | None:
+        return self._ahead.popleft() if self._ahead else next(self._decoded, None)
+
+    def _describe(self) -> VideoInfo:
+        info = describe(self._stream, self._first, self._unpack.pix_fmt, self._unpack.layout)
+        info = replace(info, start_pts=self._first.pts or 0)
+        if not self._deinterlaces:
+            return info
+        fields = 2 if self._scan.interlaced else 1
+        frames = info.frame_count_from_header
+        return replace(
+            info,
+            time_base=info.time_base / 2,
+            rate=info.rate * fields,
+            frame_count_from_header=frames and frames * fields,
+        )
+
+    def _field_notes(self) -> list[str]:
+        """Say what became of pictures that have two fields, or are marked so."""
+        scan, marked = self._scan, self._changes.marked
+        if self._deinterlaces and scan.interlaced:
+            film = ", unevenly as film was made television of" if scan.telecined else ""
+            return [f"deinterlaced: two frames of each interlaced one{film}"]
+        if self._deinterlaces and marked:
+            return [f"deinterlaced: two frames of each of the {marked} that are marked as such"]
+        if self._deinterlaces:
+            return ["not interlaced: `--deinterlace` had nothing to do"]
+        if scan.marked:
+            return ["marked as interlaced, but its pictures are whole: nothing to deinterlace"]
+        if marked:
+            return [
+                f"{marked} frames are marked as interlaced, not the first ones, and were taken as "
+                "they are: if they look combed, add `--deinterlace`"
+            ]
+        return []
 
     def _decode(self) -> Generator[av.VideoFrame, None, None]:
         """Decode every packet, counting faults instead of raising them."""
+        context, index = self._stream.codec_context, 0
         for packet in chain(self._packets(), [None]):
             try:
                 pictures = self._stream.decode(packet)
@@ -164,6 +247,8 @@ class Reader:
                 continue
             for picture in pictures:
                 self._faults.pictures += picture.is_corrupt
+                self._changes.aspect(index, context.sample_aspect_ratio)
+                index += 1
                 yield picture
         self._faults.broken_off |= is_broken_off(self.path)
 
@@ -210,6 +295,40 @@ def _plural(noun: str, count: int) -> str:
     return noun if count == 1 else f"{noun}s"
 
 
+class _Changes:
+    """Counts what is not for all pictures as it is for the first."""
+
+    def __init__(self) -> None:
+        self.marked = 0
+        self._forms: list[str] = []
+        self._aspects: list[str] = []
+        self._aspect: Fraction | None = None
+
+    def form(self, index: int, before: Form, after: Form) -> None:
+        """Note that frame `index` has another size or format than the one before it."""
+        self._forms.append(f"from {named(before)} to {named(after)} at frame {index}")
+
+    def aspect(self, index: int, found: Fraction | None) -> None:
+        """Note the sample aspect ratio that frame `index` is to be shown with."""
+        if found and self._aspect and found != self._aspect:
+            self._aspects.append(f"from {self._aspect} to {found} at frame {index}")
+        self._aspect = found or self._aspect
+
+    @property
+    def notes(self) -> list[str]:
+        found = []
+        if self._forms:
+            found.append(f"the picture changes {_listed(self._forms)}: made like the first")
+        if self._aspects:
+            found.append(f"the sample aspect ratio changes {_listed(self._aspects)}: first kept")
+        return found
+
+
+def _listed(changes: list[str]) -> str:
+    more = len(changes) - _MOST_NAMED
+    return ", ".join(changes[:_MOST_NAMED]) + (f" and {more} times more" if more > 0 else "")
+
+
 class _Clock:
     """Gives every picture a time later than the one before it.
 
@@ -218,7 +337,7 @@ class _Clock:
     """
 
     def __init__(self, stream: VideoStream, has_times: bool) -> None:
-        tick = Fraction(stream.time_base or Fraction(1, av.time_base))
+        self.tick = tick = Fraction(stream.time_base or Fraction(1, av.time_base))
         self._has_times = has_times
         self._most = most_ticks(tick)
         self._start = self._usable(stream.start_time) or 0
@@ -233,7 +352,7 @@ class _Clock:
 
     def duration(self, picture: av.VideoFrame) -> int:
         """Read how long a picture is shown, in ticks; 0 where that is not said or absurd."""
-        return max(0, self._usable(picture.duration) or 0)
+        return max(0, self._usable(picture.duration) or 0) if self._has_times else 0
 
     def pts(self, picture: av.VideoFrame) -> int:
         """Read or make up when a picture is shown, in ticks."""
