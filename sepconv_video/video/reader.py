@@ -31,7 +31,7 @@ from sepconv_video.video.source import (
     open_source,
     why_without_size,
 )
-from sepconv_video.video.unpacker import Form, Unpacker, form_of, named
+from sepconv_video.video.unpacker import Form, Unpacker, change, form_of
 
 _HEADER_TICK = Fraction(1, 1000)
 _MOST_NAMED = 3  # changes in mid-stream that are named one by one
@@ -120,7 +120,7 @@ class Reader:
             for index, picture in enumerate(chain([self._first], self._pictures)):
                 if held is not None:
                     yield held
-                before, form = form, form_of(picture)
+                before, form = form, form_of(picture, form)
                 if form != before:
                     self._changes.form(index, before, form)
                 if index < first:
@@ -305,7 +305,7 @@ class _Changes:
 
     def form(self, index: int, before: Form, after: Form) -> None:
         """Note that frame `index` has another size or format than the one before it."""
-        self._forms.append(f"from {named(before)} to {named(after)} at frame {index}")
+        self._forms.append(f"{change(before, after)} at frame {index}")
 
     def aspect(self, index: int, found: Fraction | None) -> None:
         """Note the sample aspect ratio that frame `index` is to be shown with."""
