@@ -153,12 +153,13 @@ def test_a_giant_in_mid_stream_is_damage_and_asks_for_no_memory(tmp_path):
     with av.open(str(path), "w") as output:
         stream = output.add_mux_stream("png", 25, width=64, height=48)
         stream.time_base = Fraction(1, 25)
-        for index, content in enumerate([png, png, giant, png]):
+        # a decoder with threads may lose those still on their way where the stream ends in damage
+        for index, content in enumerate([png, png, giant] + [png] * 40):
             output.mux(packet_of(stream, content, index))
     frames, reader = read(path)
     assert reader.damage == "1 packet could not be decoded"
     times = [frame.pts * reader.info.time_base for frame in frames]
-    assert times == [0, Fraction(1, 25), Fraction(3, 25)]
+    assert times == [Fraction(index, 25) for index in range(43) if index != 2]
 
 
 def test_a_change_of_aspect_is_noted_only(tmp_path):
