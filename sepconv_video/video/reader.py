@@ -31,7 +31,7 @@ from sepconv_video.video.source import (
     open_source,
     why_without_size,
 )
-from sepconv_video.video.unpacker import Form, Unpacker, form_of, named
+from sepconv_video.video.unpacker import Form, Unpacker, change, form_of
 
 _HEADER_TICK = Fraction(1, 1000)
 _MOST_NAMED = 3  # changes in mid-stream that are named one by one
@@ -120,7 +120,7 @@ class Reader:
             for index, picture in enumerate(chain([self._first], self._pictures)):
                 if held is not None:
                     yield held
-                before, form = form, form_of(picture)
+                before, form = form, form_of(picture, form)
                 if form != before:
                     self._changes.form(index, before, form)
                 if index < first:
@@ -192,6 +192,8 @@ class Reader:
     def _timed(self) -> Iterator[av.VideoFrame]:
         """Give the pictures, those that wait first, with usable times."""
         while (picture := self._next_picture()) is not None:
+            if self._clock.is_left_over(picture):
+                continue
             self._changes.marked += picture.interlaced_frame
             duration = self._clock.duration(picture)
             picture.pts, picture.duration = self._clock.pts(picture), duration
@@ -306,7 +308,7 @@ class _Changes:
 
     def form(self, index: int, before: Form, after: Form) -> None:
         """Note that frame `index` has another size or format than the one before it."""
-        self._forms.append(f"from {named(before)} to {named(after)} at frame {index}")
+        self._forms.append(f"{change(before, after)} at frame {index}")
 
     def aspect(self, index: int, found: Fraction | None) -> None:
         """Note the sample aspect ratio that frame `index` is to be shown with."""
@@ -346,6 +348,7 @@ class _Clock:
         self._step = max(1, round(1 / (rate * tick))) if is_sane else 1
         self._second = round(1 / tick)
         self._last: int | None = None
+        self._stored: int | None = None  # the last time that was not made up
         self._offset = 0
         self._missing = 0
         self._backward = 0
@@ -356,23 +359,39 @@ class _Clock:
 
     def pts(self, picture: av.VideoFrame) -> int:
         """Read or make up when a picture is shown, in ticks."""
-        found = self._found(picture)
-        if found is None:
+        pts = self._found(picture)
+        if pts is None:
             self._missing += 1
             pts = 0 if self._last is None else self._last + self._step
         else:
-            pts = found
+            pts = self._after_jump(pts)
+            self._stored = pts
         if self._last is not None and pts <= self._last:
             self._backward += 1
-            wanted = self._last + 1
-            if self._last - pts > self._second:
-                wanted = self._last + self._step
-                self._offset += wanted - pts
-            pts = wanted
+            pts = self._last + 1
         if self._last is not None:
             self._step = pts - self._last
         self._last = pts
         return pts
+
+    def _after_jump(self, pts: int) -> int:
+        """Go on from a jump back of more than a second; made-up times before it are none."""
+        if self._stored is None or self._last is None or self._stored - pts <= self._second:
+            return pts
+        self._backward += 1
+        self._offset += self._last + self._step - pts
+        return self._last + self._step
+
+    def is_left_over(self, picture: av.VideoFrame) -> bool:
+        """Tell whether a picture is made of the scraps of a broken packet.
+
+        Where a transport stream is damaged, whatever looks like a beginning becomes a picture
+        of its own. Only the first has the packet's time; the others would push all the rest.
+        """
+        if not (picture.is_corrupt and self._has_times) or self._stored is None:
+            return False
+        found = self._found(picture)
+        return found is None or found <= self._stored
 
     def _found(self, picture: av.VideoFrame) -> int | None:
         is_stored = self._has_times and picture.pts is not None

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 from av.video.reformatter import VideoReformatter
@@ -17,9 +18,19 @@ from sepconv_video.video.matrices import guessed_matrix, matrix_note
 # swscale knows fewer matrices than H.273: 170M (6) is 601 (5), constant luminance (10) is 2020 (9)
 _SWS_BY_TAG = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 _SWS_MATRICES = {"bt601": 5, "bt709": 1}
+_RANGES = {1: "limited", 2: "full"}
 
-Form = tuple[int, int, str]
-"""Width, height and pixel format of a picture."""
+
+class Form(NamedTuple):
+    """What must be the same for all pictures of a video."""
+
+    width: int
+    height: int
+    pix_fmt: str
+    matrix: int
+    """As swscale numbers it."""
+    signal_range: int
+    """1 limited, 2 full."""
 
 
 class Unpacker:
@@ -35,7 +46,6 @@ class Unpacker:
         """Prepare for pictures like `first`; `path` is for messages."""
         self._path = path
         self._expected = form_of(first)
-        self._coding = _coding_of(first)
         source = first.format.name
         twin = formats.planar_twin(source)
         self.pix_fmt = twin or formats.closest_planar(source)
@@ -58,38 +68,36 @@ class Unpacker:
     def __call__(self, picture: av.VideoFrame) -> tuple[Plane, ...]:
         """Give a picture's planes.
 
-        One of another size or format than the first, as after a change in mid-stream, is made
-        like it.
+        One of another form than the first, as after a change in mid-stream, is made like it.
 
         Raises:
             VideoError: If it cannot be converted.
         """
-        if form_of(picture) != self._expected:
-            picture = self._fitted(picture)
+        form = form_of(picture, self._expected)
+        if form != self._expected:
+            picture = self._fitted(picture, form)
         if not self._is_planar:
             picture = self._convert(picture)
         return formats.planes_of(picture, self.layout)
 
-    def _fitted(self, picture: av.VideoFrame) -> av.VideoFrame:
+    def _fitted(self, picture: av.VideoFrame, form: Form) -> av.VideoFrame:
         """Scale and convert a picture to the first one's size, format, matrix and range."""
-        (width, height, pix_fmt), (matrix, signal_range) = self._expected, self._coding
-        own_matrix, own_range = _coding_of(picture)
+        wanted = self._expected
         try:
             return self._fitter.reformat(
                 picture,
-                width=width,
-                height=height,
-                format=pix_fmt,
+                width=wanted.width,
+                height=wanted.height,
+                format=wanted.pix_fmt,
                 interpolation=ACCURATE,
-                src_colorspace=own_matrix,
-                dst_colorspace=matrix,
-                src_color_range=own_range,
-                dst_color_range=signal_range,
+                src_colorspace=form.matrix,
+                dst_colorspace=wanted.matrix,
+                src_color_range=form.signal_range,
+                dst_color_range=wanted.signal_range,
             )
         except (av.FFmpegError, ValueError) as fault:
             raise VideoError(
-                f"cannot go on with `{self._path}`: the picture changes from "
-                f"{named(self._expected)} to {named(form_of(picture))}",
+                f"cannot go on with `{self._path}`: the picture changes {change(wanted, form)}",
                 "cut the file where it changes and treat the parts one by one",
             ) from fault
 
@@ -113,20 +121,22 @@ class Unpacker:
             ) from fault
 
 
-def form_of(picture: av.VideoFrame) -> Form:
-    """Give a picture's width, height and pixel format."""
-    return picture.width, picture.height, picture.format.name
-
-
-def named(form: Form) -> str:
-    """Name a form for the user."""
-    return f"{form[0]}x{form[1]} {form[2]}"
-
-
-def _coding_of(picture: av.VideoFrame) -> tuple[int, int]:
-    """Find matrix and range as swscale numbers them; where untagged, as players guess."""
+def form_of(picture: av.VideoFrame, before: Form | None = None) -> Form:
+    """Find a picture's form; what is not tagged is as `before`, or else what players guess."""
+    width, height, name = picture.width, picture.height, picture.format.name
     if picture.format.is_rgb or picture.format.has_palette:
-        return _SWS_MATRICES["bt709"], 2
-    guess = _SWS_MATRICES[guessed_matrix(picture.width, picture.height)]
-    is_full = picture.format.name.startswith("yuvj") or int(picture.color_range) == 2
-    return _SWS_BY_TAG.get(int(picture.colorspace), guess), 2 if is_full else 1
+        return Form(width, height, name, _SWS_MATRICES["bt709"], 2)
+    matrix = _SWS_BY_TAG.get(int(picture.colorspace))
+    if matrix is None:
+        matrix = before.matrix if before else _SWS_MATRICES[guessed_matrix(width, height)]
+    signal_range = 2 if name.startswith("yuvj") else int(picture.color_range)
+    return Form(width, height, name, matrix, signal_range or (before.signal_range if before else 1))
+
+
+def change(before: Form, after: Form) -> str:
+    """Say for the user what changed."""
+    if before[:3] == after[:3]:
+        words = [f"matrix {form.matrix}, {_RANGES[form.signal_range]}" for form in (before, after)]
+    else:
+        words = [f"{form.width}x{form.height} {form.pix_fmt}" for form in (before, after)]
+    return f"from {words[0]} to {words[1]}"

@@ -36,7 +36,7 @@ def combed(index, order, pix_fmt="yuv420p"):
 
 
 def write(
-    path, pictures, codec="libx264", pix_fmt="yuv420p", mark="", times=None, steps=None, rate=25
+    path, pictures, codec="libx264", pix_fmt="yuv420p", mark="", *, times=None, steps=None, rate=25
 ):
     """Encode pictures, as interlaced in the order `mark`, or without marks."""
     options = {"libx264": {"qp": "0", "preset": "ultrafast", "bf": "2"}}.get(codec, {})

@@ -319,15 +319,6 @@ def test_damage_in_the_middle_is_counted_not_raised(tmp_path, suffix):
     assert (np.diff([frame.pts for frame in frames]) > 0).all()
 
 
-def test_a_change_of_size_is_refused(tmp_path):
-    small = make_clip(tmp_path / "a.ts", ClipSpec())
-    large = make_clip(tmp_path / "b.ts", ClipSpec(width=96, height=80))
-    both = tmp_path / "c.ts"
-    both.write_bytes(small.read_bytes() + large.read_bytes())
-    with Reader(both) as reader, pytest.raises(VideoError, match="64x48 yuv420p to 96x80"):
-        list(reader.frames())
-
-
 def test_nothing_is_printed(tmp_path, capfd):
     bad_files(tmp_path)
     for path in sorted(tmp_path.iterdir()):
