@@ -165,7 +165,7 @@ class Production:
             reader = stack.enter_context(Reader(job.source, reading_of(self.options)))
             info, judge = reader.info, Judge(reader.info.bits)
             track = self._track(info)
-            rehearse(track, job.source, job.target)
+            rehearse(track, job.source, job.target, reading_of(self.options).timeline)
             depth = queue_depth(info)
             pairs = islice(judge.watch(reader.frames(first), info), end and end - first)
             todo = stack.enter_context(prefetch(pairs, depth, "decode", PATIENCE_S))
@@ -219,7 +219,8 @@ class Production:
             )
             for part in parts
         ]
-        notes = join(pieces, self.parts.joined, track, job.source, job.target)
+        timeline = reading_of(self.options).timeline
+        joined = join(pieces, self.parts.joined, track, job.source, job.target, timeline)
         report = Report(
             target=job.target,
             source_frames=parts[-1].end,
@@ -229,7 +230,7 @@ class Production:
             cuts=[cut for part in parts for cut in part.cuts],
             stills=sum(part.stills for part in parts),
             damage=parts[-1].damage,
-            notes=[note for note in (self._note, *parts[-1].notes, *notes) if note],
+            notes=[note for note in (self._note, *parts[-1].notes, *joined.notes) if note],
         )
         check_free(job, self.options)  # somebody else may have made it meanwhile
         self.parts.complete(report.as_json())
@@ -248,6 +249,7 @@ def reading_of(options: Options) -> Reading:
             start_s=options.start_s,
             end_s=options.end_s,
             slowdown=options.factor if options.slowmo else 1,
+            stretch_sound=options.stretch_sound,
         ),
         deinterlace=options.deinterlace,
         rate=options.source_fps,

@@ -30,6 +30,7 @@ from sepconv_video.video.source import (
     why_without_size,
 )
 from sepconv_video.video.unpacker import Unpacker
+from sepconv_video.video.window import seek, window_of
 
 _HEADER_TICK = Fraction(1, 1000)
 
@@ -53,13 +54,8 @@ class Reader:
         """
         self.path, self.reading = Path(path), reading or Reading()
         self.notes: list[str] = []
-        self._faults = _Faults()
-        self._container = open_source(self.path)
+        self._open_at_start()
         try:
-            self._stream = main_video(self._container, self.path)
-            self._stream.thread_type = "AUTO"
-            self._pictures = self._decode()
-            self._first = self._first_picture()
             self._unpack = Unpacker(self._first, self.path)
             self.notes += self._unpack.notes
             self.info = describe(
@@ -68,6 +64,53 @@ class Reader:
         except BaseException:
             self._container.close()
             raise
+
+    def _open_at_start(self) -> None:
+        """Open the file and decode a picture at or before the first one wanted.
+
+        Indices are not always right: what a seek finds is believed only if it is a key frame
+        that is shown early enough, else the file is read from its beginning.
+        """
+        if self.reading.timeline.start_s:
+            self._open(None)
+            points, has_order = self._window.seek_points(), self._stream.codec_context.has_b_frames
+            self._container.close()
+            # AVI does not say when pictures are shown; with B-frames only counting all tells
+            for point in [] if self._is_avi and has_order else points:
+                self._open(point)
+                first = next(self._pictures, None)
+                if first is not None and self._is_early(first):
+                    self._first = first
+                    return
+                self.close()
+        self._open(None)
+        try:
+            self._first = self._first_picture()
+        except BaseException:
+            self._container.close()
+            raise
+
+    def _open(self, seek_s: Fraction | None) -> None:
+        self._faults, self._was_sought = _Faults(), seek_s is not None
+        self._container = open_source(self.path)
+        try:
+            self._stream = main_video(self._container, self.path)
+        except BaseException:
+            self._container.close()
+            raise
+        self._is_avi = self._container.format.name == "avi"
+        self._window = window_of(self._container, self._stream, self.reading.timeline)
+        self._stream.thread_type = "AUTO"
+        if seek_s is not None:
+            seek(self._container, self._stream, seek_s)
+        self._pictures = self._decode()
+
+    def _is_early(self, first: av.VideoFrame) -> bool:
+        """Tell whether a seek led to a picture from which on everything wanted is decoded."""
+        ticks = first.dts if self._is_avi else first.pts
+        if ticks is None or not first.key_frame or self._window.begin_s is None:
+            return False
+        return ticks * Fraction(self._stream.time_base or 0) <= self._window.begin_s
 
     def __enter__(self) -> Self:
         return self
@@ -98,19 +141,21 @@ class Reader:
         not later than its predecessor is placed one tick after it; after a jump back of
         more than a second the times go on from there. Both are counted in `notes`.
 
+        Of the timeline, only frames that begin within it are given and counted.
+
         May be iterated once.
 
         Raises:
-            VideoError: If the picture's size or format changes.
+            VideoError: If the picture's size or format changes, or none begins in the timeline.
         """
-        has_times = self._container.format.name != "avi"
-        clock = _Clock(self._stream, has_times)
+        has_times = not self._is_avi
+        clock = _Clock(self._stream, has_times, from_start=not self._was_sought)
         held: Frame | None = None
+        index = -1
         try:
-            for index, picture in enumerate(chain([self._first], self._pictures)):
+            for index, (picture, pts) in enumerate(self._within(clock)):
                 if held is not None:
                     yield held
-                pts = clock.pts(picture)
                 if index < first:
                     continue
                 held = Frame(
@@ -119,10 +164,47 @@ class Reader:
                     duration=clock.duration(picture) if has_times else 0,
                     planes=self._unpack(picture),
                 )
+            if index < 0:
+                raise self._nothing_within()
             if held is not None:
-                yield replace(held, duration=self._last_duration(held))
+                yield replace(held, duration=self._last_duration_within(held))
         finally:
             self.notes += clock.notes
+
+    def _within(self, clock: "_Clock") -> Iterator[tuple[av.VideoFrame, int]]:
+        """Give the pictures of the timeline, with their times; and remember what comes after."""
+        base, self._after = self.info.time_base, None
+        for picture in chain([self._first], self._pictures):
+            pts = clock.pts(picture)
+            if self._window.is_before(pts * base):
+                # what lacks what it was made from, between a seek and the stretch, is no damage
+                self._faults.packets = self._faults.pictures = 0
+                continue
+            if self._window.is_after(pts * base):
+                self._after = pts
+                return
+            yield picture, pts
+
+    def _last_duration_within(self, last: Frame) -> int:
+        end_s = self._window.end_s
+        if self._after is not None:
+            duration = self._after - last.pts
+        else:
+            duration = self._last_duration(last)
+        if end_s is None:
+            return duration
+        until_end = max(1, round(end_s / self.info.time_base) - last.pts)
+        return min(duration, until_end) if duration else 0
+
+    def _nothing_within(self) -> VideoError:
+        timeline, length = self.reading.timeline, self._container.duration
+        start_s, end_s = timeline.start_s or Fraction(0), timeline.end_s
+        until = "" if end_s is None else f" and before {float(end_s):g} s"
+        lasts = f": it lasts {length / av.time_base:g} s" if length else ""
+        return VideoError(
+            f"no frame of `{self.path}` begins from {float(start_s):g} s on{until}{lasts}",
+            "give other times with `--start` and `--end`",
+        )
 
     def _last_duration(self, last: Frame) -> int:
         """Correct the last frame's duration where an MP4's header knows better."""
@@ -215,9 +297,9 @@ class _Clock:
     there are B-frames; decoding times in presentation order, counted from the start, are right.
     """
 
-    def __init__(self, stream: VideoStream, has_times: bool) -> None:
+    def __init__(self, stream: VideoStream, has_times: bool, *, from_start: bool = True) -> None:
         tick = Fraction(stream.time_base or Fraction(1, av.time_base))
-        self._has_times = has_times
+        self._has_times, self._from_start = has_times, from_start
         self._most = most_ticks(tick)
         self._start = self._usable(stream.start_time) or 0
         rate = stream.average_rate or stream.guessed_rate or Fraction(0)
@@ -256,7 +338,7 @@ class _Clock:
     def _found(self, picture: av.VideoFrame) -> int | None:
         is_stored = self._has_times and picture.pts is not None
         found = self._usable(picture.pts if is_stored else picture.dts)
-        if found is not None and self._last is None and not self._has_times:
+        if found is not None and self._last is None and not self._has_times and self._from_start:
             self._offset = self._start - found
         return None if found is None else self._usable(found + self._offset)
 
