@@ -105,9 +105,9 @@ class SourcePackets:
         if _is_absurd(packet):
             self.refused += packet.stream.index != self.main.index
             return False
-        if self.window.end_s is not None and packet.dts is not None:
-            if packet.dts * packet.time_base > self.window.end_s + _LATE_S:
-                self._packets = iter(())
+        dts_s = (packet.dts or 0) * packet.time_base
+        if self.window.end_s is not None and dts_s > self.window.end_s + _LATE_S:
+            self._packets = iter(())
         return self._is_within(packet) and packet.stream.index != self.main.index
 
     def _is_within(self, packet: "Packet[Stream]") -> bool:

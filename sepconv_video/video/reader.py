@@ -187,10 +187,8 @@ class Reader:
 
     def _last_duration_within(self, last: Frame) -> int:
         end_s = self._window.end_s
-        if self._after is not None:
-            duration = self._after - last.pts
-        else:
-            duration = self._last_duration(last)
+        after = self._after
+        duration = self._last_duration(last) if after is None else after - last.pts
         if end_s is None:
             return duration
         until_end = max(1, round(end_s / self.info.time_base) - last.pts)

@@ -164,13 +164,13 @@ class StretchedSound:
     def _fill(self) -> "Iterator[Packet[Stream]]":
         """Add what `atempo` swallows at the end, as silence."""
         rate, like = self._encoder.sample_rate, self._last
-        wanted = round((self._end - self.begin_s) * self._slowdown * rate)
-        missing = wanted - self._samples
+        missing = round(self._window.target(self._end_s) * rate) - self._next
         if like is None or missing <= 0:
             return
-        silence = np.zeros_like(like.to_ndarray()[:, :1]).repeat(
-            missing * (1 if like.format.is_planar else like.layout.nb_channels), axis=1
-        )
+        columns = missing * (1 if like.format.is_planar else like.layout.nb_channels)
+        sound = like.to_ndarray()
+        middle = 128 if sound.dtype == np.uint8 else 0
+        silence = np.full((len(sound), columns), middle, sound.dtype)
         frame = AudioFrame.from_ndarray(silence, like.format.name, like.layout.name)
         frame.sample_rate = rate
         yield from self._encode(frame)

@@ -198,7 +198,8 @@ class OtherStreams:
             if abs(drift_s) > frame_s * self.window.slowdown:
                 notes.append(
                     f"{called(self._input.streams[index])} ends {abs(float(drift_s)):.3f} s "
-                    f"{'later' if drift_s > 0 else 'earlier'} against the picture than in the source"
+                    f"{'later' if drift_s > 0 else 'earlier'} than in the source, against the "
+                    "picture"
                 )
         return notes
 
@@ -296,11 +297,3 @@ def _is_filler(packet: "Packet[Stream]") -> bool:
     if context is None or context.name != "mov_text" or packet.size != 2:
         return False
     return not packet.duration and bytes(packet) == b"\0\0"
-
-
-def _is_absurd(packet: "Packet[Stream]") -> bool:
-    """Tell whether a packet's times are too far from 0 to be reckoned with."""
-    most = most_ticks(packet.time_base)
-    return any(
-        abs(ticks) > most for ticks in (packet.pts or 0, packet.dts or 0, packet.duration or 0)
-    )

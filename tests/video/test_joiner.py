@@ -287,12 +287,12 @@ def test_what_the_container_cannot_hold_is_named(tmp_path, png):
     source = make_clip(tmp_path / "a.mkv", rich(png, attachment=b"glyphs"))
     notes = copy(source, tmp_path / "b.mp4").notes
     assert len(notes) == 2
-    assert "subtitle stream 2 (srt, eng) left out" in notes[0]
-    assert "matroska file can" in notes[0]
+    assert "subtitle stream 2 (srt, eng) converted to mov_text" in notes[0]
     assert "attachment stream 4 (font.ttf) left out" in notes[1]
+    assert "matroska file can" in notes[1]
     with av.open(str(tmp_path / "b.mp4")) as output:
         kinds = [stream.type for stream in output.streams if stream.type != "data"]
-    assert kinds == ["video", "audio", "video"]
+    assert kinds == ["video", "audio", "subtitle", "video"]
 
 
 def test_a_cover_moves_from_mp4_to_matroska(tmp_path, png):
