@@ -91,7 +91,8 @@ class Reader:
             raise
 
     def _open(self, seek_s: Fraction | None) -> None:
-        self._faults, self._was_sought = _Faults(), seek_s is not None
+        self._faults = _Faults()
+        self._first_dts: int | None = None  # of the packet that decoding began with
         self._container = open_source(self.path)
         try:
             self._stream = main_video(self._container, self.path)
@@ -101,13 +102,15 @@ class Reader:
         self._is_avi = self._container.format.name == "avi"
         self._window = window_of(self._container, self._stream, self.reading.timeline)
         self._stream.thread_type = "AUTO"
-        if seek_s is not None:
+        if seek_s is None:
+            self._first_dts = self._stream.start_time
+        else:
             seek(self._container, self._stream, seek_s)
         self._pictures = self._decode()
 
     def _is_early(self, first: av.VideoFrame) -> bool:
         """Tell whether a seek led to a picture from which on everything wanted is decoded."""
-        ticks = first.dts if self._is_avi else first.pts
+        ticks = self._first_dts if self._is_avi else first.pts
         if ticks is None or not first.key_frame or self._window.begin_s is None:
             return False
         return ticks * Fraction(self._stream.time_base or 0) <= self._window.begin_s
@@ -149,7 +152,7 @@ class Reader:
             VideoError: If the picture's size or format changes, or none begins in the timeline.
         """
         has_times = not self._is_avi
-        clock = _Clock(self._stream, has_times, from_start=not self._was_sought)
+        clock = _Clock(self._stream, has_times, self._first_dts)
         held: Frame | None = None
         index = -1
         try:
@@ -250,6 +253,8 @@ class Reader:
         drops_corrupt = cuts_packets_short(self._container)
         try:
             for packet in self._container.demux(self._stream):
+                if self._first_dts is None:
+                    self._first_dts = packet.dts
                 if packet.is_corrupt and drops_corrupt:
                     self._faults.packets += 1
                 else:
@@ -295,11 +300,11 @@ class _Clock:
     there are B-frames; decoding times in presentation order, counted from the start, are right.
     """
 
-    def __init__(self, stream: VideoStream, has_times: bool, *, from_start: bool = True) -> None:
+    def __init__(self, stream: VideoStream, has_times: bool, first_dts: int | None) -> None:
         tick = Fraction(stream.time_base or Fraction(1, av.time_base))
-        self._has_times, self._from_start = has_times, from_start
+        self._has_times = has_times
         self._most = most_ticks(tick)
-        self._start = self._usable(stream.start_time) or 0
+        self._start = self._usable(first_dts) or 0
         rate = stream.average_rate or stream.guessed_rate or Fraction(0)
         is_sane = 1 / HIGHEST_RATE <= rate <= HIGHEST_RATE
         self._step = max(1, round(1 / (rate * tick))) if is_sane else 1
@@ -336,7 +341,7 @@ class _Clock:
     def _found(self, picture: av.VideoFrame) -> int | None:
         is_stored = self._has_times and picture.pts is not None
         found = self._usable(picture.pts if is_stored else picture.dts)
-        if found is not None and self._last is None and not self._has_times and self._from_start:
+        if found is not None and self._last is None and not self._has_times:
             self._offset = self._start - found
         return None if found is None else self._usable(found + self._offset)
 
