@@ -116,6 +116,8 @@ class SourcePackets:
         if is_cover(stream):
             packet.pts = packet.dts = round(self.window.origin_s / packet.time_base)
             return True
+        if stream.index == self.main.index and self.container.format.name == "avi":
+            packet.pts = None  # made up, and wrong where there are B-frames; see the reader
         time_s = _time_of(packet)
         if time_s is None:  # belongs to the one before
             time_s = self._last_s.get(stream.index)
