@@ -116,8 +116,7 @@ class StretchedSound:
         if self._graph is not None:
             with suppress(av.EOFError):
                 self._graph.push(None)
-            ends_s = filter(None, (self._end_s, self._window.end_s))
-            yield from self._pull(self._window.target(min(ends_s)))
+            yield from self._pull(self._end_s)
         yield from self._encoded(None)
 
     def _push(self, frame: AudioFrame) -> "Iterator[Packet[Stream]]":
@@ -158,11 +157,13 @@ class StretchedSound:
         graph.link_nodes(*chain).configure()
         return graph
 
-    def _pull(self, until_s: Fraction | None = None) -> "Iterator[Packet[Stream]]":
-        """Encode what comes out of the filters, up to a time of the target."""
+    def _pull(self, end_s: Fraction | None = None) -> "Iterator[Packet[Stream]]":
+        """Encode what comes out of the filters, up to the end of the sound or the stretch."""
         assert self._graph is not None
         assert self._next is not None
-        end = None if until_s is None else round(until_s * self._encoder.sample_rate)
+        ends_s = [time_s for time_s in (end_s, self._window.end_s) if time_s is not None]
+        rate = self._encoder.sample_rate
+        end = round(self._window.target(min(ends_s)) * rate) if ends_s else None
         while True:
             try:
                 frame = self._graph.pull()
