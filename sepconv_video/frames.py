@@ -168,6 +168,8 @@ class Timeline:
     """Up to here, likewise."""
     slowdown: int = 1
     """How many times as long the target is."""
+    stretch_sound: bool = False
+    """Whether sound that must become longer is made so, or left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

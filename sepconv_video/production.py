@@ -175,7 +175,7 @@ class Production:
             info, grid = reader.info, grid_of(self.options, reader.info)
             judge = Judge(info, grid, dedup=self.options.dedup, cuts=None)
             track = self._track(info, grid)
-            rehearse(track, job.source, job.target)
+            rehearse(track, job.source, job.target, reading_of(self.options).timeline)
             depth = queue_depth(info)
             frames = reader.frames(max(0, first - CONTEXT_FRAMES))
             pairs = islice(judge.watch(frames, first), end and end - first)
@@ -243,8 +243,8 @@ class Production:
             for part in parts
             if part.frames
         ]
-        notes = self._advice(parts)
-        notes += join(pieces, self.parts.joined, track, job.source, job.target)
+        timeline = reading_of(self.options).timeline
+        joined = join(pieces, self.parts.joined, track, job.source, job.target, timeline)
         report = Report(
             target=job.target,
             source_frames=parts[-1].end,
@@ -257,7 +257,11 @@ class Production:
             repeats=sum(part.seen.repeats for part in parts),
             largest_error_s=max(part.seen.error_s for part in parts),
             damage=parts[-1].damage,
-            notes=[note for note in (self._note, *parts[-1].notes, *notes) if note],
+            notes=[
+                note
+                for note in (self._note, *parts[-1].notes, *self._advice(parts), *joined.notes)
+                if note
+            ],
         )
         check_free(job, self.options)  # somebody else may have made it meanwhile
         self.parts.complete(report.as_json())
@@ -293,6 +297,7 @@ def reading_of(options: Options) -> Reading:
             start_s=options.start_s,
             end_s=options.end_s,
             slowdown=options.factor if options.slowmo else 1,
+            stretch_sound=options.stretch_sound,
         ),
         deinterlace=options.deinterlace,
         rate=options.source_fps,

@@ -7,7 +7,7 @@ the frames between reading and writing.
 import av
 
 from sepconv_video.video.encoders import Encoding, container_for
-from sepconv_video.video.joiner import join, rehearse
+from sepconv_video.video.joiner import Joined, join, rehearse
 from sepconv_video.video.pictures import is_picture, read_picture, write_picture
 from sepconv_video.video.reader import Reader
 from sepconv_video.video.segments import Segment, SegmentWriter
@@ -21,6 +21,7 @@ __all__ = [
     "ENCODERS_VERSION",
     "Encoding",
     "Extent",
+    "Joined",
     "Reader",
     "Segment",
     "SegmentWriter",

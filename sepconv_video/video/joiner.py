@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -20,9 +21,11 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from sepconv_video.errors import VideoError
+from sepconv_video.frames import Timeline
 from sepconv_video.video.faults import translated
+from sepconv_video.video.holding import fresh_tags
 from sepconv_video.video.segments import Segment, packets
-from sepconv_video.video.streams import OtherStreams, fresh_tags
+from sepconv_video.video.streams import OtherStreams
 from sepconv_video.video.track import Track
 
 _MOST_MOVIE_TICKS = 2**25
@@ -30,9 +33,26 @@ _BUFFER_BYTES = 2**18
 _ANOTHER_CONTAINER = "try another container: a name ending in `.mkv` or `.mp4`"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """What became of a file."""
+
+    notes: list[str]
+    """One line for each thing that could not be kept, for the user."""
+    video_s: float
+    """When the picture ends, in seconds, as it was written."""
+    audio_s: tuple[float, ...]
+    """When each sound stream ends, likewise."""
+
+
 def join(
-    pieces: Sequence[tuple[Path, Segment]], path: Path, track: Track, source: Path, called: Path
-) -> list[str]:
+    pieces: Sequence[tuple[Path, Segment]],
+    path: Path,
+    track: Track,
+    source: Path,
+    called: Path,
+    timeline: Timeline,
+) -> Joined:
     """Write one video file from its segments and everything else in the source.
 
     Args:
@@ -41,41 +61,46 @@ def join(
         track: What the segments were encoded with.
         source: File whose other streams, tags and chapters are copied.
         called: What errors call the file that is written.
-
-    Returns:
-        One line for each thing that could not be kept, for the user.
+        timeline: Which stretch of the source the segments show, and how slowly.
 
     Raises:
         VideoError: If the file cannot be written, or a segment is damaged.
     """
     # a file of our own, because PyAV leaves its open when the header cannot be written
     with translated("write", called), path.open("wb") as file:
-        with closing(_Joiner(file, track, source, called)) as joiner:
-            for packet in _timed(pieces, track, joiner.offset):
+        with closing(_Joiner(file, track, source, called, timeline)) as joiner:
+            times = _Times([segment for _, segment in pieces], joiner.offset_ticks)
+            for packet in _timed(pieces, track, times):
                 joiner.mux(packet)
-            joiner.finish()
+            joiner.finish(times.end * track.time_base)
         file.flush()
         os.fsync(file.fileno())
     rounded = track.rounding_note(sum(segment.rounded for _, segment in pieces))
-    return [note for note in (track.note, *joiner.notes, rounded) if note]
+    return Joined(
+        notes=[note for note in (track.note, *joiner.notes, rounded) if note],
+        video_s=float(times.end * track.time_base),
+        audio_s=joiner.audio_s,
+    )
 
 
-def rehearse(track: Track, source: Path, called: Path) -> None:
+def rehearse(track: Track, source: Path, called: Path, timeline: Timeline) -> None:
     """Write the header to memory: what cannot be joined must fail before a night's work.
 
     Raises:
         VideoError: If the container cannot hold the video, or nothing can be encoded.
     """
-    _Joiner(io.BytesIO(), track, source, called).close()
+    _Joiner(io.BytesIO(), track, source, called, timeline).close()
 
 
 class _Joiner:
     """An output file, from its header to its index."""
 
-    def __init__(self, file: BinaryIO, track: Track, source: Path, called: Path) -> None:
+    def __init__(
+        self, file: BinaryIO, track: Track, source: Path, called: Path, timeline: Timeline
+    ) -> None:
         self._called, self._track = called, track
         with ExitStack() as undo:
-            self._others = OtherStreams(source)
+            self._others = OtherStreams(source, timeline)
             undo.callback(self._others.close)
             with translated("write", called, _ANOTHER_CONTAINER):
                 self._output = self._open(file)
@@ -86,14 +111,20 @@ class _Joiner:
             undo.pop_all()
 
     @property
-    def offset(self) -> Fraction:
-        """Seconds to take off all times."""
-        return self._others.offset
+    def offset_ticks(self) -> int:
+        """Ticks of the track to take off its times."""
+        window = self._others.window
+        return round(window.origin_s * window.slowdown / self._track.time_base)
 
     @property
     def notes(self) -> list[str]:
         """What could not be kept; complete once finished."""
         return self._others.notes
+
+    @property
+    def audio_s(self) -> tuple[float, ...]:
+        """When each sound stream ends, in seconds; final once finished."""
+        return tuple(float(end_s) for end_s in self._others.ends_s.values())
 
     def mux(self, packet: "Packet[VideoStream]") -> None:
         """Write a packet of the video, and what else belongs before it."""
@@ -103,11 +134,12 @@ class _Joiner:
             self._output.mux_one(packet)
             self._others.advance(self._output, until)
 
-    def finish(self) -> None:
-        """Copy the rest of the other streams and write the index."""
+    def finish(self, video_end_s: Fraction) -> None:
+        """Copy the rest of the other streams, write the index, and compare where all ends."""
         with translated("write", self._called, _ANOTHER_CONTAINER):
             self._others.advance(self._output, None)
             self._output.close()
+        self._others.notes += self._others.drift_notes(video_end_s)
 
     def close(self) -> None:
         """Close all handles, whatever state the file is in."""
@@ -156,10 +188,9 @@ class _Joiner:
 
 
 def _timed(
-    pieces: Sequence[tuple[Path, Segment]], track: Track, offset: Fraction
+    pieces: Sequence[tuple[Path, Segment]], track: Track, times: "_Times"
 ) -> Iterator["Packet[VideoStream]"]:
     """Give all packets the times they have in the whole, in the order of decoding."""
-    times = _Times([segment for _, segment in pieces], round(offset / track.time_base))
     for (path, segment), all_pts in zip(pieces, times.pts, strict=True):
         found = 0
         for found, (packet, pts) in enumerate(zip(packets(path), all_pts, strict=False), 1):  # noqa: B007
@@ -192,7 +223,7 @@ class _Times:
         ]
         self._shown = sorted(chain.from_iterable(self.pts))
         self._place = {pts: place for place, pts in enumerate(self._shown)}
-        self._end = max(segments[-1].end_pts + shifts[-1] - offset, self._shown[-1] + 1)
+        self.end = max(segments[-1].end_pts + shifts[-1] - offset, self._shown[-1] + 1)
         delay = max(segment.delay for segment in segments)
         step = self._shown[1] - self._shown[0] if len(self._shown) > 1 else 1
         first = self._shown[0]
@@ -203,7 +234,7 @@ class _Times:
     def next(self, pts: int) -> tuple[int, int, int]:
         """Give pts, dts and duration of the next packet."""
         place = self._place[pts] + 1
-        until = self._shown[place] if place < len(self._shown) else self._end
+        until = self._shown[place] if place < len(self._shown) else self.end
         dts = self._dts[self._next]
         self._next += 1
         return pts, dts, until - pts
@@ -216,8 +247,8 @@ class _Times:
         """
         if self._next < len(self._shown):
             return duration
-        wanted = self._dts[0] + (self._end - self._shown[0]) - self._dts[-1]
-        return max(duration, min(wanted, self._end - self._shown[-1]))
+        wanted = self._dts[0] + (self.end - self._shown[0]) - self._dts[-1]
+        return max(duration, min(wanted, self.end - self._shown[-1]))
 
 
 def _shifts(segments: Sequence[Segment]) -> Iterator[int]:

@@ -1,33 +1,37 @@
-"""Copying what is not the main video: audio, subtitles, data, attachments, pictures, chapters.
+"""Taking along what is not the main video: audio, subtitles, data, attachments, pictures, chapters.
 
 Packets are copied as they are, payload and times, a little ahead of the video's, so that
-the file is interleaved and no more than a moment of it is in memory.
+the file is interleaved and no more than a moment of it is in memory. Text is converted where the
+container has it in another form, sound is made longer where that is wanted.
 """
 
-import io
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
 import av
+from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.rational import AVRational
-from av.stream import Discard, Disposition, Stream
-from av.video.stream import VideoStream
+from av.stream import Stream
 
-from sepconv_video.video.source import cuts_packets_short, main_video, most_ticks, open_source
+from sepconv_video.frames import Timeline
+from sepconv_video.video.holding import (
+    called,
+    can_hold,
+    clone,
+    fresh_tags,
+    is_cover,
+    refusal,
+)
+from sepconv_video.video.packets import SourcePackets
+from sepconv_video.video.sound import StretchedSound, encoder_for
+from sepconv_video.video.source import open_source
+from sepconv_video.video.subtitles import ConvertedText, text_codec
 
-# Tags that describe the file or the encoding they were read from, not the content.
-_STALE = {
-    "major_brand", "minor_version", "compatible_brands", "encoder", "duration", "bps",
-    "number_of_frames", "number_of_bytes", "_statistics_writing_app",
-    "_statistics_writing_date_utc", "_statistics_tags", "vendor_id",
-}  # fmt: skip
-_PREFERRED_CONTAINERS = ("matroska", "mov", "mp4")
 _PICTURE_FILES = {"mjpeg": ("jpg", "image/jpeg"), "png": ("png", "image/png")}
-_BROADCAST = ("mpegts", "mpeg")
 
 
 class OtherStreams:
@@ -35,29 +39,32 @@ class OtherStreams:
 
     Attributes:
         main: The source's main video stream, for its tags.
-        notes: One line for each stream left out and each fault mended.
-        offset: Seconds taken off all times: where a broadcast recording begins, since its
-            clock starts anywhere; 0 for files with a time line of their own.
+        window: The stretch of the source that is used, and what its times become.
+        notes: One line for each stream left out or converted and each fault mended.
+        ends_s: When the sound streams end in the output so far, in seconds, by their index in
+            the source.
     """
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: Path, timeline: Timeline) -> None:
         """Open `source` a second time, for demuxing only."""
         self.notes: list[str] = []
-        self._path = source
-        self._input: InputContainer = open_source(source)
-        self.main: VideoStream = main_video(self._input, source)
-        self.offset = _start_of(self._input)
+        self.ends_s: dict[int, Fraction] = {}
+        self._path, self._timeline = source, timeline
+        self._source = SourcePackets(source, timeline)
+        self._input: InputContainer = self._source.container
+        self.main, self.window = self._source.main, self._source.window
         self._outputs: dict[int, Stream] = {}
+        self._texts: dict[int, ConvertedText] = {}
+        self._sounds: dict[int, StretchedSound] = {}
         self._last_dts: dict[int, int] = {}
         self._mended = 0
         self._refused = 0
         self._covers: dict[int, bytes] | None = None
         self._pending: Packet[Stream] | None = None
-        self._packets: Iterator[Packet[Stream]] = iter(())
 
     def close(self) -> None:
         """Close the source."""
-        self._input.close()
+        self._source.close()
 
     def before_video(self) -> list[Stream]:
         """List the streams that precede the main video in the source."""
@@ -72,17 +79,43 @@ class OtherStreams:
         for stream in streams:
             if _is_made_by_muxer(stream, self._input, output):
                 continue
-            if output.format.name == "matroska" and _is_cover(stream):
+            if output.format.name == "matroska" and is_cover(stream):
                 self._attach(output, stream)
-                continue
-            if can_hold(output.format.name, stream):
+            elif isinstance(stream, AudioStream) and self.window.slowdown != 1:
+                self._slow_down(output, stream)
+            elif can_hold(output.format.name, stream):
                 self._outputs[stream.index] = clone(output, stream)
-                continue
-            others = [name for name in _PREFERRED_CONTAINERS if can_hold(name, stream)]
-            remedy = f"a {others[0]} file can" if others else "no container known here can"
+            else:
+                self._convert(output, stream)
+
+    def _slow_down(self, output: OutputContainer, sound: AudioStream) -> None:
+        if not self._timeline.stretch_sound:
             self.notes.append(
-                f"{_called(stream)} left out: a {output.format.name} file cannot hold it, {remedy}"
+                f"{called(sound)} left out: slow motion is silent, unless `--stretch-sound` "
+                "makes the sound longer too"
             )
+            return
+        encoder = encoder_for(output.format.name, sound)
+        if encoder is None:
+            self.notes.append(refusal(output.format.name, sound))
+            return
+        longer = StretchedSound(output, sound, encoder, self.window)
+        self._sounds[sound.index], self._outputs[sound.index] = longer, longer.stream
+        self.notes.append(longer.note)
+
+    def _convert(self, output: OutputContainer, stream: Stream) -> None:
+        """Convert text; what else the output cannot hold is left out."""
+        codec = text_codec(output.format.name, stream)
+        if codec is None:
+            self.notes.append(refusal(output.format.name, stream))
+            return
+        try:
+            text = ConvertedText(output, stream, codec)
+        except av.FFmpegError:
+            self.notes.append(refusal(output.format.name, stream))
+            return
+        self._texts[stream.index], self._outputs[stream.index] = text, text.stream
+        self.notes.append(text.note)
 
     def _attach(self, output: OutputContainer, cover: Stream) -> None:
         """Copy a cover picture into Matroska, where it is an attached file, not a stream."""
@@ -91,20 +124,22 @@ class OtherStreams:
         if self._covers is None:
             self._covers = _read_covers(self._path)
         if cover.index not in self._covers:
-            self.notes.append(f"{_called(cover)} left out: it cannot be read")
+            self.notes.append(f"{called(cover)} left out: it cannot be read")
             return
         given = cover.metadata.get("filename")
         mime = cover.metadata.get("mimetype", mime)
         output.add_attachment(given or f"cover.{suffix}", mime, self._covers[cover.index])
 
     def copy_header(self, output: OutputContainer) -> None:
-        """Copy the file's tags and chapters."""
+        """Copy the file's tags, and the chapters as far as they are in the stretch."""
         output.metadata.update(fresh_tags(self._input.metadata))
-        chapters = self._input.chapters()
-        for chapter in chapters:
-            shift = self.offset / Fraction(chapter["time_base"] or 1)
-            chapter["start"] -= round(shift)
-            chapter["end"] -= round(shift)
+        chapters = []
+        for chapter in self._input.chapters():
+            tick = Fraction(chapter["time_base"] or 1)
+            rest = self.window.clipped(chapter["start"] * tick, chapter["end"] * tick)
+            if rest is not None:
+                start, end = (round(self.window.target(time_s) / tick) for time_s in rest)
+                chapters.append(chapter | {"start": max(0, start), "end": end})
         if chapters:
             output.set_chapters(chapters)
 
@@ -119,54 +154,95 @@ class OtherStreams:
 
     def start(self) -> None:
         """Begin to read packets; call once the output's header is written."""
-        for stream in self._input.streams:
-            if stream.index not in self._outputs:
-                stream.discard = Discard.all
-        wanted = [self._input.streams[index] for index in self._outputs]
-        self._packets = self._input.demux(wanted) if wanted else iter(())
+        self._source.begin(set(self._outputs))
 
     def advance(self, output: OutputContainer, until: Fraction | None) -> None:
         """Copy packets up to a decoding time in seconds of the output; None: all that are left."""
         while (packet := self._next()) is not None:
-            if until is not None and (packet.dts or 0) * packet.time_base > until:
+            dts = packet.pts if packet.dts is None else packet.dts
+            if until is not None and self.window.target((dts or 0) * packet.time_base) > until:
                 self._pending = packet
                 return
-            self._mux(output, packet)
+            self._take(output, packet)
+        if until is None:
+            for index, sound in self._sounds.items():
+                for packet in sound(None):
+                    self._mux(output, packet, index)
+            self._tell_faults()
+
+    def _tell_faults(self) -> None:
         if self._mended:
             self.notes.append(f"{self._mended} packets had times running backward: moved on")
-            self._mended = 0
-        if self._refused:
-            self.notes.append(f"{self._refused} damaged packets of sound or text left out")
-            self._refused = 0
+        refused = self._refused + self._source.refused
+        if refused:
+            self.notes.append(f"{refused} damaged packets of sound or text left out")
+
+    def drift_notes(self, video_end_s: Fraction) -> list[str]:
+        """Compare how far picture and sound end apart with how far they do in the source.
+
+        Args:
+            video_end_s: When the picture ends in the output, in seconds.
+
+        Returns:
+            A line for each sound stream whose end is off by more than a frame of the source.
+        """
+        source_ends, notes = self._source.ends_s, []
+        if self.main.index not in source_ends:
+            return []
+        frame_s = 1 / Fraction(self.main.average_rate or self.main.guessed_rate or 25)
+        for index, end_s in self.ends_s.items():
+            apart = self.window.target(source_ends[index]) - self.window.target(
+                source_ends[self.main.index]
+            )
+            drift_s = end_s - video_end_s - apart
+            if abs(drift_s) > frame_s * self.window.slowdown:
+                notes.append(
+                    f"{called(self._input.streams[index])} ends {abs(float(drift_s)):.3f} s "
+                    f"{'later' if drift_s > 0 else 'earlier'} than in the source, against the "
+                    "picture"
+                )
+        return notes
 
     def _next(self) -> "Packet[Stream] | None":
         held, self._pending = self._pending, None
         if held is not None:
             return held
-        try:
-            for packet in self._packets:
-                is_flush = packet.size == 0 and packet.pts is None and packet.dts is None
-                is_part = packet.is_corrupt and cuts_packets_short(self._input)
-                if is_flush or is_part or _is_filler(packet):
-                    continue
-                if _is_absurd(packet):
-                    self._refused += 1
-                    continue
-                return self._shifted(packet)
-        except (av.FFmpegError, IndexError):
-            # the reader of the video meets the same, and reports it where it is a fault
-            self._packets = iter(())
+        while (packet := self._source.next()) is not None:
+            if not _is_filler(packet):
+                return packet
         return None
 
-    def _shifted(self, packet: "Packet[Stream]") -> "Packet[Stream]":
-        if self.offset:
-            ticks = round(self.offset / packet.time_base)
-            packet.pts = None if packet.pts is None else packet.pts - ticks
-            packet.dts = None if packet.dts is None else packet.dts - ticks
+    def _take(self, output: OutputContainer, packet: "Packet[Stream]") -> None:
+        """Copy, convert or slow down a packet."""
+        index = packet.stream.index
+        try:
+            for made in self._made_of(packet):
+                self._mux(output, made, index)
+        except (av.InvalidDataError, av.PatchWelcomeError):
+            # e.g. a broken AAC header, which MP4 stores in another form
+            self._refused += 1
+
+    def _made_of(self, packet: "Packet[Stream]") -> "Iterable[Packet[Stream]]":
+        """Turn a packet of the source into those of the output, with its times."""
+        index = packet.stream.index
+        if index in self._sounds:
+            return self._sounds[index](packet)
+        packets = self._texts[index](packet) if index in self._texts else [packet]
+        return [self._moved(made, self._outputs[index]) for made in packets]
+
+    def _moved(self, packet: "Packet[Stream]", stream: Stream) -> "Packet[Stream]":
+        before, after = Fraction(packet.time_base), Fraction(stream.time_base or 1)
+
+        def moved(ticks: int | None) -> int | None:
+            return None if ticks is None else round(self.window.target(ticks * before) / after)
+
+        packet.pts, packet.dts = moved(packet.pts), moved(packet.dts)
+        packet.duration = round((packet.duration or 0) * self.window.slowdown * before / after)
+        packet.time_base = after
         return packet
 
-    def _mux(self, output: OutputContainer, packet: "Packet[Stream]") -> None:
-        stream = self._outputs[packet.stream.index]
+    def _mux(self, output: OutputContainer, packet: "Packet[Stream]", index: int) -> None:
+        stream = self._outputs[index]
         assert stream.time_base is not None  # set by the muxer with the header
         is_timed = stream.type in {"audio", "video"}
         packet.stream = stream
@@ -180,59 +256,23 @@ class OtherStreams:
         if packet.pts is None or packet.pts < packet.dts:
             packet.pts = packet.dts
         self._last_dts[stream.index] = packet.dts
-        try:
-            output.mux_one(packet)
-        except (av.InvalidDataError, av.PatchWelcomeError):
-            # e.g. a broken AAC header, which MP4 stores in another form
-            self._refused += 1
+        if stream.type == "audio":
+            end_s = (packet.pts + (packet.duration or 0)) * Fraction(stream.time_base)
+            self.ends_s[index] = max(end_s, self.ends_s.get(index, end_s))
+        output.mux_one(packet)
 
 
 def _read_covers(path: Path) -> dict[int, bytes]:
     """Read all cover pictures at once, by stream: a hostile file may have hundreds."""
     found: dict[int, bytes] = {}
     with open_source(path) as source, suppress(av.FFmpegError, IndexError):
-        covers = [stream for stream in source.streams if _is_cover(stream)]
+        covers = [stream for stream in source.streams if is_cover(stream)]
         for packet in source.demux(covers):
             if packet.size:
                 found.setdefault(packet.stream.index, bytes(packet))
             if len(found) == len(covers):
                 break
     return found
-
-
-def can_hold(container: str, stream: Stream) -> bool:
-    """Tell whether a container can hold a stream, by writing a header with it to memory."""
-    trial = av.open(io.BytesIO(), "w", format=container)
-    try:
-        clone(trial, stream)
-        trial.start_encoding()
-    except (av.FFmpegError, ValueError):
-        return False
-    finally:
-        with suppress(av.FFmpegError):
-            trial.close()
-    return True
-
-
-def clone(output: OutputContainer, stream: Stream) -> Stream:
-    """Declare a stream like `stream`, with its tags and dispositions, for packet copies."""
-    copy = output.add_stream_from_template(stream, opaque=True)
-    copy.disposition = stream.disposition
-    copy.metadata.update(fresh_tags(stream.metadata))
-    return copy
-
-
-def fresh_tags(tags: dict[str, str]) -> dict[str, str]:
-    """Leave out the tags that would be wrong in another file."""
-    return {
-        key: value for key, value in tags.items() if key.lower().removesuffix("-eng") not in _STALE
-    }
-
-
-def _start_of(source: InputContainer) -> Fraction:
-    if not source.format.name.startswith(_BROADCAST):
-        return Fraction(0)
-    return Fraction(source.start_time or 0, av.time_base)
 
 
 def _is_made_by_muxer(stream: Stream, source: InputContainer, output: OutputContainer) -> bool:
@@ -248,10 +288,6 @@ def _is_made_by_muxer(stream: Stream, source: InputContainer, output: OutputCont
     return "timecode" in stream.metadata and output.format.name in {"mp4", "mov"}
 
 
-def _is_cover(stream: Stream) -> bool:
-    return bool(stream.disposition & Disposition.attached_pic)
-
-
 def _is_filler(packet: "Packet[Stream]") -> bool:
     """Tell whether a packet is an empty MP4 subtitle without duration.
 
@@ -261,20 +297,3 @@ def _is_filler(packet: "Packet[Stream]") -> bool:
     if context is None or context.name != "mov_text" or packet.size != 2:
         return False
     return not packet.duration and bytes(packet) == b"\0\0"
-
-
-def _is_absurd(packet: "Packet[Stream]") -> bool:
-    """Tell whether a packet's times are too far from 0 to be reckoned with."""
-    most = most_ticks(packet.time_base)
-    return any(
-        abs(ticks) > most for ticks in (packet.pts or 0, packet.dts or 0, packet.duration or 0)
-    )
-
-
-def _called(stream: Stream) -> str:
-    name = stream.name if stream.type in {"data", "attachment"} else None
-    if stream.codec_context is not None:
-        name = stream.codec_context.name
-    kind = "cover picture" if _is_cover(stream) else stream.type
-    language = f", {stream.language}" if stream.language else ""
-    return f"{kind} stream {stream.index} ({name or 'unknown codec'}{language})"

@@ -15,7 +15,7 @@ import pytest
 from clips import ClipSpec, make_clip, payloads, picture, variable_times
 
 from sepconv_video.errors import OptionsError, VideoError
-from sepconv_video.frames import Frame
+from sepconv_video.frames import Frame, Timeline
 from sepconv_video.video import (
     Encoding,
     Reader,
@@ -53,7 +53,9 @@ def copy(source, target, encoding=None, factor=1, every=7):
                 for frame in repeated(frames, first, first + every, factor):
                     writer.write(frame)
                 pieces.append((path, writer.finish()))
-        return Copy(codec=track.codec, notes=join(pieces, target, track, source, target))
+        return Copy(
+            codec=track.codec, notes=join(pieces, target, track, source, target, Timeline()).notes
+        )
 
 
 @dataclasses.dataclass
@@ -285,12 +287,12 @@ def test_what_the_container_cannot_hold_is_named(tmp_path, png):
     source = make_clip(tmp_path / "a.mkv", rich(png, attachment=b"glyphs"))
     notes = copy(source, tmp_path / "b.mp4").notes
     assert len(notes) == 2
-    assert "subtitle stream 2 (srt, eng) left out" in notes[0]
-    assert "matroska file can" in notes[0]
+    assert "subtitle stream 2 (srt, eng) converted to mov_text" in notes[0]
     assert "attachment stream 4 (font.ttf) left out" in notes[1]
+    assert "matroska file can" in notes[1]
     with av.open(str(tmp_path / "b.mp4")) as output:
         kinds = [stream.type for stream in output.streams if stream.type != "data"]
-    assert kinds == ["video", "audio", "video"]
+    assert kinds == ["video", "audio", "subtitle", "video"]
 
 
 def test_a_cover_moves_from_mp4_to_matroska(tmp_path, png):
@@ -498,7 +500,14 @@ def test_leaving_by_an_exception_closes_everything(tmp_path):
         raise RuntimeError
     assert open_files() == before
     with pytest.raises(VideoError, match="damaged"):
-        join([(tmp_path / "b", SOME_TIMES)], tmp_path / "c.mp4", track_of(info), source, Path("c"))
+        join(
+            [(tmp_path / "b", SOME_TIMES)],
+            tmp_path / "c.mp4",
+            track_of(info),
+            source,
+            Path("c"),
+            Timeline(),
+        )
     assert open_files() == before
     (tmp_path / "b").unlink()
 
@@ -513,7 +522,14 @@ def test_a_shortened_segment_is_refused(tmp_path):
         writer.write(frames[0])
         assert writer.finish().pts == (0,)
     with pytest.raises(VideoError, match="1 of 2 frames are left") as caught:
-        join([(tmp_path / "b", SOME_TIMES)], tmp_path / "c.mp4", track_of(info), source, Path("c"))
+        join(
+            [(tmp_path / "b", SOME_TIMES)],
+            tmp_path / "c.mp4",
+            track_of(info),
+            source,
+            Path("c"),
+            Timeline(),
+        )
     assert "--no-resume" in caught.value.hint
 
 
@@ -521,7 +537,7 @@ def test_a_rehearsal_finds_what_cannot_be_joined(tmp_path):
     source = make_clip(tmp_path / "a.mp4", ClipSpec(audio=True))
     info = read(source)[1]
     before = open_files()
-    rehearse(track_of(info), source, tmp_path / "b.mp4")
+    rehearse(track_of(info), source, tmp_path / "b.mp4", Timeline())
     with pytest.raises(VideoError, match="cannot open encoder"):
         rehearse(
             Track(
@@ -532,6 +548,7 @@ def test_a_rehearsal_finds_what_cannot_be_joined(tmp_path):
             ),
             source,
             tmp_path / "b.mp4",
+            Timeline(),
         )
     assert open_files() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
@@ -586,7 +603,7 @@ def test_ticks_too_fine_for_ffmpeg_are_rounded_with_a_note(tmp_path):
             moved = dataclasses.replace(frame, pts=index * 100_000_001, duration=100_000_001)
             writer.write(moved)
         piece = (tmp_path / "b", writer.finish())
-    notes = join([piece], tmp_path / "b.mp4", track, source, tmp_path / "b.mp4")
+    notes = join([piece], tmp_path / "b.mp4", track, source, tmp_path / "b.mp4", Timeline()).notes
     assert "rounded to 1/1000000 s" in notes[0]
     for before, after in pairwise(seconds(tmp_path / "b.mp4")):
         assert float(after - before) == pytest.approx(1 / 30, abs=1e-5)

@@ -1,0 +1,226 @@
+"""Decoding: a file in, pictures in presentation order out, with times that can be relied on.
+
+No picture is lost silently: what could not be decoded is counted in `Faults`, what is mended
+or changes on the way in `notes`. This module knows nothing of planes and frames.
+"""
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import av
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from sepconv_video.errors import VideoError
+from sepconv_video.frames import Reading
+from sepconv_video.video.clock import Clock
+from sepconv_video.video.faults import explain, is_broken_off
+from sepconv_video.video.source import (
+    cuts_packets_short,
+    main_video,
+    open_source,
+    why_without_size,
+)
+from sepconv_video.video.window import seek, window_of
+
+_MOST_NAMED = 3  # changes in mid-stream that are named one by one
+
+
+class Decoder:
+    """Decodes the main video stream of a file, once, from a key frame before what is wanted.
+
+    Attributes:
+        container: The file.
+        stream: Its main video.
+        window: The stretch of it that is wanted.
+        first: The first picture.
+        faults: What was found broken so far.
+    """
+
+    def __init__(self, path: Path, reading: Reading) -> None:
+        """Open the file and decode a picture at or before the first one wanted.
+
+        Indices are not always right: what a seek finds is believed only if it is a key frame
+        that is shown early enough, else the file is read from its beginning.
+
+        Raises:
+            VideoError: If there is no video in it that can be decoded.
+        """
+        self._path, self._reading = path, reading
+        if not (reading.timeline.start_s and self._has_sought()):
+            self._open(None)
+            try:
+                self.first = self._first_of_all()
+            except BaseException:
+                self.container.close()
+                raise
+        self._ahead = deque([self.first])
+        self._clock = Clock(self.stream, has_times=not self._is_avi, first_dts=self._first_dts)
+
+    def _has_sought(self) -> bool:
+        """Go to the first picture wanted, if the file can be relied on to go there."""
+        self._open(None)
+        points, has_order = self.window.seek_points(), self.stream.codec_context.has_b_frames
+        self.container.close()
+        # AVI does not say when pictures are shown; with B-frames only counting all tells
+        for point in [] if self._is_avi and has_order else points:
+            self._open(point)
+            first = next(self._decoded, None)
+            if first is not None and self._is_early(first):
+                self.first = first
+                return True
+            self.close()
+        return False
+
+    def _open(self, seek_s: Fraction | None) -> None:
+        self.faults = Faults()
+        self._aspects: list[str] = []
+        self._first_dts: int | None = None  # of the packet that decoding began with
+        self.container = open_source(self._path)
+        try:
+            self.stream: VideoStream = main_video(self.container, self._path)
+        except BaseException:
+            self.container.close()
+            raise
+        self._is_avi = self.container.format.name == "avi"
+        self.window = window_of(self.container, self.stream, self._reading.timeline)
+        self.stream.thread_type = "AUTO"
+        if seek_s is None:
+            self._first_dts = self.stream.start_time
+        else:
+            seek(self.container, self.stream, seek_s)
+        self._decoded = self._decode()
+
+    def _is_early(self, first: av.VideoFrame) -> bool:
+        """Tell whether a seek led to a picture from which on everything wanted is decoded."""
+        ticks = self._first_dts if self._is_avi else first.pts
+        if ticks is None or not first.key_frame or self.window.begin_s is None:
+            return False
+        return ticks * Fraction(self.stream.time_base or 0) <= self.window.begin_s
+
+    def _first_of_all(self) -> av.VideoFrame:
+        first = next(self._decoded, None)
+        if first is None:
+            why = [self.faults.summary or "its video stream is empty"]
+            why += filter(None, [why_without_size(self.stream)])
+            raise VideoError(
+                f"cannot read `{self._path}`: not one frame can be decoded: {'; '.join(why)}",
+                "was it copied or downloaded to the end?",
+            )
+        return first
+
+    def close(self) -> None:
+        """Close the file; pictures already given stay valid."""
+        try:
+            self._decoded.close()
+        except ValueError:  # a thread hangs in it, on a dead file system: nothing can be closed
+            return
+        self.container.close()
+
+    @property
+    def notes(self) -> list[str]:
+        """What was mended, or changed in mid-stream; final after `pictures`."""
+        if not self._aspects:
+            return self._clock.notes
+        changes = named(self._aspects)
+        return [*self._clock.notes, f"the sample aspect ratio changes {changes}: first kept"]
+
+    def look_ahead(self) -> Iterator[av.VideoFrame]:
+        """Give the first pictures, as many as are asked for, which `pictures` gives again."""
+        yield self.first
+        for picture in self._decoded:
+            self._ahead.append(picture)
+            yield picture
+
+    def pictures(self) -> Iterator[av.VideoFrame]:
+        """Give all pictures, with usable times; may be iterated once."""
+        while (picture := self._next()) is not None:
+            if self._clock.is_left_over(picture):
+                continue
+            duration = self._clock.duration(picture)
+            picture.pts, picture.duration = self._clock.pts(picture), duration
+            picture.time_base = self._clock.tick
+            yield picture
+
+    def _next(self) -> av.VideoFrame | None:
+        return self._ahead.popleft() if self._ahead else next(self._decoded, None)
+
+    def _decode(self) -> Generator[av.VideoFrame, None, None]:
+        """Decode every packet, counting faults instead of raising them."""
+        index, aspect = 0, None
+        for packet in chain(self._packets(), [None]):
+            try:
+                pictures = self.stream.decode(packet)
+            except av.EOFError:  # already flushed by the demuxer's last, empty packet
+                continue
+            except av.FFmpegError:
+                self.faults.packets += 1
+                continue
+            found = self.stream.codec_context.sample_aspect_ratio
+            if pictures and found and aspect and found != aspect:
+                self._aspects.append(f"from {aspect} to {found} at frame {index}")
+            aspect = found or aspect
+            for picture in pictures:
+                self.faults.pictures += picture.is_corrupt
+                index += 1
+                yield picture
+        self.faults.broken_off |= is_broken_off(self._path)
+
+    def _packets(self) -> Iterator["Packet[VideoStream]"]:
+        """Demux the stream up to the end of the file or the first place it cannot be read."""
+        drops_corrupt = cuts_packets_short(self.container)
+        try:
+            for packet in self.container.demux(self.stream):
+                if self._first_dts is None:
+                    self._first_dts = packet.dts
+                if packet.is_corrupt and drops_corrupt:
+                    self.faults.packets += 1
+                else:
+                    yield packet
+        except av.FFmpegError as fault:
+            self.faults.reading = explain(fault)[0]
+        except IndexError:
+            # at the end PyAV 18.1 looks for streams that appeared after the beginning, in vain
+            return
+
+
+class Faults:
+    """Counts what was found broken while decoding."""
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self.packets = 0
+        self.pictures = 0
+        self.broken_off = False
+        self.reading = ""
+
+    def forget(self) -> None:
+        """Leave out what was found so far: it is before what is wanted."""
+        self.packets = self.pictures = 0
+
+    @property
+    def summary(self) -> str | None:
+        """All of it, in one line; None if nothing is broken."""
+        parts = []
+        if self.broken_off:
+            parts.append("the file is broken off before its end")
+        if self.reading:
+            parts.append(f"reading stopped early: {self.reading}")
+        if self.packets:
+            parts.append(f"{self.packets} {_plural('packet', self.packets)} could not be decoded")
+        if self.pictures:
+            parts.append(f"{self.pictures} {_plural('frame', self.pictures)} decoded with errors")
+        return "; ".join(parts) or None
+
+
+def _plural(noun: str, count: int) -> str:
+    return noun if count == 1 else f"{noun}s"
+
+
+def named(changes: list[str]) -> str:
+    """Name some changes for the user."""
+    more = len(changes) - _MOST_NAMED
+    return ", ".join(changes[:_MOST_NAMED]) + (f" and {more} times more" if more > 0 else "")

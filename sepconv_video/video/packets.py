@@ -1,0 +1,170 @@
+"""Reading a source's packets: those of the stretch that is used, and when each stream ends."""
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Discard, Stream
+from av.video.stream import VideoStream
+
+from sepconv_video.frames import Timeline
+from sepconv_video.video.holding import is_cover
+from sepconv_video.video.source import cuts_packets_short, main_video, most_ticks, open_source
+from sepconv_video.video.window import seek, window_of
+
+_EARLY_S = 30
+"""Reading begins so much before the stretch: a line of text may have begun before it."""
+_LATE_S = 10
+"""And ends so much after it: packets are not quite in the order of their times."""
+
+
+class SourcePackets:
+    """The packets of a source within its timeline, in the order of the file.
+
+    Attributes:
+        container: The open source.
+        main: Its main video stream.
+        window: The stretch that is used.
+        refused: Packets so far that were left out because their times are absurd.
+        ends_s: When each stream read ends in the stretch, by its index, on the source's clock.
+    """
+
+    def __init__(self, path: Path, timeline: Timeline) -> None:
+        """Open `path`, for demuxing only.
+
+        Raises:
+            VideoError: It cannot be read.
+        """
+        self._path, self._timeline = path, timeline
+        self.refused, self.ends_s = 0, dict[int, Fraction]()
+        self._last_s: dict[int, Fraction] = {}
+        self._has_key: set[int] = set()
+        self._packets: Iterator[Packet[Stream]] = iter(())
+        self._open()
+        for point in self.window.seek_points(_EARLY_S):
+            if self._goes_to(point):
+                return
+        if self.window.seek_points(_EARLY_S):
+            self.container.close()
+            self._open()
+
+    def _open(self) -> None:
+        self.container: InputContainer = open_source(self._path)
+        try:
+            self.main: VideoStream = main_video(self.container, self._path)
+        except BaseException:
+            self.container.close()
+            raise
+        self.window = window_of(self.container, self.main, self._timeline)
+
+    def _goes_to(self, point_s: Fraction) -> bool:
+        """Seek; tell whether it led to a packet before the stretch."""
+        if not seek(self.container, self.main, point_s):
+            return False
+        try:
+            first = next(iter(self.container.demux()), None)
+        except (av.FFmpegError, IndexError):
+            return False
+        time_s = None if first is None else _time_of(first)
+        if time_s is None or not self.window.is_before(time_s):
+            return False
+        return seek(self.container, self.main, point_s)  # once more, for that packet
+
+    def close(self) -> None:
+        """Close the source."""
+        self.container.close()
+
+    def begin(self, wanted: set[int]) -> None:
+        """Begin to read the streams with these indices, and the main video for its end."""
+        for stream in self.container.streams:
+            if stream.index not in wanted | {self.main.index}:
+                stream.discard = Discard.all
+        read = sorted(wanted | {self.main.index})
+        self._packets = self.container.demux([self.container.streams[index] for index in read])
+
+    def next(self) -> "Packet[Stream] | None":
+        """Give the next packet that is not the main video's; None at the end."""
+        try:
+            for packet in self._packets:
+                if self._is_wanted(packet):
+                    return packet
+        except (av.FFmpegError, IndexError):
+            # the reader of the video meets the same, and reports it where it is a fault
+            pass
+        self._packets = iter(())
+        return None
+
+    def _is_wanted(self, packet: "Packet[Stream]") -> bool:
+        is_flush = packet.size == 0 and packet.pts is None and packet.dts is None
+        if is_flush or (packet.is_corrupt and cuts_packets_short(self.container)):
+            return False
+        if _is_absurd(packet):
+            self.refused += packet.stream.index != self.main.index
+            return False
+        dts_s = (packet.dts or 0) * packet.time_base
+        if self.window.end_s is not None and dts_s > self.window.end_s + _LATE_S:
+            self._packets = iter(())
+        return self._is_within(packet) and packet.stream.index != self.main.index
+
+    def _is_within(self, packet: "Packet[Stream]") -> bool:
+        """Tell whether a packet belongs to the stretch; cut it to it if it is text."""
+        stream = packet.stream
+        if is_cover(stream):
+            packet.pts = packet.dts = round(self.window.origin_s / packet.time_base)
+            return True
+        if stream.index == self.main.index and self.container.format.name == "avi":
+            packet.pts = None  # made up, and wrong where there are B-frames; see the reader
+        time_s = _time_of(packet)
+        if time_s is None:  # belongs to the one before
+            time_s = self._last_s.get(stream.index)
+            if time_s is None:
+                return self.window.begin_s is None
+        self._last_s[stream.index] = time_s
+        if stream.type == "subtitle":
+            return self._cut(packet, time_s)
+        if self.window.is_before(time_s) or self.window.is_after(time_s):
+            return False
+        if stream.type == "video" and stream.index != self.main.index:
+            return self._can_be_decoded(packet)
+        self._note_end(packet, time_s)
+        return True
+
+    def _cut(self, packet: "Packet[Stream]", start_s: Fraction) -> bool:
+        duration_s = (packet.duration or 0) * packet.time_base
+        rest = self.window.clipped(start_s, start_s + duration_s)
+        if rest is None:
+            return False
+        if rest != (start_s, start_s + duration_s):
+            packet.pts = packet.dts = math.ceil(rest[0] / packet.time_base)
+            packet.duration = max(1, int(rest[1] / packet.time_base) - packet.pts)
+        return True
+
+    def _can_be_decoded(self, packet: "Packet[Stream]") -> bool:
+        """Tell whether a second video has had a key frame since the stretch began."""
+        if packet.is_keyframe or self.window.begin_s is None:
+            self._has_key.add(packet.stream.index)
+        return packet.stream.index in self._has_key
+
+    def _note_end(self, packet: "Packet[Stream]", time_s: Fraction) -> None:
+        end_s = time_s + (packet.duration or 0) * packet.time_base
+        if self.window.end_s is not None and packet.stream.index == self.main.index:
+            end_s = min(end_s, self.window.end_s)
+        index = packet.stream.index
+        self.ends_s[index] = max(end_s, self.ends_s.get(index, end_s))
+
+
+def _time_of(packet: "Packet[Stream]") -> Fraction | None:
+    ticks = packet.dts if packet.pts is None else packet.pts
+    return None if ticks is None else ticks * Fraction(packet.time_base)
+
+
+def _is_absurd(packet: "Packet[Stream]") -> bool:
+    """Tell whether a packet's times are too far from 0 to be reckoned with."""
+    most = most_ticks(packet.time_base)
+    return any(
+        abs(ticks) > most for ticks in (packet.pts or 0, packet.dts or 0, packet.duration or 0)
+    )
