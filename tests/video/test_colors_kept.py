@@ -437,6 +437,20 @@ def test_formats_on_request(tmp_path, pix_fmt, asked, exact):
         assert decoded(target, pix_fmt, *scaled)[::2] == decoded(source, pix_fmt)
 
 
+@pytest.mark.parametrize("codec", ["ffv1", "libx264"])
+def test_colours_are_where_they_were_when_subsampled(tmp_path, codec):
+    """Chroma at the left, as players take it where nothing is said."""
+    spec = ClipSpec(codec="ffv1", pix_fmt="yuv444p", count=3, colorspace=1, color_range=1)
+    source = make_clip(tmp_path / "a.mkv", spec)
+    convert(source, tmp_path / "b.mkv", codec=codec, crf=0 if codec == "libx264" else None,
+            pix_fmt="yuv420p")  # fmt: skip
+    scale = "scale=flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+    expected = decoded(source, "yuv420p", "-vf", f"{scale}:out_h_chr_pos=0:out_v_chr_pos=128")
+    for one, other in zip(decoded(tmp_path / "b.mkv", "yuv420p")[::2], expected, strict=True):
+        codes = [np.frombuffer(raw, np.uint8).astype(int) for raw in (one, other)]
+        assert abs(codes[0] - codes[1]).max() <= 1
+
+
 STILLS = ["yuv420p", "yuv422p", "yuv444p", "gray", "gbrp"]
 
 
