@@ -13,8 +13,16 @@ from sepconv_video.frames import ColorSpec, Frame, VideoInfo
 
 MATRICES = ("bt601", "bt709", "bt2020", "fcc", "smpte240m")
 SITINGS = ("left", "center", "topleft", "top")
-SHIFTS = {"420": (1, 1), "422": (1, 0), "444": (0, 0), "gray": None}
-SIZES = [(16, 12), (17, 13), (17, 12), (16, 13), (1, 1), (2, 1), (1, 2), (3, 3)]
+SHIFTS = {
+    "420": (1, 1),
+    "422": (1, 0),
+    "444": (0, 0),
+    "440": (0, 1),
+    "411": (2, 0),
+    "410": (2, 2),
+    "gray": None,
+}
+SIZES = [(16, 12), (17, 13), (18, 14), (19, 15), (17, 12), (16, 13), (1, 1), (2, 1), (1, 2), (3, 3)]
 SWS_MATRIX = {
     "bt601": Colorspace.ITU601,
     "bt709": Colorspace.ITU709,
@@ -131,7 +139,7 @@ def test_rounds_half_up():
     assert luma.flatten().tolist() == [0, 1, 2, 255]
 
 
-@pytest.mark.parametrize("layout", ["420", "422"])
+@pytest.mark.parametrize("layout", ["420", "422", "411", "410"])
 @pytest.mark.parametrize("siting", SITINGS)
 @pytest.mark.parametrize("size", SIZES)
 def test_every_siting_there_and_back_is_the_identity(size, siting, layout):

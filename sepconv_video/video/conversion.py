@@ -28,7 +28,7 @@ class Conversion:
         source = graph.add_buffer(
             width=info.width,
             height=info.height,
-            format=info.pix_fmt,
+            format=av.VideoFormat(info.pix_fmt, info.width, info.height),
             time_base=Fraction(1),
         )
         scale = graph.add("scale", _options(info.color, color))

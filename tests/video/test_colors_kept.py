@@ -334,6 +334,8 @@ def test_light_levels_that_find_no_place_are_named(tmp_path):
 
 
 DEFAULTS = {
+    "yuv411p": ("h264", "yuv422p"),
+    "yuv440p": ("h264", "yuv444p"),
     "yuv420p": ("h264", "yuv420p"),
     "yuv422p": ("h264", "yuv422p"),
     "yuv444p": ("h264", "yuv444p"),
@@ -449,6 +451,13 @@ def test_colours_are_where_they_were_when_subsampled(tmp_path, codec):
     for one, other in zip(decoded(tmp_path / "b.mkv", "yuv420p")[::2], expected, strict=True):
         codes = [np.frombuffer(raw, np.uint8).astype(int) for raw in (one, other)]
         assert abs(codes[0] - codes[1]).max() <= 1
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv411p", "yuv440p", "yuv410p"])
+def test_rare_subsamplings_are_read_as_they_are(tmp_path, pix_fmt):
+    source = make_clip(tmp_path / "a.mkv", ClipSpec(codec="ffv1", pix_fmt=pix_fmt, count=3))
+    assert convert(source, tmp_path / "b.mkv", codec="ffv1").notes == []
+    assert_sources_kept(source, tmp_path / "b.mkv", pix_fmt)
 
 
 STILLS = ["yuv420p", "yuv422p", "yuv444p", "gray", "gbrp"]
