@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import cast
 
 import av
+import numpy as np
 from av.filter import Graph
 
 from sepconv_video.frames import ColorSpec, Plane, VideoInfo
-from sepconv_video.video.formats import frame_of, layout_of
+from sepconv_video.video.formats import Layout, frame_of, layout_of
 
+# swscale knows factors for 8 bits only: of 16 bits of RGB it takes this, not 65535, for white
+_WHITE_OF_SWSCALE = 255 * 256
 _ACCURATE = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 
 
@@ -23,12 +27,15 @@ class Conversion:
         """Prepare for planes as `info` describes, to become `pix_fmt` with the colours `color`."""
         layout = layout_of(info.pix_fmt)
         assert layout is not None  # frames are planar
-        self._pix_fmt, self._layout = info.pix_fmt, layout
+        self._pix_fmt, self._layout, self._top = info.pix_fmt, layout, 0
+        if layout.is_rgb and layout.bits > 8 and color.matrix != "rgb":
+            self._pix_fmt, self._layout = "gbrp16le", Layout(16, (0, 0), is_rgb=True)
+            self._top = (1 << layout.bits) - 1
         graph = Graph()
         source = graph.add_buffer(
             width=info.width,
             height=info.height,
-            format=av.VideoFormat(info.pix_fmt, info.width, info.height),
+            format=av.VideoFormat(self._pix_fmt, info.width, info.height),
             time_base=Fraction(1),
         )
         scale = graph.add("scale", _options(info.color, color))
@@ -38,6 +45,9 @@ class Conversion:
 
     def __call__(self, planes: Sequence[Plane]) -> av.VideoFrame:
         """Convert one frame."""
+        if self._top:
+            scaled = (plane * np.float64(_WHITE_OF_SWSCALE / self._top) for plane in planes)
+            planes = [cast(Plane, np.rint(plane).astype(np.uint16)) for plane in scaled]
         picture = frame_of(planes, self._pix_fmt, self._layout)
         picture.pts, picture.time_base = 0, Fraction(1)
         self._graph.vpush(picture)

@@ -155,6 +155,35 @@ def test_rgb_becomes_bt709_where_the_codec_has_none(tmp_path):
         assert abs(codes[0] - codes[1]).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("bits", "depth", "chosen"),
+    [
+        (10, 10, {"codec": "libx264", "crf": 0}),
+        (12, 12, {"codec": "ffv1", "pix_fmt": "yuv444p12le"}),
+        (16, 12, {"codec": "libx265", "crf": 0}),
+    ],
+)
+def test_deep_rgb_becomes_deep_bt709(tmp_path, bits, depth, chosen):
+    """Against H.273's equations; swscale alone would make white 0.4 % too bright."""
+    source = make_rgb(tmp_path / "a.mkv", "ffv1", f"gbrp{bits}le")
+    target = tmp_path / "b.mkv"
+    report = convert(source, target, **chosen)
+    assert [note for note in report.notes if f"to yuv444p{depth}le" in note]
+    with Reader(source) as reader, Reader(target) as written:
+        rgb, color = next(reader.frames()).planes, written.info.color
+        ours = next(written.frames()).planes
+    assert (color.matrix, color.full_range, color.range_tag) == ("bt709", False, 1)
+    green, blue, red = (plane / (2**bits - 1) for plane in rgb)
+    luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    scale = 2 ** (depth - 8)
+    chroma = [
+        128 * scale + 224 * scale * (a - luma) / b for a, b in ((blue, 1.8556), (red, 1.5748))
+    ]
+    error = [o - e for o, e in zip(ours, (16 * scale + 219 * scale * luma, *chroma), strict=True)]
+    assert np.abs(np.mean(error, axis=(1, 2))).max() < 0.3
+    assert np.abs(error).max() < (1 if chosen["codec"] == "ffv1" else 20)  # coding noise
+
+
 def test_palettes_are_expanded_and_alpha_is_named(tmp_path):
     source, target = tmp_path / "a.gif", tmp_path / "b.mkv"
     generate(source)
@@ -458,6 +487,12 @@ def test_rare_subsamplings_are_read_as_they_are(tmp_path, pix_fmt):
     source = make_clip(tmp_path / "a.mkv", ClipSpec(codec="ffv1", pix_fmt=pix_fmt, count=3))
     assert convert(source, tmp_path / "b.mkv", codec="ffv1").notes == []
     assert_sources_kept(source, tmp_path / "b.mkv", pix_fmt)
+
+
+def test_rgb_of_h264(tmp_path):
+    source = make_rgb(tmp_path / "a.mkv", "ffv1", "bgr0")
+    assert convert(source, tmp_path / "b.mkv", codec="libx264rgb", crf=0).notes == []
+    assert_sources_kept(source, tmp_path / "b.mkv", "gbrp")
 
 
 STILLS = ["yuv420p", "yuv422p", "yuv444p", "gray", "gbrp"]
