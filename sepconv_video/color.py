@@ -151,10 +151,10 @@ def _upsample(chroma: Tensor, info: VideoInfo) -> Tensor:
     """(N, 2, rows, columns) of chroma to (N, 2, H, W): bilinear, edges repeated."""
     across, along = info.chroma_shift or (0, 0)
     on_column, on_row = _ON_LUMA[info.color.siting]
-    if across:
-        chroma = _double(chroma, 3, on_column, info.width)
-    if along:
-        chroma = _double(chroma, 2, on_row, info.height)
+    for shift in reversed(range(across)):
+        chroma = _double(chroma, 3, on_column, -(-info.width >> shift))
+    for shift in reversed(range(along)):
+        chroma = _double(chroma, 2, on_row, -(-info.height >> shift))
     return chroma
 
 
@@ -174,9 +174,9 @@ def _downsample(chroma: Tensor, info: VideoInfo) -> Tensor:
     """(N, 2, H, W) to (N, 2, rows, columns), exactly undoing `_upsample`, odd sizes included."""
     across, along = info.chroma_shift or (0, 0)
     on_column, on_row = _ON_LUMA[info.color.siting]
-    if across:
+    for _ in range(across):
         chroma = _halve(chroma, -1, on_column)
-    if along:
+    for _ in range(along):
         chroma = _halve(chroma, -2, on_row)
     return chroma
 

@@ -1,3 +1,4 @@
+import itertools
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,16 +11,31 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from sepconv_video.color import download, from_rgb, to_rgb, upload
 from sepconv_video.frames import ColorSpec, Frame, VideoInfo
 
-MATRICES = ("bt601", "bt709", "bt2020")
-SHIFTS = {"420": (1, 1), "422": (1, 0), "444": (0, 0), "gray": None}
-SIZES = [(16, 12), (17, 13), (17, 12), (16, 13), (1, 1), (2, 1), (1, 2), (3, 3)]
-SWS_MATRIX = {"bt601": Colorspace.ITU601, "bt709": Colorspace.ITU709, "bt2020": Colorspace.BT2020}
+MATRICES = ("bt601", "bt709", "bt2020", "fcc", "smpte240m")
+SITINGS = ("left", "center", "topleft", "top")
+SHIFTS = {
+    "420": (1, 1),
+    "422": (1, 0),
+    "444": (0, 0),
+    "440": (0, 1),
+    "411": (2, 0),
+    "410": (2, 2),
+    "gray": None,
+}
+SIZES = [(16, 12), (17, 13), (18, 14), (19, 15), (17, 12), (16, 13), (1, 1), (2, 1), (1, 2), (3, 3)]
+SWS_MATRIX = {
+    "bt601": Colorspace.ITU601,
+    "bt709": Colorspace.ITU709,
+    "bt2020": Colorspace.BT2020,
+    "fcc": Colorspace.FCC,
+    "smpte240m": Colorspace.SMPTE240M,
+}
 # In levels; above 10 bits swscale's 15-bit coefficients, not ours, are what differs.
 TOLERANCE = {8: 1, 10: 1, 12: 2, 16: 24}
 ACCURATE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
-def make_info(size=(16, 12), layout="420", bits=8, matrix="bt709", full_range=False):
+def make_info(size=(16, 12), layout="420", bits=8, matrix="bt709", full_range=False, siting="left"):
     return VideoInfo(
         path=Path("made.mkv"),
         width=size[0],
@@ -27,7 +43,7 @@ def make_info(size=(16, 12), layout="420", bits=8, matrix="bt709", full_range=Fa
         pix_fmt=f"yuv{layout}p",
         bits=bits,
         chroma_shift=SHIFTS[layout],
-        color=ColorSpec(matrix=matrix, full_range=full_range),
+        color=ColorSpec(matrix=matrix, full_range=full_range, siting=siting),
         time_base=Fraction(1, 25),
         rate=Fraction(25),
         frame_count_from_header=None,
@@ -58,8 +74,10 @@ def difference(planes, others):
 @pytest.mark.parametrize("layout", SHIFTS)
 @pytest.mark.parametrize("size", SIZES)
 def test_there_and_back_is_the_identity(size, layout, bits, full_range):
-    for matrix in MATRICES:
-        info = make_info(size, layout, bits, matrix, full_range)
+    for matrix, siting in zip((*MATRICES, "rgb"), itertools.cycle(SITINGS)):
+        if matrix == "rgb" and layout != "444":
+            continue
+        info = make_info(size, layout, bits, matrix, full_range, siting)
         planes = random_planes(info)
         back = from_rgb(to_rgb(planes, info), info)
         assert [b.dtype for b in back] == [p.dtype for p in planes]
@@ -121,19 +139,69 @@ def test_rounds_half_up():
     assert luma.flatten().tolist() == [0, 1, 2, 255]
 
 
+@pytest.mark.parametrize("layout", ["420", "422", "411", "410"])
+@pytest.mark.parametrize("siting", SITINGS)
+@pytest.mark.parametrize("size", SIZES)
+def test_every_siting_there_and_back_is_the_identity(size, siting, layout):
+    for bits, full_range in ((8, False), (12, True)):
+        info = make_info(size, layout, bits, "bt2020", full_range, siting)
+        planes = random_planes(info)
+        for error in difference(planes, from_rgb(to_rgb(planes, info), info)):
+            assert not error.any()
+
+
+# Position of the first chroma sample in luma samples, across and along: H.273 figures 1 and 8.
+POSITIONS = {"left": (0, 0.5), "center": (0.5, 0.5), "topleft": (0, 0), "top": (0.5, 0)}
+
+
+@pytest.mark.parametrize("siting", SITINGS)
 @pytest.mark.parametrize("size", [(16, 12), (17, 13), (2, 1)])
-def test_chroma_is_interpolated_where_it_lies(size):
-    """Against linear interpolation written with positions: left across, between two along."""
-    info = make_info(size, "420", matrix="bt601", full_range=True)
+def test_chroma_is_interpolated_where_it_lies(size, siting):
+    """Against linear interpolation written with positions."""
+    info = make_info(size, "420", matrix="bt601", full_range=True, siting=siting)
     planes = list(random_planes(info, count=1))
     planes[0].zero_()
     rgb = to_rgb(planes, info)
     cr = (planes[2][0].double().numpy() - 128) / 255
     rows, columns = cr.shape
-    x, y = np.arange(info.width) / 2, np.arange(info.height) / 2 - 0.25
+    across, along = POSITIONS[siting]
+    x, y = (np.arange(info.width) - across) / 2, (np.arange(info.height) - along) / 2
     wide = np.stack([np.interp(x, np.arange(columns), row) for row in cr])
     whole = np.stack([np.interp(y, np.arange(rows), column) for column in wide.T]).T
     np.testing.assert_allclose(rgb[0, 0].numpy(), 2 * (1 - 0.299) * whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("full_range", [False, True])
+@pytest.mark.parametrize("bits", [8, 10])
+@pytest.mark.parametrize("layout", ["420", "422"])
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_subsampled_chroma_agrees_with_swscale(matrix, layout, bits, full_range):
+    """On a smooth picture, whose chroma hardly depends on the filter; swscale means `center`."""
+    info = make_info((64, 48), layout, bits, matrix, full_range, "center")
+    y, x = torch.meshgrid(torch.arange(48.0), torch.arange(64.0), indexing="ij")
+    waves = [torch.sin(x / 20 + k) * torch.cos(y / 17 - k) for k in range(3)]
+    white = white_of_swscale(bits)
+    dtype = np.uint8 if bits == 8 else np.uint16
+    codes = ((0.5 + 0.4 * torch.stack(waves)) * white).round().numpy().astype(dtype)
+    suffix = "" if bits == 8 else f"{bits}le"
+    theirs = swscale(codes[[1, 2, 0]], f"gbrp{suffix}", f"yuv{layout}p{suffix}", info)
+    ours = from_rgb(torch.from_numpy(codes / white)[None], info)
+    for plane, other in zip(ours, theirs, strict=True):
+        rows, columns = plane.shape[1:]
+        inner = (slice(2, rows - 2), slice(2, columns - 2))
+        error = plane[0].int().numpy()[inner] - other[:, :columns].astype(int)[inner]
+        assert abs(error).max() <= 1 << (bits - 8)
+
+
+def test_rgb_planes_are_only_scaled():
+    for bits, full_range, black, white in ((8, True, 0, 255), (10, False, 64, 940)):
+        info = make_info((3, 1), "444", bits, "rgb", full_range)
+        codes = torch.tensor([[black, white, (black + white) // 2]])[None]
+        planes = tuple(codes.roll(k, -1).to(torch.uint16) for k in range(3))
+        green, blue, red = (to_rgb(planes, info)[0, channel, 0] for channel in (1, 2, 0))
+        for k, channel in enumerate((green, blue, red)):
+            wanted = ((planes[k][0, 0].double() - black) / (white - black)).float()
+            torch.testing.assert_close(channel, wanted)
 
 
 @pytest.mark.parametrize("layout", ["420", "422"])
@@ -173,7 +241,7 @@ def swscale(planes, source, target, info):
     )
     dtype = np.uint8 if info.bits <= 8 else np.uint16
     return [
-        np.frombuffer(plane, dtype).reshape(info.height, -1)[:, : info.width]
+        np.frombuffer(plane, dtype).reshape(plane.height, -1)[:, : plane.width]
         for plane in made.planes
     ]
 

@@ -169,7 +169,7 @@ def _default_codecs(info: VideoInfo, container: str) -> list[str]:
     across, down = info.chroma_shift or (0, 0)
     is_odd = info.width % (1 << across) != 0 or info.height % (1 << down) != 0
     if info.bits > 12:
-        return ["ffv1"]
+        return ["ffv1", "libx265"] if info.pix_fmt.startswith("gbrp") else ["ffv1"]
     usual = "libx264" if info.bits == 8 and not is_hdr(info.color.transfer_tag) else "libx265"
     if usual == "libx264" and info.pix_fmt == "gbrp":
         return [usual]  # few players know RGB in H.265; 4:4:4 in H.264 many more
@@ -205,10 +205,11 @@ def _wider(codec: str, info: VideoInfo) -> Form | None:
 
 
 def _from_rgb(codec: str, info: VideoInfo) -> Form | None:
-    """Find a 4:4:4 format as deep as the RGB planes, or deeper."""
+    """Find a 4:4:4 format as deep as the RGB planes, or deeper; 12 bits must do for 16."""
     if not info.pix_fmt.startswith("gbrp"):
         return None
     alike = wider_formats(info.pix_fmt.replace("gbrp", "yuv444p"))
+    alike += ["yuv444p12le"] if info.bits > 12 else []
     form = _first_accepted(codec, info, alike)
     return form and Form(pix_fmt=form.pix_fmt, stored_as=form.stored_as, is_converted=True)
 
@@ -239,6 +240,7 @@ def _as_asked(info: VideoInfo, pix_fmt: str) -> VideoInfo:
 
 def _asked(codecs: list[str], pix_fmt: str, info: VideoInfo) -> tuple[str, Form]:
     """Choose the first encoder that takes what the user asks for, or its planar twin."""
+    pix_fmt = pix_fmt.replace("yuvj", "yuv")  # whose range would not be the one that is tagged
     twin = planar_twin(pix_fmt) or pix_fmt
     is_exact = twin in wider_formats(info.pix_fmt)
     for codec in codecs:
@@ -360,8 +362,8 @@ def _note(codec: str, form: Form, info: VideoInfo, *, asked: bool) -> str:
         return f"converted from {info.pix_fmt} to {form.stored_as}, as asked" * form.is_converted
     if form.is_converted:
         return (
-            f"RGB converted to {form.pix_fmt} (BT.709, limited range): `{codec}` has no RGB; "
-            "`--codec libx265`, or `--codec ffv1` into `.mkv`, keeps it"
+            f"RGB converted to {form.pix_fmt} (BT.709, limited range): `{codec}` does not take "
+            f"{info.pix_fmt}; `--codec ffv1` into `.mkv` keeps it"
         )
     if form.pix_fmt == info.pix_fmt:
         return ""

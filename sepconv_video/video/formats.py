@@ -25,8 +25,16 @@ ACCURATE = (
 )
 """How swscale converts what cannot be kept exactly."""
 
-_SUBSAMPLING = {"420": (1, 1), "422": (1, 0), "444": (0, 0)}
-_YUV = re.compile(r"yuv(a?)j?(420|422|444)p(9|10|12|14|16)?(?:le|be)?")
+# log2 of the subsampling across and along, in the order in which `wider_formats` tries them
+_SUBSAMPLING = {
+    "410": (2, 2),
+    "420": (1, 1),
+    "411": (2, 0),
+    "422": (1, 0),
+    "440": (0, 1),
+    "444": (0, 0),
+}
+_YUV = re.compile(r"yuv(a?)j?(420|422|444|440|411|410)p(9|10|12|14|16)?(?:le|be)?")
 _GRAY = re.compile(r"(?:gray|ya)(8|9|10|12|14|16)?(?:le|be)?")
 _RGB = re.compile(r"gbra?p(9|10|12|14|16)?(?:le|be)?")
 _PACKED_RGB = re.compile(r"(?:rgb|bgr)(24|48)(?:le|be)?|(?:rgba|bgra)(64)(?:le|be)")

@@ -80,8 +80,6 @@ def parameters(codec: str, light: LightLevels) -> list[str]:
     if light.content:
         names = {"libx264": "cll", "libx265": "max-cll", "libsvtav1": "content-light"}
         found.append(f"{names[codec]}={light.content[0]},{light.content[1]}")
-    if codec == "libx265":
-        found.append("hdr10=1")
     return found
 
 

@@ -14,26 +14,19 @@ from av.codec.context import Flags, ThreadType
 from av.container import OutputContainer
 from av.format import ContainerFormat
 from av.video.codeccontext import VideoCodecContext
-from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame, Plane, VideoInfo
+from sepconv_video.video.conversion import Conversion
 from sepconv_video.video.encoders import Encoding, plan
 from sepconv_video.video.faults import explain
-from sepconv_video.video.formats import ACCURATE, frame_of, layout_of, widen
+from sepconv_video.video.formats import frame_of, layout_of, widen
 from sepconv_video.video.headers import announce, can_announce
 from sepconv_video.video.light import PARAMETERS
 
 _MOST_TICKS = 2**31 - 1  # FFmpeg keeps time bases in 32 bits
 _LAMBDA_PER_QUANTISER = 118  # FF_QP2LAMBDA
-_SWSCALE_MATRICES = {
-    "bt601": Colorspace.ITU601,
-    "bt709": Colorspace.ITU709,
-    "bt2020": Colorspace.BT2020,
-    "fcc": Colorspace.FCC,
-    "smpte240m": Colorspace.SMPTE240M,
-}
 _ANNOUNCING = {"mp4", "mov", "matroska", "webm"}  # containers that hold HDR10's metadata
 _GRIDS = {"matroska": 1000, "webm": 1000, "mpegts": 90_000}  # ticks per second
 
@@ -68,7 +61,10 @@ class Track:
         self._frame_ticks, self._rate = time_base, rate
         self.codec = self._plan.codec
         self.note = "; ".join(filter(None, [self._plan.note, self._light_note()]))
-        self._reformatter = VideoReformatter()
+        form = self._plan.form
+        self._conversion = (
+            Conversion(info, form.pix_fmt, self._plan.color) if form.is_converted else None
+        )
         self.time_base = time_base
         if self.container == "avi":  # a constant rate only; finer ticks become empty frames
             self.time_base = 1 / rate
@@ -157,23 +153,9 @@ class Track:
 
     def _formed(self, planes: Sequence[Plane]) -> av.VideoFrame:
         """Put planes into the encoder's format: exactly, or converted where nothing else goes."""
-        form, color = self._plan.form, self.info.color
-        if not form.is_converted:
-            return frame_of(planes, form.pix_fmt, self._plan.layout)
-        picture = frame_of(planes, self.info.pix_fmt, self._plan.layout)
-        matrix, to_matrix = (
-            _SWSCALE_MATRICES.get(spec.matrix, Colorspace.ITU709)
-            for spec in (color, self._plan.color)
-        )
-        return self._reformatter.reformat(
-            picture,
-            format=form.pix_fmt,
-            interpolation=ACCURATE,
-            src_colorspace=to_matrix if color.matrix == "rgb" else matrix,
-            dst_colorspace=matrix if self._plan.color.matrix == "rgb" else to_matrix,
-            src_color_range=2 if color.full_range else 1,
-            dst_color_range=2 if self._plan.color.full_range else 1,
-        )
+        if self._conversion is not None:
+            return self._conversion(planes)
+        return frame_of(planes, self._plan.form.pix_fmt, self._plan.layout)
 
     def _tag(self, bearer: av.VideoFrame | VideoCodecContext) -> None:
         color = self._plan.color

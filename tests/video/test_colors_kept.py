@@ -1,14 +1,18 @@
 """Colour from file to file: samples, tags, light levels; judged by the FFmpeg programs."""
 
 import json
+import re
 import subprocess
 from dataclasses import replace
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 import torch
+from av.bitstream import BitStreamFilterContext
+from av.sidedata.sidedata import Type
 from clips import ClipSpec, make_clip, video_frame
 
 from sepconv_video.engine import Engine
@@ -18,6 +22,7 @@ from sepconv_video.options import Job, Options
 from sepconv_video.pipeline import interpolate_file
 from sepconv_video.video import Reader
 from sepconv_video.video.headers import chroma_location
+from sepconv_video.video.light import dynamic_notes
 
 HDR = {"colorspace": 9, "color_range": 1, "primaries": 9, "transfer": 16}
 MASTERING = "G(8500,39850)B(6550,2300)R(35400,14600)WP(15635,16450)L(10000000,50)"
@@ -41,15 +46,14 @@ def convert(source, target, **chosen):
 
 
 def decoded(path, pix_fmt, *filters):
-    """All frames as the ffmpeg program decodes them, bytes of each."""
-    width, height = (probe(path)["streams"][0][side] for side in ("width", "height"))
+    """All frames, 64x48, as the ffmpeg program decodes them, bytes of each."""
     command = ["ffmpeg", "-v", "error", "-i", path, *filters, "-f", "rawvideo"]
     command += ["-pix_fmt", pix_fmt, "-vsync", "passthrough", "-"]
     raw = subprocess.run(command, check=True, capture_output=True).stdout
-    described = av.VideoFormat(pix_fmt, width, height)
-    bits = sum(p.width * p.height * (2 if p.bits > 8 else 1) for p in described.components)
-    assert len(raw) % bits == 0
-    return [raw[at : at + bits] for at in range(0, len(raw), bits)]
+    described = av.VideoFormat(pix_fmt, 64, 48)
+    size = sum(p.width * p.height * (2 if p.bits > 8 else 1) for p in described.components)
+    assert len(raw) % size == 0
+    return [raw[at : at + size] for at in range(0, len(raw), size)]
 
 
 def probe(path):
@@ -149,6 +153,35 @@ def test_rgb_becomes_bt709_where_the_codec_has_none(tmp_path):
     for one, other in zip(decoded(tmp_path / "b.mp4", "yuv444p")[::2], expected, strict=True):
         codes = [np.frombuffer(raw, np.uint8).astype(int) for raw in (one, other)]
         assert abs(codes[0] - codes[1]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("bits", "depth", "chosen"),
+    [
+        (10, 10, {"codec": "libx264", "crf": 0}),
+        (12, 12, {"codec": "ffv1", "pix_fmt": "yuv444p12le"}),
+        (16, 12, {"codec": "libx265", "crf": 0}),
+    ],
+)
+def test_deep_rgb_becomes_deep_bt709(tmp_path, bits, depth, chosen):
+    """Against H.273's equations; swscale alone would make white 0.4 % too bright."""
+    source = make_rgb(tmp_path / "a.mkv", "ffv1", f"gbrp{bits}le")
+    target = tmp_path / "b.mkv"
+    report = convert(source, target, **chosen)
+    assert [note for note in report.notes if f"to yuv444p{depth}le" in note]
+    with Reader(source) as reader, Reader(target) as written:
+        rgb, color = next(reader.frames()).planes, written.info.color
+        ours = next(written.frames()).planes
+    assert (color.matrix, color.full_range, color.range_tag) == ("bt709", False, 1)
+    green, blue, red = (plane / (2**bits - 1) for plane in rgb)
+    luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    scale = 2 ** (depth - 8)
+    chroma = [
+        128 * scale + 224 * scale * (a - luma) / b for a, b in ((blue, 1.8556), (red, 1.5748))
+    ]
+    error = [o - e for o, e in zip(ours, (16 * scale + 219 * scale * luma, *chroma), strict=True)]
+    assert np.abs(np.mean(error, axis=(1, 2))).max() < 0.3
+    assert np.abs(error).max() < (1 if chosen["codec"] == "ffv1" else 20)  # coding noise
 
 
 def test_palettes_are_expanded_and_alpha_is_named(tmp_path):
@@ -255,6 +288,74 @@ def test_8_bit_hdr_is_not_made_to_look_like_h264(tmp_path):
     assert stream["color_transfer"] == "arib-std-b67"
 
 
+def test_metadata_of_single_frames_are_named_and_left_out(tmp_path):
+    source = tmp_path / "a.hevc"
+    make_hdr(tmp_path / "a.mkv")
+    with av.open(str(tmp_path / "a.mkv")) as opened:
+        annexb = BitStreamFilterContext("hevc_mp4toannexb", opened.streams.video[0])
+        packets = [one for p in opened.demux(video=0) if p.size for one in annexb.filter(p)]
+    source.write_bytes(b"".join(with_hdr10plus(bytes(packet)) for packet in packets))
+    assert "HDR10+" in str(probe(source)["frame"]) or "2094-40" in str(probe(source)["frame"])
+    report = convert(source, tmp_path / "b.mp4")
+    assert [note for note in report.notes if note.startswith("HDR10+ metadata left out")]
+    assert "2094-40" not in str(probe(tmp_path / "b.mp4"))
+    with Reader(tmp_path / "b.mp4") as reader:
+        assert reader.info.light == LIGHT  # the static ones stay
+
+
+def with_hdr10plus(unit):
+    """Put an SEI message of SMPTE ST 2094-40 (application 4) before a picture's slices."""
+    fields = [(1, 2), (1000, 27), (0, 1), *[(5000, 17)] * 4, (0, 4), (100, 10), (0, 1), (0, 2)]
+    bits = "".join(f"{value:0{length}b}" for value, length in fields)
+    bits += "0" * (-len(bits) % 8)
+    body = bytes.fromhex("b5003c00010401") + int(bits, 2).to_bytes(len(bits) // 8, "big")
+    nal = bytes([0x4E, 0x01, 4, len(body)]) + body + b"\x80"
+    nal = re.sub(rb"\x00\x00(?=[\x00-\x03])", b"\0\0\3", nal)
+    starts = [match.start() for match in re.finditer(rb"\x00\x00\x01", unit)]
+    slice_at = next(at for at in starts if unit[at + 3] >> 1 < 32)  # types below 32 are pictures
+    return unit[:slice_at] + b"\0\0\1" + nal + unit[slice_at:]
+
+
+class SideData:
+    """One of a frame's, as PyAV gives it."""
+
+    def __init__(self, kind):
+        self.type = Type[kind]
+
+    def __bytes__(self):
+        return b"?"
+
+
+def test_dolby_vision_is_named():
+    """On what a decoder gives: no encoder here makes Dolby Vision."""
+    kinds = [SideData("DOVI_RPU_BUFFER"), SideData("DOVI_METADATA")]
+    (note,) = dynamic_notes(SimpleNamespace(side_data=kinds, color_trc=16))
+    assert note.startswith("Dolby Vision metadata left out")
+    (other,) = dynamic_notes(SimpleNamespace(side_data=kinds, color_trc=2))
+    assert "colours may be wrong" in other  # profile 5 has no meaning without them
+
+
+@pytest.mark.parametrize(
+    ("tag", "name"), [(8, "YCgCo"), (10, "BT.2020 with constant luminance"), (14, "ICtCp")]
+)
+def test_other_matrices_are_named_and_their_tag_kept(tmp_path, tag, name):
+    source = make_clip(tmp_path / "a.mkv", ClipSpec(count=3, colorspace=tag, codec="ffv1"))
+    report = convert(source, tmp_path / "b.mkv", codec="ffv1")
+    assert [note for note in report.notes if f"as if the {name} colours were" in note]
+    assert tags(tmp_path / "b.mkv") == tags(source)
+    assert_sources_kept(source, tmp_path / "b.mkv", "yuv420p")
+
+
+@pytest.mark.parametrize(("tag", "matrix"), [(4, "fcc"), (7, "smpte240m"), (9, "bt2020")])
+def test_matrices_are_known_by_their_tags(tmp_path, tag, matrix):
+    source = make_clip(tmp_path / "a.mkv", ClipSpec(count=3, colorspace=tag, codec="ffv1"))
+    report = convert(source, tmp_path / "b.mp4")
+    assert report.notes == []
+    for path in (source, tmp_path / "b.mp4"):
+        with Reader(path) as reader:
+            assert (reader.info.color.matrix, reader.info.color.colorspace_tag) == (matrix, tag)
+
+
 def test_light_levels_that_find_no_place_are_named(tmp_path):
     source = make_hdr(tmp_path / "a.mkv")
     report = convert(source, tmp_path / "b.nut", codec="ffv1")
@@ -262,6 +363,8 @@ def test_light_levels_that_find_no_place_are_named(tmp_path):
 
 
 DEFAULTS = {
+    "yuv411p": ("h264", "yuv422p"),
+    "yuv440p": ("h264", "yuv444p"),
     "yuv420p": ("h264", "yuv420p"),
     "yuv422p": ("h264", "yuv422p"),
     "yuv444p": ("h264", "yuv444p"),
@@ -363,6 +466,33 @@ def test_formats_on_request(tmp_path, pix_fmt, asked, exact):
     if exact and pix_fmt != "gray":
         scaled = ["-vf", "scale=flags=neighbor"]
         assert decoded(target, pix_fmt, *scaled)[::2] == decoded(source, pix_fmt)
+
+
+@pytest.mark.parametrize("codec", ["ffv1", "libx264"])
+def test_colours_are_where_they_were_when_subsampled(tmp_path, codec):
+    """Chroma at the left, as players take it where nothing is said."""
+    spec = ClipSpec(codec="ffv1", pix_fmt="yuv444p", count=3, colorspace=1, color_range=1)
+    source = make_clip(tmp_path / "a.mkv", spec)
+    convert(source, tmp_path / "b.mkv", codec=codec, crf=0 if codec == "libx264" else None,
+            pix_fmt="yuv420p")  # fmt: skip
+    scale = "scale=flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+    expected = decoded(source, "yuv420p", "-vf", f"{scale}:out_h_chr_pos=0:out_v_chr_pos=128")
+    for one, other in zip(decoded(tmp_path / "b.mkv", "yuv420p")[::2], expected, strict=True):
+        codes = [np.frombuffer(raw, np.uint8).astype(int) for raw in (one, other)]
+        assert abs(codes[0] - codes[1]).max() <= 1
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv411p", "yuv440p", "yuv410p"])
+def test_rare_subsamplings_are_read_as_they_are(tmp_path, pix_fmt):
+    source = make_clip(tmp_path / "a.mkv", ClipSpec(codec="ffv1", pix_fmt=pix_fmt, count=3))
+    assert convert(source, tmp_path / "b.mkv", codec="ffv1").notes == []
+    assert_sources_kept(source, tmp_path / "b.mkv", pix_fmt)
+
+
+def test_rgb_of_h264(tmp_path):
+    source = make_rgb(tmp_path / "a.mkv", "ffv1", "bgr0")
+    assert convert(source, tmp_path / "b.mkv", codec="libx264rgb", crf=0).notes == []
+    assert_sources_kept(source, tmp_path / "b.mkv", "gbrp")
 
 
 STILLS = ["yuv420p", "yuv422p", "yuv444p", "gray", "gbrp"]
