@@ -28,6 +28,8 @@ stay undetermined and telecine is not seen after encoding. So all 96 are seen as
 picture of them as combed; of the same clips made interlaced 1 of 1,765 pictures as progressive."""
 _SMALLEST = 16
 """Columns and lines: smaller pictures have no fields, and `bwdif` refuses them."""
+_LEAST_LINES = 100
+"""Below, nothing was ever recorded in fields: what seems combed there is a pattern that moves."""
 _WHOLE_ENOUGH = 10
 """After so many whole pictures and no combed one, even two cycles of telecine would have shown."""
 _ORDERS = {2: "tff", 3: "bff"}  # AVFieldOrder; the mixed ones, 4 and 5, are used both ways
@@ -134,6 +136,8 @@ class Examination:
 
     def _is_combed_beyond_doubt(self) -> bool:
         """Ask for more than a few pictures whose stripes move up or down can feign."""
+        if self._first.height < _LEAST_LINES:
+            return False
         rarer = min(self._count("tff"), self._count("bff"))
         least = max(_FEWEST - 1, len(self._scores) * 0.3)
         return self._combed >= least and rarer * 10 <= self._combed

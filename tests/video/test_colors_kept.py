@@ -17,9 +17,10 @@ from clips import ClipSpec, make_clip, video_frame
 
 from sepconv_video.engine import Engine
 from sepconv_video.errors import OptionsError, VideoError
-from sepconv_video.frames import Interval, LightLevels
+from sepconv_video.frames import LightLevels, Relation
 from sepconv_video.options import Job, Options
 from sepconv_video.pipeline import interpolate_file
+from sepconv_video.schedule import by_factor, intervals
 from sepconv_video.video import Reader
 from sepconv_video.video.headers import chroma_location
 from sepconv_video.video.light import dynamic_notes
@@ -511,8 +512,8 @@ def test_new_frames_of_a_still_clip_are_the_still(tmp_path, family, depth, full_
     with Reader(source) as reader:
         info, still = reader.info, next(reader.frames())
     later = replace(still, index=1, pts=still.pts + 40)
-    pairs = [Interval(left=still, right=later, end_pts=later.pts, synthesise=True)]
-    made = list(Engine(average).run(pairs, info, 4))
+    joined = [(still, Relation.JOINED), (later, Relation.JOINED)]
+    made, _ = Engine(average).run(intervals(joined, by_factor(info, 4)), info)
     assert len(made) == 4
     for frame in made:
         for plane, expected in zip(frame.planes, still.planes, strict=True):
