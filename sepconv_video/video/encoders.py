@@ -47,6 +47,10 @@ _SETTINGS = {
     "hevc_nvenc": _NVENC,
     "av1_nvenc": _NVENC,
 }
+_X26 = ("libx264", "libx265")
+_X26_PRESETS = (
+    "ultrafast, superfast, veryfast, faster, fast, medium, slow, slower, veryslow, placebo"
+)
 _BY_QUANTISER = {"mpeg4", "mpeg2video", "mpeg1video", "mjpeg"}
 # What some encoders ask for instead; PyAV reorders the samples, exactly (4:2:0 and 4:2:2 for
 # even sizes).
@@ -324,21 +328,23 @@ def _quality(codec: str, crf: int | None) -> dict[str, str]:
 
 
 def _check_preset(codec: str, preset: str, form: Form, info: VideoInfo) -> None:
-    """Refuse a preset that the encoder does not know, by opening it with and without."""
+    """Refuse a preset that the encoder does not know, by opening it if need be."""
     if not _private(codec, "preset"):
         raise OptionsError(
             f"`{codec}` has no presets, so `{preset}` means nothing to it",
             "leave `--preset` out, or choose libx264, libx265 or libsvtav1",
         )
     settings = _SETTINGS.get(codec, {})
-    if _opens(codec, form.stored_as, info, settings | {"preset": preset}):
-        return
-    # where it does not open at all, for want of a device, words are looked up
-    if _opens(codec, form.stored_as, info, settings) or preset not in _words(codec, "preset"):
+    if codec.startswith(_X26):  # x264 would complain on stderr by itself
+        is_known = preset in _X26_PRESETS.split(", ")
+    elif _opens(codec, form.stored_as, info, settings):
+        is_known = _opens(codec, form.stored_as, info, settings | {"preset": preset})
+    else:  # for want of a device
+        is_known = preset in _words(codec, "preset")
+    if not is_known:
         raise OptionsError(
             f"`{codec}` has no preset `{preset}`",
-            "libx264 and libx265 have ultrafast, superfast, veryfast, faster, fast, medium, slow, "
-            "slower, veryslow and placebo, libsvtav1 has 0 to 13, NVENC p1 to p7",
+            f"libx264 and libx265 have {_X26_PRESETS}; libsvtav1 has 0 to 13, NVENC p1 to p7",
         )
 
 

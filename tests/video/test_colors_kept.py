@@ -422,12 +422,13 @@ def test_every_codec_from_end_to_end(tmp_path, codec):
         ({"codec": "libsvtav1", "pix_fmt": "yuv444p"}, "`libsvtav1` cannot encode 64x48 yuv444p"),
     ],
 )
-def test_presets_and_formats_that_do_not_exist(tmp_path, chosen, message):
+def test_presets_and_formats_that_do_not_exist(tmp_path, capfd, chosen, message):
     source = make_clip(tmp_path / "a.mkv", ClipSpec(count=3))
     with pytest.raises(OptionsError) as caught:
         convert(source, tmp_path / "b.mkv", **chosen)
     assert message in caught.value.message
     assert "\n" not in caught.value.message
+    assert capfd.readouterr() == ("", "")  # some encoders write to stderr by themselves
     assert caught.value.hint
 
 
