@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sepconv_video import __version__
 from sepconv_video.errors import DeviceError, Interrupted, OptionsError, VideoError
 from sepconv_video.frames import Frame, Reading, Timeline, VideoInfo
+from sepconv_video.numbered import existing, is_pattern
 from sepconv_video.options import Job, Options
 from sepconv_video.parts import Identity, Parts, gaps, identify
 from sepconv_video.scribe import Judge, Scribe, one_frame
@@ -323,7 +324,7 @@ def check_place(job: Job) -> None:
         raise OptionsError(
             f"cannot write `{target}`: {reason}", "choose another name with `-o`"
         ) from error
-    if target.exists() and source.exists() and target.samefile(source):
+    if _meet(source, target):
         raise OptionsError(
             f"cannot write `{target}`: it is the source itself", "choose another name with `-o`"
         )
@@ -338,13 +339,23 @@ def check_place(job: Job) -> None:
         )
 
 
+def _meet(source: Path, target: Path) -> bool:
+    """Tell whether something in the source's place would be replaced."""
+    if not is_pattern(target):
+        return target.exists() and source.exists() and target.samefile(source)
+    if source.is_dir():
+        return target.parent.exists() and target.parent.samefile(source)
+    there = {path.resolve() for path in existing(target)}
+    return any(path.resolve() in there for path in existing(source))
+
+
 def check_free(job: Job, options: Options) -> None:
     """Refuse a target that exists, unless it may be replaced.
 
     Raises:
         OptionsError: It exists.
     """
-    if job.target.exists() and not options.overwrite:
+    if not options.overwrite and existing(job.target):
         raise OptionsError(
             f"cannot write `{job.target}`: it exists already",
             "pass `--overwrite` to replace it, or choose another name with `-o`",

@@ -18,7 +18,9 @@ from av.video.codeccontext import VideoCodecContext
 
 from sepconv_video.errors import OptionsError, VideoError
 from sepconv_video.frames import VideoInfo
+from sepconv_video.numbered import is_pattern
 from sepconv_video.video.formats import Layout, layout_of, wider_formats
+from sepconv_video.video.pictures import is_picture
 
 # Quality that a viewer cannot tell from the source, and speed in proportion to the network's.
 _QUALITY = {
@@ -85,12 +87,19 @@ class Plan:
 
 
 def container_for(target: Path) -> str:
-    """Name FFmpeg's container for a file name.
+    """Name FFmpeg's container for a file name; for numbered pictures, their suffix.
 
     Raises:
         OptionsError: If the suffix is of no container that videos are written to.
     """
     suffix = target.suffix.lower()
+    if is_picture(target):
+        if is_pattern(target):
+            return suffix[1:]
+        raise OptionsError(
+            f"cannot write `{target}`: one picture holds no video",
+            f"write numbered pictures, e.g. `-o {target.stem}%05d{suffix}`, or a video",
+        )
     if suffix not in _CONTAINERS:
         raise OptionsError(
             f"cannot write `{target}`: `{suffix or 'no suffix'}` names no container; "
@@ -110,6 +119,8 @@ def plan(info: VideoInfo, encoding: Encoding, container: str) -> Plan:
     """
     # SVT-AV1 writes to stderr by itself; it looks here, once, for how much
     os.environ.setdefault("SVT_LOG", "-1")
+    if is_picture(f"a.{container}"):
+        return _picture_plan(info, encoding, container)
     chosen = encoding.codec
     names = [chosen] if chosen else _default_codecs(info, container)
     fitting = [name for name in names if holds(container, name)]
@@ -129,6 +140,18 @@ def plan(info: VideoInfo, encoding: Encoding, container: str) -> Plan:
         f"depth or colour; it accepts {', '.join(_listed(fitting[0])) or 'other formats'}",
         "choose another codec, e.g. `libx264` (8 bits), `libx265` (to 12 bits) or `ffv1` in `.mkv`",
     )
+
+
+def _picture_plan(info: VideoInfo, encoding: Encoding, container: str) -> Plan:
+    """Store pictures without a loss; the segments hold PNG, whatever is made of it."""
+    if encoding.codec or encoding.crf is not None:
+        raise OptionsError(
+            f"`--codec` and `--crf` mean nothing to numbered pictures (`.{container}`)",
+            "leave them out: the ending of the name says which format it is",
+        )
+    layout = layout_of(info.pix_fmt)
+    assert layout is not None  # the reader gives planar formats only
+    return Plan(codec="png", pix_fmt=info.pix_fmt, layout=layout, stored_as=info.pix_fmt)
 
 
 def _default_codecs(info: VideoInfo, container: str) -> list[str]:

@@ -18,8 +18,11 @@ from av.video.stream import VideoStream
 
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame, Reading
+from sepconv_video.numbered import Pictures, pictures_at
 from sepconv_video.video.boxes import presentation_end
 from sepconv_video.video.faults import explain, is_broken_off
+from sepconv_video.video.pipes import left_out
+from sepconv_video.video.sequences import picture_packet
 from sepconv_video.video.source import (
     HIGHEST_RATE,
     cuts_packets_short,
@@ -54,7 +57,8 @@ class Reader:
         self.path, self.reading = Path(path), reading or Reading()
         self.notes: list[str] = []
         self._faults = _Faults()
-        self._container = open_source(self.path)
+        self._numbered = pictures_at(self.path)
+        self._container = open_source(self.path, self.reading)
         try:
             self._stream = main_video(self._container, self.path)
             self._stream.thread_type = "AUTO"
@@ -62,9 +66,14 @@ class Reader:
             self._first = self._first_picture()
             self._unpack = Unpacker(self._first, self.path)
             self.notes += self._unpack.notes
-            self.info = describe(
-                self._stream, self._first, self._unpack.pix_fmt, self._unpack.layout
+            self.info = replace(
+                describe(self._stream, self._first, self._unpack.pix_fmt, self._unpack.layout),
+                path=self.path,
             )
+            if self._numbered is not None:
+                count = len(self._numbered.files)
+                self.info = replace(self.info, frame_count_from_header=count)
+                self._faults.missing = self._numbered.missing
         except BaseException:
             self._container.close()
             raise
@@ -82,6 +91,11 @@ class Reader:
         except ValueError:  # a thread hangs in it, on a dead file system: nothing can be closed
             return
         self._container.close()
+
+    @property
+    def left_out(self) -> str:
+        """What of the source does not go through a pipe, in one line; empty if nothing."""
+        return left_out(self._container, self._stream, "only pictures go through a pipe")
 
     @property
     def damage(self) -> str | None:
@@ -152,7 +166,8 @@ class Reader:
 
     def _decode(self) -> Generator[av.VideoFrame, None, None]:
         """Decode every packet, counting faults instead of raising them."""
-        for packet in chain(self._packets(), [None]):
+        found = self._packets() if self._numbered is None else self._from_files(self._numbered)
+        for packet in chain(found, [None]):
             try:
                 pictures = self._stream.decode(packet)
             except av.EOFError:  # already flushed by the demuxer's last, empty packet
@@ -164,6 +179,13 @@ class Reader:
                 self._faults.pictures += picture.is_corrupt
                 yield picture
         self._faults.broken_off |= is_broken_off(self.path)
+
+    def _from_files(self, pictures: Pictures) -> Iterator["Packet[VideoStream]"]:
+        for file, place in zip(pictures.files, pictures.places, strict=True):
+            try:
+                yield picture_packet(file, place, self._stream)
+            except OSError:
+                self._faults.packets += 1
 
     def _packets(self) -> Iterator["Packet[VideoStream]"]:
         """Demux the stream up to the end of the file or the first place it cannot be read."""
@@ -187,6 +209,7 @@ class _Faults:
     def __init__(self) -> None:
         self.packets = 0
         self.pictures = 0
+        self.missing = 0
         self.broken_off = False
         self.reading = ""
 
@@ -197,6 +220,9 @@ class _Faults:
             parts.append("the file is broken off before its end")
         if self.reading:
             parts.append(f"reading stopped early: {self.reading}")
+        if self.missing:
+            noun = _plural("number", self.missing)
+            parts.append(f"{self.missing} {noun} missing among the pictures")
         if self.packets:
             parts.append(f"{self.packets} {_plural('packet', self.packets)} could not be decoded")
         if self.pictures:

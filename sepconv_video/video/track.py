@@ -18,6 +18,8 @@ from sepconv_video.frames import Frame, VideoInfo
 from sepconv_video.video.encoders import Encoding, plan
 from sepconv_video.video.faults import explain
 from sepconv_video.video.formats import frame_of, layout_of, widen
+from sepconv_video.video.painter import Painter
+from sepconv_video.video.pictures import is_picture
 
 _MOST_TICKS = 2**31 - 1  # FFmpeg keeps time bases in 32 bits
 _LAMBDA_PER_QUANTISER = 118  # FF_QP2LAMBDA
@@ -31,6 +33,7 @@ class Track:
         codec: FFmpeg's name of the encoder chosen.
         container: FFmpeg's name of the container it will end up in.
         time_base: Seconds per tick of the encoder and of the packets.
+        rate: Nominal frames per second.
         note: What is encoded otherwise than in the source, in one line, or an empty string.
     """
 
@@ -51,14 +54,22 @@ class Track:
         """
         self.info, self.container = info, encoding.container or "matroska"
         self._plan = plan(info, encoding, self.container)
-        self._frame_ticks, self._rate = time_base, rate
+        self._frame_ticks, self.rate = time_base, rate
         self.codec, self.note = self._plan.codec, self._plan.note
+        self._paint = Painter(info, self.container) if is_picture(f"a.{self.container}") else None
+        if self._paint is not None:
+            self.note = self._paint.note
         self.time_base = time_base
         if self.container == "avi":  # a constant rate only; finer ticks become empty frames
             self.time_base = 1 / rate
         elif max(time_base.denominator, time_base.numerator) > _MOST_TICKS:
             self.time_base = Fraction(1, 1_000_000)
         self._source_layout = layout_of(info.pix_fmt) or self._plan.layout
+
+    @property
+    def is_painted(self) -> bool:
+        """Whether the video ends up as RGB pictures instead of in a container."""
+        return self._paint is not None
 
     def clock(self) -> "Clock":
         """Start the clock of a segment."""
@@ -70,10 +81,11 @@ class Track:
         Raises:
             VideoError: If the encoder does not open.
         """
-        info, color = self.info, self.info.color
+        info = self.info if self._paint is None else self._paint.info
+        color = info.color
         stream = output.add_stream(
             self.codec,
-            self._rate.limit_denominator(_MOST_TICKS // max(1, math.ceil(self._rate))),
+            self.rate.limit_denominator(_MOST_TICKS // max(1, math.ceil(self.rate))),
             options=self._plan.options,
             time_base=self.time_base,
             width=info.width,
@@ -81,7 +93,7 @@ class Track:
         )
         assert isinstance(stream, VideoStream)
         context = stream.codec_context
-        context.pix_fmt = self._plan.stored_as
+        context.pix_fmt = self._plan.stored_as if self._paint is None else self._paint.pix_fmt
         context.colorspace, context.color_range = color.colorspace_tag, color.range_tag
         context.color_primaries, context.color_trc = color.primaries_tag, color.transfer_tag
         if info.sample_aspect_ratio:
@@ -104,7 +116,9 @@ class Track:
 
         In MP4 they stand in the header, in a transport stream before each key frame.
         """
-        wanted = ContainerFormat(self.container, "w").flags & _GLOBAL_HEADER
+        wanted = not self.is_painted and (
+            ContainerFormat(self.container, "w").flags & _GLOBAL_HEADER
+        )
         flags = stream.codec_context.flags & ~Flags.global_header
         stream.codec_context.flags = flags | (Flags.global_header if wanted else 0)
 
@@ -134,7 +148,7 @@ class Track:
         picture.pts, picture.duration = pts, duration
         picture.colorspace, picture.color_range = color.colorspace_tag, color.range_tag
         picture.color_primaries, picture.color_trc = color.primaries_tag, color.transfer_tag
-        return picture
+        return picture if self._paint is None else self._paint(picture)
 
     def rounding_note(self, rounded: int) -> str:
         """Say how many of the times are not exact; an empty string if all are."""
