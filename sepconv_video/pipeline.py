@@ -1,11 +1,16 @@
-"""One file, or one picture between two, from beginning to end."""
+"""One file, one stream through a pipe, or one picture between two, from beginning to end."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from sepconv_video.engine import Engine
-from sepconv_video.errors import VideoError
+from sepconv_video.errors import Interrupted, OptionsError, VideoError
+from sepconv_video.frames import Frame, VideoInfo
 from sepconv_video.options import Job, Options
+from sepconv_video.parts import Parts
 from sepconv_video.production import (
     Production,
     Progress,
@@ -13,8 +18,25 @@ from sepconv_video.production import (
     Watch,
     check_free,
     check_place,
+    queue_depth,
+    reading_of,
 )
-from sepconv_video.video import read_picture, write_picture
+from sepconv_video.scribe import Judge, one_frame
+from sepconv_video.stream import prefetch
+from sepconv_video.video import (
+    PIPE,
+    Encoding,
+    Evenness,
+    PipeWriter,
+    Reader,
+    SegmentWriter,
+    Track,
+    container_for,
+    join,
+    lost_in_pipe,
+    read_picture,
+    write_picture,
+)
 
 
 def interpolate_file(
@@ -57,6 +79,177 @@ def interpolate_file(
             report = production.join()
         production.clean()
     return report
+
+
+def interpolate_stream(
+    job: Job,
+    options: Options | None = None,
+    *,
+    engine: Engine | None = None,
+    on_progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Report:
+    """Raise the frame rate of a video that comes or goes through a pipe, in one go.
+
+    Only pictures go through. What comes through a pipe cannot be read again: nothing of it is
+    kept when this is cut short, and a target file appears complete at the end or not at all.
+
+    Args:
+        job: Source and target, at least one of them `-`: standard input or output.
+        options: What to do; by default 2x with the model `fast`.
+        engine: The network; by default made from `options`.
+        on_progress: Called after each frame written.
+        should_stop: Asked now and then; True ends the work soon, and nothing is kept.
+
+    Returns:
+        What was done. A damaged source still gives what could be decoded of it: see `damage`.
+
+    Raises:
+        Interrupted: Because of `should_stop`.
+        SepConvVideoError: Anything that keeps the video from being made, with a hint.
+    """
+    options, started = options or Options(), time.monotonic()
+    watch = Watch(on_progress=on_progress, should_stop=should_stop)
+    _check_stream(job, options)
+    count = 0
+    with ExitStack() as stack:
+        reader = stack.enter_context(Reader(job.source, reading_of(options)))
+        judge = Judge(reader.info.bits)
+        sink = stack.enter_context(_sink(job, reader.info, options))
+        engine = engine or Engine.from_options(options)
+        for frame in _made(reader, judge, engine, options, stack):
+            sink.write(frame)
+            count += 1
+            if watch.on_progress is not None:
+                watch.on_progress(count, None)
+            if count % options.factor == 0 and watch.wants_to_stop():
+                raise Interrupted("interrupted: what comes through a pipe cannot be gone on with")
+        end = judge.end or 0
+        if end < 2:
+            raise one_frame(job.source)
+        report = Report(
+            target=job.target,
+            source_frames=end,
+            frames=count,
+            kept_frames=0,
+            seconds=time.monotonic() - started,
+            cuts=list(judge.cuts(0, end)),
+            stills=judge.stills(0, end),
+            damage=reader.damage,
+            notes=[*reader.notes, *filter(None, [reader.left_out])],
+        )
+        return replace(report, notes=report.notes + sink.finish(report))
+
+
+def _made(
+    reader: Reader, judge: Judge, engine: Engine, options: Options, stack: ExitStack
+) -> Iterator[Frame]:
+    """Decode and make frames in a thread each, which end with the stack."""
+    info, depth = reader.info, queue_depth(reader.info)
+    # no patience: who sends may take as long as they like
+    todo = stack.enter_context(prefetch(judge.watch(reader.frames(), info), depth, "decode"))
+    return stack.enter_context(prefetch(engine.run(todo, info, options.factor), depth, "engine"))
+
+
+def _check_stream(job: Job, options: Options) -> None:
+    """Refuse what cannot be, before anything is read.
+
+    Raises:
+        OptionsError: A target file that cannot be written, or options that y4m has no place for.
+    """
+    if job.target != PIPE:
+        check_place(job)
+        check_free(job, options)
+        return
+    given = [
+        name
+        for name, value in (
+            ("codec", options.codec if options.codec != "rawvideo" else None),
+            ("crf", options.crf),
+            ("preset", options.preset),
+            ("pix-fmt", options.pix_fmt),
+        )
+        if value is not None
+    ]
+    if given:
+        raise OptionsError(
+            f"cannot write `-` with `--{given[0]}`: y4m is not encoded",
+            "leave it out and let the program after the pipe encode; `--codec rawvideo` writes "
+            "frames without any header",
+        )
+
+
+def _sink(
+    job: Job, info: VideoInfo, options: Options
+) -> AbstractContextManager["_PipeSink | _FileSink"]:
+    return _pipe_sink(info, options) if job.target == PIPE else _file_sink(job, info, options)
+
+
+class _PipeSink:
+    """Standard output."""
+
+    def __init__(self, writer: PipeWriter, info: VideoInfo, options: Options) -> None:
+        rate = info.rate * options.factor
+        self._writer, self._is_raw = writer, options.codec == "rawvideo"
+        self._notes = lost_in_pipe(info, raw=self._is_raw)
+        if self._is_raw:
+            size = f"{info.width}x{info.height}:{info.pix_fmt}"
+            self._notes.append(f"raw video without a header: {size} at {rate} frames a second")
+        self._even = Evenness(info.time_base / options.factor, rate)
+
+    def write(self, frame: Frame) -> None:
+        self._even.add(frame.pts)
+        self._writer.write(frame)
+
+    def finish(self, _: Report) -> list[str]:
+        """Write what is in hand and say what was lost."""
+        self._writer.finish()
+        uneven = self._even.note("raw video" if self._is_raw else "y4m")
+        return [*self._notes, *filter(None, [uneven])]
+
+
+@contextmanager
+def _pipe_sink(info: VideoInfo, options: Options) -> Iterator[_PipeSink]:
+    rate, is_raw = info.rate * options.factor, options.codec == "rawvideo"
+    with PipeWriter(info, rate, raw=is_raw) as writer:
+        yield _PipeSink(writer, info, options)
+
+
+class _FileSink:
+    """A file made from a pipe: one segment, which is joined with nothing and renamed."""
+
+    def __init__(self, parts: Parts, track: Track, writer: SegmentWriter) -> None:
+        self._parts, self._track, self._writer = parts, track, writer
+        self._start: int | None = None
+
+    def write(self, frame: Frame) -> None:
+        if self._start is None:
+            self._start = frame.pts  # clocks of broadcasts begin anywhere
+        self._writer.write(replace(frame, pts=frame.pts - self._start))
+
+    def finish(self, report: Report) -> list[str]:
+        """Put the file at its place, and say what could not be kept."""
+        segment, path = self._writer.finish(), self._parts.writing_path(0)
+        # the segment stands for the source, which cannot be read for its other streams
+        notes = join([(path, segment)], self._parts.joined, self._track, path, self._parts.target)
+        self._parts.complete(report.as_json())
+        return notes
+
+
+@contextmanager
+def _file_sink(job: Job, info: VideoInfo, options: Options) -> Iterator[_FileSink]:
+    encoding = Encoding(codec=options.codec, crf=options.crf, container=container_for(job.target))
+    track = Track(
+        info,
+        time_base=info.time_base / options.factor,
+        rate=info.rate * options.factor,
+        encoding=encoding,
+    )
+    parts = Parts(job.target, {"source": "a pipe"})
+    with parts.claim():
+        parts.begin(resume=False)
+        with SegmentWriter(parts.writing_path(0), track, job.target) as writer:
+            yield _FileSink(parts, track, writer)
 
 
 def interpolate_pictures(

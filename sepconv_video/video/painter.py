@@ -1,13 +1,14 @@
 """From the frames of a video to RGB pictures: the same conversion for source and new frames."""
 
 from dataclasses import replace
+from typing import cast
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from sepconv_video.frames import ColorSpec, VideoInfo
-from sepconv_video.video.pictures import ACCURATE, is_deep, upright
+from sepconv_video.video.pictures import ACCURATE, Picture, is_deep, upright
 
 _SPACES = {"bt709": 1, "bt601": 5, "bt2020": 9}
 """Numbers that swscale has for the matrices."""
@@ -51,7 +52,7 @@ class Painter:
         else:
             painted = self._reformatter.reformat(picture, format=self.pix_fmt)
         if self._matrix is not None:
-            turned = upright(painted.to_ndarray(), self._matrix)
+            turned = upright(cast(Picture, painted.to_ndarray()), self._matrix)
             painted = av.VideoFrame.from_ndarray(np.ascontiguousarray(turned), self.pix_fmt)
         painted.pts, painted.duration, painted.time_base = times
         painted.colorspace, painted.color_range = _RGB, _FULL

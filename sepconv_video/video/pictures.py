@@ -1,7 +1,7 @@
 """Still pictures: read to and written from RGB arrays, through the same library as videos."""
 
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -20,7 +20,6 @@ from sepconv_video.video.source import (
 )
 
 Picture = npt.NDArray[np.uint8]
-Samples = TypeVar("Samples", npt.NDArray[np.uint8], npt.NDArray[np.uint16])
 
 # suffix -> encoder, its pixel format and settings
 _ENCODERS: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -143,7 +142,7 @@ def _jpeg_planes(rgb: Picture) -> list[Picture]:
     return [rounded[..., number] for number in range(3)]
 
 
-def upright(rgb: Samples, matrix: tuple[int, ...] | None) -> Samples:
+def upright(rgb: Picture, matrix: tuple[int, ...] | None) -> Picture:
     """Turn and mirror an RGB array as the camera noted: x' = a x + c y, y' = b x + d y."""
     if matrix is None:
         return rgb

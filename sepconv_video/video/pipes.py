@@ -21,6 +21,7 @@ from sepconv_video.video.formats import frame_of, layout_of
 PIPE = Path("-")
 """Standard input as a source, standard output as a target; a file of that name is `./-`."""
 _STDIN, _STDOUT = 0, 1
+_GONE = "see why the program after the pipe ended"
 _RAW = re.compile(r"(\d{1,5})x(\d{1,5}):(\w+)")
 
 
@@ -168,6 +169,16 @@ class PipeWriter:
         with suppress(av.FFmpegError, OSError):
             self._output.close()
 
+    def finish(self) -> None:
+        """Write what is still in hand.
+
+        Raises:
+            VideoError: Whoever read from the pipe has gone.
+        """
+        with translated("write", PIPE, _GONE):
+            self._output.mux(self._stream.encode(None))
+            self._output.close()
+
     def write(self, frame: Frame) -> None:
         """Write one frame.
 
@@ -177,7 +188,7 @@ class PipeWriter:
         picture = frame_of(frame.planes, self._info.pix_fmt, self._layout)
         picture.pts, picture.time_base = self._count, self._stream.time_base
         self._count += 1
-        with translated("write", PIPE, "see why the program after the pipe ended"):
+        with translated("write", PIPE, _GONE):
             self._output.mux(self._stream.encode(picture))
 
 

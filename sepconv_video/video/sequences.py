@@ -39,6 +39,7 @@ def picture_packet(file: Path, place: int, stream: VideoStream) -> "Packet[Video
     packet = Packet(file.read_bytes())
     packet.pts = packet.dts = place
     packet.duration = 1
+    packet.is_keyframe = True  # else FFmpeg takes a PNG for the difference to the one before
     packet.time_base = Fraction(stream.time_base or 1)
     return cast("Packet[VideoStream]", packet)
 
@@ -98,7 +99,7 @@ def _timed(
     """Give all packets with their times; pictures are never out of order."""
     for path, segment in pieces:
         found = 0
-        for found, (packet, pts) in enumerate(zip(packets(path), segment.pts, strict=False), 1):
+        for found, (packet, pts) in enumerate(zip(packets(path), segment.pts, strict=False), 1):  # noqa: B007
             yield packet, pts
         reject_short(path, segment, found)
 
