@@ -266,10 +266,12 @@ def _run_videos(
     inputs: Sequence[Path], output: Path | None, options: Options, chosen: dict[str, Any]
 ) -> int:
     from sepconv_video.batch import run_jobs  # noqa: PLC0415 - imports torch
-    from sepconv_video.jobs import find_jobs, is_folder, shard  # noqa: PLC0415 - imports av
+    from sepconv_video.jobs import find_jobs, is_folder, passed_over, shard  # noqa: PLC0415 - imports av
     from sepconv_video.ledger import Ledger  # noqa: PLC0415
 
     jobs = find_jobs(inputs, output, options.factor, chosen["pattern"])
+    for note in () if chosen["quiet"] else passed_over(inputs, chosen["pattern"]):
+        click.echo(f"note: {one_line(note)}", err=True)
     if chosen["shard"]:
         jobs = shard(jobs, *_shard_numbers(chosen["shard"]))
     ledger = Ledger(output) if output is not None and is_folder(inputs, output) else None

@@ -77,11 +77,25 @@ def _is_sequence(path: Path, pattern: str | None = None) -> bool:
     return not any(file.suffix.lower() in VIDEO_SUFFIXES for file in inside)
 
 
-def _pictures_in(folder: Path) -> bool:
+def passed_over(inputs: Sequence[Path], pattern: str | None = None) -> list[str]:
+    """Say, one line a folder, where pictures are left aside because there are videos too."""
+    counts = {
+        folder: _pictures_in(folder)
+        for folder in inputs
+        if pattern is None and _is_folder(folder) and not _is_sequence(folder)
+    }
+    return [
+        f"{count} pictures in `{folder}` passed over, as there are videos too"
+        for folder, count in counts.items()
+        if count > 1  # a poster beside a film is nothing to talk about
+    ]
+
+
+def _pictures_in(folder: Path) -> int:
     try:
-        return bool(pictures_in(folder))
+        return len(pictures_in(folder))
     except OSError:  # whoever looks for videos in it says so
-        return False
+        return 0
 
 
 def _sequence_job(inputs: Sequence[Path], output: Path | None) -> Job:

@@ -6,9 +6,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from sepconv_video.engine import Engine
 from sepconv_video.errors import Interrupted, OptionsError, VideoError
 from sepconv_video.frames import Frame, VideoInfo
+from sepconv_video.numbered import is_pattern, numbered
 from sepconv_video.options import Job, Options
 from sepconv_video.parts import Parts
 from sepconv_video.production import (
@@ -37,6 +41,8 @@ from sepconv_video.video import (
     read_picture,
     write_picture,
 )
+
+Picture = npt.NDArray[np.uint8]
 
 
 def interpolate_file(
@@ -257,10 +263,12 @@ def interpolate_pictures(
 ) -> None:
     """Write the picture half way between two pictures of one size, 8 bits per channel.
 
+    To numbered pictures, such as `between/%02d.png`, `factor - 1` are written, evenly spaced.
+
     Args:
         first: Earlier picture, in any format FFmpeg reads.
         second: Later picture.
-        target: File to write; its suffix chooses the format.
+        target: File to write, or the pattern of several; its suffix chooses the format.
         options: Model, device and precision; by default `fast` on what there is.
 
     Raises:
@@ -277,4 +285,21 @@ def interpolate_pictures(
             f"the other {right.shape[1]}x{right.shape[0]}",
             "scale or crop one of them to the size of the other first",
         )
-    write_picture(target, Engine.from_options(options).middle_picture(left, right))
+    engine = Engine.from_options(options)
+    if not is_pattern(target):
+        write_picture(target, engine.middle_picture(left, right))
+        return
+    for number, picture in enumerate(_between(engine, left, right, options.factor), 1):
+        write_picture(numbered(target, number), picture)
+
+
+def _between(engine: Engine, left: Picture, right: Picture, factor: int) -> list[Picture]:
+    """Make `factor - 1` pictures by repeated halving."""
+    if factor == 1:
+        return []
+    middle, half = engine.middle_picture(left, right), factor // 2
+    return [
+        *_between(engine, left, middle, half),
+        middle,
+        *_between(engine, middle, right, half),
+    ]

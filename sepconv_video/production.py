@@ -283,6 +283,7 @@ def identity_of(job: Job, options: Options) -> Identity:
         "cuts": options.cuts,
         "stretch of the source": [str(options.start_s), str(options.end_s)],
         "deinterlace": options.deinterlace,
+        "rate of pictures": str(options.source_fps),
         "precision": options.precision,
         "codec": options.codec,
         "crf": options.crf,

@@ -151,7 +151,12 @@ def _picture_plan(info: VideoInfo, encoding: Encoding, container: str) -> Plan:
         )
     layout = layout_of(info.pix_fmt)
     assert layout is not None  # the reader gives planar formats only
-    return Plan(codec="png", pix_fmt=info.pix_fmt, layout=layout, stored_as=info.pix_fmt)
+    pix_fmt = info.pix_fmt
+    if layout.chroma_shift is None:
+        # swscale takes all gray for full range; with neutral chroma it heeds what it is told
+        pix_fmt = pix_fmt.replace("gray", "yuv444p")
+        layout = Layout(layout.bits, (0, 0))
+    return Plan(codec="png", pix_fmt=pix_fmt, layout=layout, stored_as=pix_fmt)
 
 
 def _default_codecs(info: VideoInfo, container: str) -> list[str]:

@@ -56,8 +56,8 @@ class Reader:
         """
         self.path, self.reading = Path(path), reading or Reading()
         self.notes: list[str] = []
-        self._faults = _Faults()
         self._numbered = pictures_at(self.path)
+        self._faults = _Faults("packet" if self._numbered is None else "picture")
         self._container = open_source(self.path, self.reading)
         try:
             self._stream = main_video(self._container, self.path)
@@ -206,7 +206,8 @@ class Reader:
 class _Faults:
     """Counts what was found broken while decoding."""
 
-    def __init__(self) -> None:
+    def __init__(self, noun: str) -> None:
+        self.noun = noun
         self.packets = 0
         self.pictures = 0
         self.missing = 0
@@ -224,7 +225,7 @@ class _Faults:
             noun = _plural("number", self.missing)
             parts.append(f"{self.missing} {noun} missing among the pictures")
         if self.packets:
-            parts.append(f"{self.packets} {_plural('packet', self.packets)} could not be decoded")
+            parts.append(f"{self.packets} {_plural(self.noun, self.packets)} could not be decoded")
         if self.pictures:
             parts.append(f"{self.pictures} {_plural('frame', self.pictures)} decoded with errors")
         return "; ".join(parts) or None
