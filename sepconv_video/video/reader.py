@@ -8,7 +8,7 @@ counted in `damage`.
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from fractions import Fraction
-from itertools import chain, repeat
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -35,9 +35,6 @@ from sepconv_video.video.source import (
 from sepconv_video.video.unpacker import Unpacker
 
 _HEADER_TICK = Fraction(1, 1000)
-_FLUSHES = 32
-"""How often a decoder is asked for what is left in it: each fault in one of its threads, of which
-FFmpeg has up to 16, ends one such request with good pictures still to come."""
 
 
 class Reader:
@@ -64,7 +61,8 @@ class Reader:
         self._container = open_source(self.path, self.reading)
         try:
             self._stream = main_video(self._container, self.path)
-            self._stream.thread_type = "AUTO"
+            # with a thread a frame, a broken picture among the last would take others with it
+            self._stream.thread_type = "AUTO" if self._numbered is None else "SLICE"
             self._pictures = self._decode()
             self._first = self._first_picture()
             self._unpack = Unpacker(self._first, self.path)
@@ -170,7 +168,7 @@ class Reader:
     def _decode(self) -> Generator[av.VideoFrame, None, None]:
         """Decode every packet, counting faults instead of raising them."""
         found = self._packets() if self._numbered is None else self._from_files(self._numbered)
-        for packet in chain(found, repeat(None, _FLUSHES)):
+        for packet in chain(found, [None]):
             try:
                 pictures = self._stream.decode(packet)
             except av.EOFError:  # already flushed by the demuxer's last, empty packet
