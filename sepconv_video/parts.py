@@ -32,9 +32,7 @@ from sepconv_video.numbered import existing, files_of, is_pattern, publish
 Identity = Mapping[str, Any]
 """What pieces belong to: `source`, what file it was, and the settings, all as JSON has them."""
 
-_OURS = re.compile(
-    r"(lock|(manifest|report)\.json|joined(\.\w+)?|\d{8}\.(nut|json))(\.[\w-]+\.new)?"
-)
+_OURS = re.compile(r"(lock|(manifest|report)\.json|joined\.\w+|\d{8}\.(nut|json))(\.[\w-]+\.new)?")
 _TOKEN = secrets.token_hex(4)  # process numbers are not unique on a shared file system
 _PART_FILES = "[0-9]" * 8 + ".json"
 _SAMPLE_BYTES = 2**20
@@ -81,7 +79,7 @@ class Parts:
         canonical = json.dumps(identity, sort_keys=True)
         self.key = hashlib.sha256(canonical.encode()).hexdigest()[:16]
         self.folder = target.with_name(f"{target.name}.parts")
-        self.joined = self.folder / ("joined" if is_pattern(target) else f"joined{target.suffix}")
+        self.joined = self.folder / f"joined{'.pictures' if is_pattern(target) else target.suffix}"
 
     @contextmanager
     def claim(self) -> Iterator[Self]:

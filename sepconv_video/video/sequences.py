@@ -62,7 +62,7 @@ def save_pictures(
     Raises:
         VideoError: They cannot be written, or a segment is damaged.
     """
-    making = folder.with_name(f"{folder.name}.new")
+    making = folder.with_suffix(".new")
     even = Evenness(track.time_base, track.rate)
     with translated("write", called):
         for stale in (making, folder):
