@@ -196,9 +196,10 @@ def test_a_death_while_pictures_are_moved_is_survived(tmp_path, engine, monkeypa
                 raise KeyboardInterrupt
         return replace(self, target)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", die)
-        interpolate_file(job, Options(), engine=engine)
+        with pytest.raises(KeyboardInterrupt):
+            interpolate_file(job, Options(), engine=engine)
     assert len(list(tmp_path.glob("*.png"))) == 3
     report = interpolate_file(job, Options(), engine=engine)
     assert report.frames == 6
@@ -286,7 +287,7 @@ def stream(engine, source=PIPE, target=PIPE, **options):
 
 
 Y4M_FORMATS = [
-    "yuv420p", "yuv422p", "yuv444p", "gray", "yuv420p10le", "yuv422p10le", "yuv444p12le", "gray10le",
+    "yuv420p", "yuv444p", "gray", "yuv420p10le", "yuv422p10le", "yuv444p12le", "gray10le",
 ]  # fmt: skip
 
 
@@ -376,7 +377,7 @@ def test_raw_video_must_be_described(raw):
 def test_a_pipe_that_breaks_off_is_damage(tmp_path, engine, monkeypatch):
     source = make_clip(tmp_path / "a.mp4", ClipSpec(count=8))
     whole = subprocess.run(
-        [*FFMPEG, "-i", str(source), "-c", "copy", "-f", "matroska", "-"],
+        [*FFMPEG, "-i", str(source), "-f", "yuv4mpegpipe", "-"],
         check=True, capture_output=True,
     ).stdout  # fmt: skip
     receive, send = os.pipe()
@@ -386,7 +387,7 @@ def test_a_pipe_that_breaks_off_is_damage(tmp_path, engine, monkeypatch):
     report = stream(engine, target=tmp_path / "out.mp4")
     os.close(receive)
     assert report.damage
-    assert 4 <= int(probe(tmp_path / "out.mp4")["nb_read_frames"]) == report.frames < 16
+    assert 10 <= int(probe(tmp_path / "out.mp4")["nb_read_frames"]) == report.frames < 16
 
 
 def test_nothing_and_nonsense_through_a_pipe(tmp_path, engine, monkeypatch):
@@ -477,7 +478,8 @@ def test_a_whole_chain_in_a_shell(tmp_path):
     assert probe(out)["nb_read_frames"] == "8"
 
 
-def test_two_pictures_with_several_between(tmp_path, capsys):
+def test_two_pictures_with_several_between(tmp_path, engine, monkeypatch):
+    monkeypatch.setattr(Engine, "from_options", lambda options: engine)
     for name, value in (("a", 0), ("b", 200)):
         write_picture(tmp_path / f"{name}.png", np.full((20, 30, 3), value, np.uint8))
     out = tmp_path / "between"
@@ -488,4 +490,4 @@ def test_two_pictures_with_several_between(tmp_path, capsys):
     assert left.value.code == 0
     assert names(out) == ["01.png", "02.png", "03.png"]
     means = [rgb(out / name).mean() for name in names(out)]
-    assert 0 < means[0] < means[1] < means[2] < 200
+    assert means == [50, 100, 150]

@@ -79,12 +79,19 @@ class Painter:
             src_color_range=_LIMITED,
             dst_color_range=_LIMITED,
         )
-        y, cb, cr = (p.astype(np.float32) for p in planes_of(wide, Layout(self._bits, (0, 0))))
         top, one = (1 << self._bits) - 1, 1 << (self._bits - 8)
         black, luma, chroma = (
             (0, top, top) if self._color.full_range else (16 * one, 219 * one, 224 * one)
         )
-        y, cb, cr = (y - black) / luma, (cb - 128 * one) / chroma, (cr - 128 * one) / chroma
+        y, cb, cr = (
+            (plane.astype(np.float32) - zero) / span
+            for plane, zero, span in zip(
+                planes_of(wide, Layout(self._bits, (0, 0))),
+                (black, 128 * one, 128 * one),
+                (luma, chroma, chroma),
+                strict=True,
+            )
+        )
         rgb = np.empty((*y.shape, 3), np.float32)
         red, blue = _WEIGHTS[self._color.matrix]
         rgb[..., 0] = y + 2 * (1 - red) * cr

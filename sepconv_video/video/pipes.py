@@ -31,8 +31,16 @@ class _Input:
     Not Python's own, whose lock would be held at the end by a thread that waits for input.
     """
 
+    def __init__(self) -> None:
+        self.total = 0
+
     def read(self, size: int) -> bytes:
-        return os.read(_STDIN, size)
+        data = os.read(_STDIN, size)
+        self.total += len(data)
+        return data
+
+
+_INPUT = _Input()
 
 
 class _Output:
@@ -66,9 +74,10 @@ def open_stdin(
         )
     raw = {} if reading.raw is None else raw_options(reading.raw)
     rate = {"framerate": str(reading.rate)}
+    _INPUT.total = 0
     try:
         return av.open(
-            _Input(),
+            _INPUT,
             "r",
             format="rawvideo" if raw else None,
             options=codec,
@@ -86,6 +95,16 @@ def open_stdin(
             "send y4m, NUT, Matroska or MPEG-TS (an MP4 has its index at the end), or say with "
             "`--raw` what raw video it is",
         ) from fault
+
+
+def is_cut_short(container: InputContainer, used: int) -> bool:
+    """Tell whether y4m on standard input ended within a frame, which FFmpeg takes for its end.
+
+    Args:
+        container: What was read.
+        used: Where the last whole frame ended, in bytes.
+    """
+    return container.format.name == "yuv4mpegpipe" and _INPUT.total > used
 
 
 def raw_options(text: str) -> dict[str, str]:
@@ -119,6 +138,7 @@ class PipeWriter:
 
         Raises:
             OptionsError: Standard output is a terminal, or y4m cannot hold such frames.
+            VideoError: Whoever read from the pipe has gone.
         """
         if os.isatty(_STDOUT):
             raise OptionsError(
@@ -136,13 +156,21 @@ class PipeWriter:
             format="rawvideo" if raw else "yuv4mpegpipe",
             container_options={} if raw else {"strict": "-1"},  # for more than 8 bits
         )
-        self._stream = self._add_stream(rate)
+        try:
+            with translated("write", PIPE, _GONE):
+                self._stream = self._add_stream(rate)
+                self._start()
+        except VideoError:
+            self.close()
+            raise
+
+    def _start(self) -> None:
         try:
             self._output.start_encoding()
-        except av.FFmpegError as fault:
+        except av.InvalidDataError as fault:
             self.close()
             raise OptionsError(
-                f"cannot write `-`: y4m holds no {info.pix_fmt} video",
+                f"cannot write `-`: y4m holds no {self._info.pix_fmt} video",
                 "write a file, or raw frames with `--codec rawvideo`",
             ) from fault
 

@@ -21,7 +21,7 @@ from sepconv_video.frames import Frame, Reading
 from sepconv_video.numbered import Pictures, pictures_at
 from sepconv_video.video.boxes import presentation_end
 from sepconv_video.video.faults import explain, is_broken_off
-from sepconv_video.video.pipes import left_out
+from sepconv_video.video.pipes import is_cut_short, left_out
 from sepconv_video.video.sequences import picture_packet
 from sepconv_video.video.source import (
     HIGHEST_RATE,
@@ -56,7 +56,7 @@ class Reader:
         """
         self.path, self.reading = Path(path), reading or Reading()
         self.notes: list[str] = []
-        self._numbered = pictures_at(self.path)
+        self._numbered, self._used_bytes = pictures_at(self.path), 0
         self._faults = _Faults("packet" if self._numbered is None else "picture")
         self._container = open_source(self.path, self.reading)
         try:
@@ -180,6 +180,7 @@ class Reader:
                 self._faults.pictures += picture.is_corrupt
                 yield picture
         self._faults.broken_off |= is_broken_off(self.path)
+        self._faults.broken_off |= is_cut_short(self._container, self._used_bytes)
 
     def _from_files(self, pictures: Pictures) -> Iterator["Packet[VideoStream]"]:
         for file, place in zip(pictures.files, pictures.places, strict=True):
@@ -196,6 +197,7 @@ class Reader:
                 if packet.is_corrupt and drops_corrupt:
                     self._faults.packets += 1
                 else:
+                    self._used_bytes = (packet.pos or self._used_bytes) + packet.size
                     yield packet
         except av.FFmpegError as fault:
             self._faults.reading = explain(fault)[0]
