@@ -98,7 +98,7 @@ def container_for(target: Path) -> str:
             return suffix[1:]
         raise OptionsError(
             f"cannot write `{target}`: one picture holds no video",
-            f"write numbered pictures, e.g. `-o {target.stem}%05d{suffix}`, or a video",
+            f"write numbered pictures, e.g. `-o {target.with_stem(f'{target.stem}%05d')}`, or a video",
         )
     if suffix not in _CONTAINERS:
         raise OptionsError(

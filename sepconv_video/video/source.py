@@ -110,7 +110,7 @@ def reject_unreadable(path: Path) -> None:
         if not stat.S_ISREG(found.st_mode):  # which is read twice, and from its end
             raise VideoError(
                 f"cannot read `{path}`: it is a pipe or a device, not a file",
-                "write what comes out of it to a file first",
+                "write what comes out of it to a file first, or send it to standard input, `-`",
             )
         if found.st_size == 0:
             raise VideoError(f"cannot read `{path}`: the file is empty (0 bytes)", _COMPLETE)
