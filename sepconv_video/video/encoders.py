@@ -96,9 +96,10 @@ def container_for(target: Path) -> str:
     if is_picture(target):
         if is_pattern(target):
             return suffix[1:]
+        numbers = target.with_stem(f"{target.stem}%05d")
         raise OptionsError(
             f"cannot write `{target}`: one picture holds no video",
-            f"write numbered pictures, e.g. `-o {target.with_stem(f'{target.stem}%05d')}`, or a video",
+            f"write numbered pictures, e.g. `-o {numbers}`, or a video",
         )
     if suffix not in _CONTAINERS:
         raise OptionsError(

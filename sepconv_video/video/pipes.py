@@ -265,5 +265,6 @@ class Evenness:
             return ""
         off_s = float(self._worst * self._tick)
         return (
-            f"{form} has no times: frames shown at a constant rate are off by up to {off_s:.3f} s"
+            f"no times are kept in {form}: frames shown at a constant rate are off by up to "
+            f"{off_s:.3f} s"
         )
