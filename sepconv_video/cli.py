@@ -20,7 +20,15 @@ from click.core import ParameterSource
 from sepconv_video import __version__
 from sepconv_video.display import display, one_line, show_error
 from sepconv_video.errors import Interrupted, OptionsError, SepConvVideoError
-from sepconv_video.options import FACTORS, MAX_CRF, PRECISIONS, Options, parse_rate, parse_time
+from sepconv_video.options import (
+    FACTORS,
+    MAX_CRF,
+    PRECISIONS,
+    Job,
+    Options,
+    parse_rate,
+    parse_time,
+)
 
 if TYPE_CHECKING:
     from sepconv_video.batch import Result
@@ -172,7 +180,8 @@ def command(
 ) -> int:
     """Raise a video's frame rate with adaptive separable convolution.
 
-    INPUT is a video, a folder of videos or a pattern (with `-o FOLDER`), or two pictures,
+    INPUT is a video, a folder of videos or a pattern (with `-o FOLDER`), numbered pictures
+    like `frames/%05d.png` or a folder of them, `-` for standard input, or two pictures,
     between which one is made (with `-o PICTURE`). What an earlier run left unfinished is
     gone on with.
     """
@@ -183,9 +192,15 @@ def command(
         raise click.UsageError("--fps and --factor exclude each other: name one of them")
     fields = {name: chosen.pop(name) for name in Options.__dataclass_fields__ if name in chosen}
     options = Options(factor=int(factor), resume=not no_resume, **fields)
+    from sepconv_video.numbered import is_pattern  # noqa: PLC0415 - of use here only
     from sepconv_video.video import is_picture  # noqa: PLC0415 - imports av
 
-    if all(is_picture(path) for path in inputs):
+    pipe = Path("-")
+    if pipe in inputs or output == pipe:
+        return _run_stream(inputs, output, options, chosen)
+    if options.raw is not None:
+        raise click.UsageError("--raw says what comes through standard input: name `-` as INPUT")
+    if all(is_picture(path) and not is_pattern(path) for path in inputs):
         return _join_pictures(inputs, output, options, chosen["quiet"])
     return _run_videos(inputs, output, options, chosen)
 
@@ -196,7 +211,8 @@ def _join_pictures(
     if len(inputs) != 2 or output is None:
         raise click.UsageError(
             "pictures come in twos, with a third to write: "
-            "sepconv-video first.png second.png -o middle.png"
+            "sepconv-video first.png second.png -o middle.png; for many, name a pattern like "
+            "frames/%05d.png or their folder"
         )
     from sepconv_video.pipeline import interpolate_pictures  # noqa: PLC0415 - imports torch
 
@@ -206,14 +222,60 @@ def _join_pictures(
     return 0
 
 
+def _run_stream(
+    inputs: Sequence[Path], output: Path | None, options: Options, chosen: dict[str, Any]
+) -> int:
+    """Make one video that comes through a pipe, or goes through one."""
+    job = _stream_job(inputs, output, options, chosen)
+    from sepconv_video.batch import Result, Step  # noqa: PLC0415 - imports torch
+    from sepconv_video.pipeline import interpolate_stream  # noqa: PLC0415 - imports torch
+
+    with _Brake() as brake, display(quiet=chosen["quiet"], as_json=chosen["as_json"]) as shown:
+        shown.start([job])
+
+        def told(done: int, expected: int | None) -> None:
+            shown.step(Step(job=job, done=done, kept=0, expected=expected))
+
+        try:
+            report = interpolate_stream(job, options, on_progress=told, should_stop=brake.is_pulled)
+        except Interrupted as stop:
+            shown.error(stop, brake.code)
+            return brake.code
+        state = "damaged" if report.damage else "done"
+        result = Result(job=job, state=state, report=report)
+        code = _code_of(result, is_alone=True)
+        shown.result(result)
+        shown.end(code, [])
+    return code
+
+
+def _stream_job(
+    inputs: Sequence[Path], output: Path | None, options: Options, chosen: dict[str, Any]
+) -> Job:
+    """Check what belongs to pipes and what does not."""
+    pipe = Path("-")
+    if len(inputs) != 1 or output is None:
+        raise click.UsageError("a pipe needs one INPUT and a target: sepconv-video - -o out.mp4")
+    if options.raw is not None and inputs[0] != pipe:
+        raise click.UsageError("--raw says what comes through standard input: name `-` as INPUT")
+    if chosen["as_json"] and output == pipe:
+        raise click.UsageError("--json and `-o -` exclude each other: both want standard output")
+    for name in ("devices", "ray", "shard", "pattern"):
+        if chosen[name]:
+            raise click.UsageError(f"--{name} has no use for a pipe, which one process reads")
+    return Job(source=inputs[0], target=output)
+
+
 def _run_videos(
     inputs: Sequence[Path], output: Path | None, options: Options, chosen: dict[str, Any]
 ) -> int:
     from sepconv_video.batch import run_jobs  # noqa: PLC0415 - imports torch
-    from sepconv_video.jobs import find_jobs, is_folder, shard  # noqa: PLC0415 - imports av
+    from sepconv_video.jobs import find_jobs, is_folder, passed_over, shard  # noqa: PLC0415 - imports av
     from sepconv_video.ledger import Ledger  # noqa: PLC0415
 
     jobs = find_jobs(inputs, output, options.factor, chosen["pattern"])
+    for note in () if chosen["quiet"] else passed_over(inputs, chosen["pattern"]):
+        click.echo(f"note: {one_line(note)}", err=True)
     if chosen["shard"]:
         jobs = shard(jobs, *_shard_numbers(chosen["shard"]))
     ledger = Ledger(output) if output is not None and is_folder(inputs, output) else None

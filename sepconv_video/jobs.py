@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sepconv_video.errors import OptionsError, SepConvVideoError
+from sepconv_video.numbered import is_pattern, pictures_in
 from sepconv_video.options import Job
 from sepconv_video.video import container_for
 
@@ -24,6 +25,9 @@ def find_jobs(
     inputs: Sequence[Path], output: Path | None, factor: int, pattern: str | None = None
 ) -> list[Job]:
     """Say which file becomes which, and make the folders they go to.
+
+    Numbered pictures, named by a pattern such as `in/%05d.png` or by a folder without videos,
+    are one job and need the name of a video or of numbered pictures as `output`.
 
     A file goes to `output`, or to `NAME.2x.SUFFIX` beside it, or under its new name into
     `output` if that is a folder. Of a folder all videos in it and below go into `output`,
@@ -45,6 +49,8 @@ def find_jobs(
     """
     for path in (*inputs, *([output] if output else [])):
         _refuse_url(path)
+    if any(_is_sequence(path, pattern) for path in inputs) or (output and is_pattern(output)):
+        return [_sequence_job(inputs, output)]
     sources = [path for given in inputs for path in _expanded(given)]
     jobs: list[Job] = []
     for source in sources:
@@ -61,6 +67,61 @@ def find_jobs(
     return jobs
 
 
+def _is_sequence(path: Path, pattern: str | None = None) -> bool:
+    """Tell whether a path stands for numbered pictures; videos in a folder go before them."""
+    if is_pattern(path):
+        return True
+    if pattern is not None or not _is_folder(path) or not _pictures_in(path):
+        return False
+    inside = _files(path, path / ".parts")
+    return not any(file.suffix.lower() in VIDEO_SUFFIXES for file in inside)
+
+
+def passed_over(inputs: Sequence[Path], pattern: str | None = None) -> list[str]:
+    """Say, one line a folder, where pictures are left aside because there are videos too."""
+    counts = {
+        folder: _pictures_in(folder)
+        for folder in inputs
+        if pattern is None and _is_folder(folder) and not _is_sequence(folder)
+    }
+    return [
+        f"{count} pictures in `{folder}` passed over, as there are videos too"
+        for folder, count in counts.items()
+        if count > 1  # a poster beside a film is nothing to talk about
+    ]
+
+
+def _pictures_in(folder: Path) -> int:
+    try:
+        return len(pictures_in(folder))
+    except OSError:  # whoever looks for videos in it says so
+        return 0
+
+
+def _sequence_job(inputs: Sequence[Path], output: Path | None) -> Job:
+    """Pair one source with one target where either is numbered pictures."""
+    if len(inputs) != 1:
+        raise OptionsError(
+            "numbered pictures are made from one video, and one video of them: "
+            f"{len(inputs)} inputs were given",
+            "run it once for each",
+        )
+    source = inputs[0]
+    if output is None or _is_folder(output):
+        raise OptionsError(
+            f"cannot tell what to make of the pictures `{source}`",
+            "name a video, e.g. `-o out.mp4`, or numbered pictures, e.g. `-o out/%05d.png`",
+        )
+    if _is_folder(source) and not _is_sequence(source):
+        raise OptionsError(
+            f"cannot write the videos in `{source}` to one name, `{output}`",
+            "name one of them, or a folder with `-o out/`",
+        )
+    job = Job(source=source, target=output)
+    _make_folders([job])
+    return job
+
+
 def _refuse_url(path: Path) -> None:
     """Refuse what would become a strange folder here: `Path` makes `s3:/a` of `s3://a`."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) and not path.exists():
@@ -72,7 +133,7 @@ def _refuse_url(path: Path) -> None:
 
 def is_folder(inputs: Sequence[Path], output: Path | None) -> bool:
     """Say whether `output` is a folder for what `find_jobs` finds, be it there yet or not."""
-    if output is None:
+    if output is None or is_pattern(output) or any(map(_is_sequence, inputs)):
         return False
     given = [path for one in inputs for path in _expanded(one)]
     return _is_folder(output) or len(given) > 1 or any(_is_folder(path) for path in given)

@@ -5,7 +5,7 @@
       manifest.json    the source and the settings that the pieces belong to
       00000120.nut     a segment, named after the first source frame in it ...
       00000120.json    ... and its `Part`, written last: without it the segment does not count
-      joined.mp4       the whole, until it is renamed over the target
+      joined.mp4       the whole, until it is renamed over the target; a folder for pictures
       report.json      written before that, so that the end is known to have been reached
 
 Each file is written under a temporary name, synced and renamed. Only files known by their
@@ -17,6 +17,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
@@ -26,6 +27,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from sepconv_video.errors import BusyError, VideoError
+from sepconv_video.numbered import existing, files_of, is_pattern, publish
 
 Identity = Mapping[str, Any]
 """What pieces belong to: `source`, what file it was, and the settings, all as JSON has them."""
@@ -50,6 +52,17 @@ class Seen:
     """Frames that repeat the one before, as in animation on twos and threes."""
     error_s: float
     """The furthest that a new frame is from its true position in time."""
+
+
+def sum_up(seen: Sequence[Seen]) -> Seen:
+    """Say of several parts what there was to say of each, in order."""
+    return Seen(
+        cuts=tuple(cut for one in seen for cut in one.cuts),
+        flashes=tuple(flash for one in seen for flash in one.flashes),
+        stills=sum(one.stills for one in seen),
+        repeats=sum(one.repeats for one in seen),
+        error_s=max(one.error_s for one in seen),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +104,7 @@ class Parts:
         canonical = json.dumps(identity, sort_keys=True)
         self.key = hashlib.sha256(canonical.encode()).hexdigest()[:16]
         self.folder = target.with_name(f"{target.name}.parts")
-        self.joined = self.folder / f"joined{target.suffix}"
+        self.joined = self.folder / f"joined{'.pictures' if is_pattern(target) else target.suffix}"
 
     @contextmanager
     def claim(self) -> Iterator[Self]:
@@ -138,7 +151,7 @@ class Parts:
         kept, has_pieces = read_json(manifest), any(self.folder.glob(_PART_FILES))
         with explained(self.target):
             for stale in self.folder.glob("*.new"):
-                stale.unlink(missing_ok=True)
+                _remove(stale)
             if kept == self.identity and resume:
                 return ""
             self._clear()
@@ -183,18 +196,27 @@ class Parts:
     def complete(self, report: Mapping[str, Any]) -> None:
         """Rename the joined file over the target, and know afterwards that this was done."""
         with explained(self.target):
-            size = self.joined.stat().st_size
-            write_json(self._report, {"key": self.key, "bytes": size, "report": report})
+            made = self.joined / self.target.name if self.joined.is_dir() else self.joined
+            content = {"key": self.key, "bytes": size_of(made), "report": report}
+            write_json(self._report, content)
+            self._publish(report)
+
+    def _publish(self, report: Mapping[str, Any]) -> None:
+        if self.joined.is_dir():
+            publish(self.joined, self.target, report["frames"])
+        else:
             self.joined.replace(self.target)
-            sync_folder(self.target.parent)
+        sync_folder(self.target.parent)
 
     def completed(self) -> Mapping[str, Any] | None:
         """Give the report of a run that died after the rename, or kept its pieces; else None."""
         found = read_json(self._report)
-        if not isinstance(found, dict) or found.get("key") != self.key or self.joined.exists():
+        if not isinstance(found, dict) or found.get("key") != self.key or self.joined.is_file():
             return None
         with suppress(OSError):
-            if self.target.stat().st_size == found["bytes"]:
+            if self.joined.is_dir():  # the moving of many pictures was cut short
+                self._publish(found["report"])
+            if size_of(self.target) == found["bytes"]:
                 report: Mapping[str, Any] = found["report"]
                 return report
         return None
@@ -217,7 +239,7 @@ class Parts:
         (self.folder / "manifest.json").unlink(missing_ok=True)
         for path in list(self.folder.iterdir()):
             if _OURS.fullmatch(path.name) and (also_lock or path.name != "lock"):
-                path.unlink(missing_ok=True)
+                _remove(path)
 
 
 def gaps(parts: Sequence[Part]) -> list[tuple[int, int | None]]:
@@ -237,23 +259,51 @@ def gaps(parts: Sequence[Part]) -> list[tuple[int, int | None]]:
     return missing
 
 
-def identify(path: Path) -> dict[str, Any]:
-    """Tell a file from others, and from itself after a change: size, time and samples of it.
+def identify(source: Path) -> dict[str, Any]:
+    """Tell a source from others, and from itself after a change: size, time and samples of it.
+
+    Of numbered pictures, names, sizes and times of all, and samples of some.
 
     Raises:
-        VideoError: It cannot be read.
+        SepConvVideoError: It cannot be read.
     """
+    files = files_of(source)
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            for part in range(4):  # a film's worth of bytes would take as long as its decoding
-                file.seek(max(0, status.st_size - _SAMPLE_BYTES) * part // 3)
+        stats = [path.stat() for path in files]
+        looks = [
+            (path.name, status.st_size, status.st_mtime_ns)
+            for path, status in zip(files, stats, strict=True)
+        ]
+        if len(files) > 1:
+            digest.update(json.dumps(looks).encode())
+        for place in range(4):  # a film's worth of bytes would take as long as its decoding
+            chosen = (len(files) - 1) * place // 3
+            with files[chosen].open("rb") as file:
+                file.seek(max(0, stats[chosen].st_size - _SAMPLE_BYTES) * place // 3)
                 digest.update(file.read(_SAMPLE_BYTES))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise VideoError(f"cannot read `{path}`: {reason}", "check its name and rights") from error
-    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest.hexdigest()}
+        raise VideoError(
+            f"cannot read `{source}`: {reason}", "check its name and rights"
+        ) from error
+    return {
+        "bytes": sum(status.st_size for status in stats),
+        "mtime_ns": max(status.st_mtime_ns for status in stats),
+        "sha256": digest.hexdigest(),
+    }
+
+
+def size_of(target: Path) -> int:
+    """Add up the sizes of the files at a target, be it one or numbered pictures.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    found = existing(target)
+    if not found:
+        raise FileNotFoundError(target)
+    return sum(path.stat().st_size for path in found)
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever is in it
@@ -302,6 +352,13 @@ def explained(target: Path) -> Iterator[None]:
             f"cannot write `{target}`: {reason}",
             "free some space, check the rights of its folder, or choose another one with `-o`",
         ) from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():  # pictures, not yet at their place
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _writing(path: Path) -> Path:

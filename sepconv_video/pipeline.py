@@ -1,20 +1,52 @@
-"""One file, or one picture between two, from beginning to end."""
+"""One file, one stream through a pipe, or one picture between two, from beginning to end."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from sepconv_video.engine import Engine
-from sepconv_video.errors import VideoError
+from sepconv_video.errors import Interrupted, OptionsError, VideoError
+from sepconv_video.frames import Frame, Timeline, VideoInfo
+from sepconv_video.numbered import is_pattern, numbered
 from sepconv_video.options import Job, Options
+from sepconv_video.parts import Parts
 from sepconv_video.production import (
     Production,
     Progress,
     Report,
     Watch,
+    advise,
     check_free,
     check_place,
+    explained_frames,
+    grid_of,
+    queue_depth,
+    reading_of,
+    seen_fields,
+    track_of,
 )
-from sepconv_video.video import read_picture, write_picture
+from sepconv_video.schedule import Grid
+from sepconv_video.scribe import Judge, one_frame
+from sepconv_video.stream import prefetch
+from sepconv_video.video import (
+    PIPE,
+    Evenness,
+    PipeWriter,
+    Reader,
+    SegmentWriter,
+    Track,
+    join,
+    lost_in_pipe,
+    read_picture,
+    write_picture,
+)
+
+Picture = npt.NDArray[np.uint8]
 
 
 def interpolate_file(
@@ -59,15 +91,193 @@ def interpolate_file(
     return report
 
 
+def interpolate_stream(
+    job: Job,
+    options: Options | None = None,
+    *,
+    engine: Engine | None = None,
+    on_progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Report:
+    """Raise the frame rate of a video that comes or goes through a pipe, in one go.
+
+    Only pictures go through. What comes through a pipe cannot be read again: nothing of it is
+    kept when this is cut short, and a target file appears complete at the end or not at all.
+
+    Args:
+        job: Source and target, at least one of them `-`: standard input or output.
+        options: What to do; by default 2x with the model `fast`.
+        engine: The network; by default made from `options`.
+        on_progress: Called after each frame written.
+        should_stop: Asked now and then; True ends the work soon, and nothing is kept.
+
+    Returns:
+        What was done. A damaged source still gives what could be decoded of it: see `damage`.
+
+    Raises:
+        Interrupted: Because of `should_stop`.
+        SepConvVideoError: Anything that keeps the video from being made, with a hint.
+    """
+    options, started = options or Options(), time.monotonic()
+    watch = Watch(on_progress=on_progress, should_stop=should_stop)
+    _check_stream(job, options)
+    count = 0
+    with ExitStack() as stack:
+        reader = stack.enter_context(Reader(job.source, reading_of(options)))
+        info, grid = reader.info, grid_of(options, reader.info)
+        judge = Judge(info, grid, options)
+        sink = stack.enter_context(_sink(job, info, grid, options))
+        engine = engine or Engine.from_options(options)
+        for shown in explained_frames(_made(reader, judge, engine, stack), job.source):
+            for frame in shown:
+                sink.write(frame)
+            count += len(shown)
+            if watch.on_progress is not None:
+                watch.on_progress(count, None)
+            if watch.wants_to_stop():
+                raise Interrupted("interrupted: what comes through a pipe cannot be gone on with")
+        end, end_pts = judge.end or 0, judge.end_pts or 0
+        if end < 2:
+            raise one_frame(job.source)
+        seen, base = judge.seen(0, end), grid.time_base
+        report = Report(
+            target=job.target,
+            source_frames=end,
+            frames=count,
+            kept_frames=0,
+            seconds=time.monotonic() - started,
+            **seen_fields(seen),
+            video_s=float(end_pts * base),
+            audio_s=[],
+            damage=reader.damage,
+            notes=[
+                *reader.notes,
+                *advise(seen, end, options),
+                *filter(None, [reader.left_out]),
+            ],
+        )
+        return replace(report, notes=report.notes + sink.finish(report, end_pts))
+
+
+def _made(
+    reader: Reader, judge: Judge, engine: Engine, stack: ExitStack
+) -> Iterator[list[Frame]]:
+    """Decode and make frames in a thread each, which end with the stack."""
+    info, depth = reader.info, queue_depth(reader.info)
+    # no patience: who sends may take as long as they like
+    todo = stack.enter_context(prefetch(judge.watch(reader.frames(), 0), depth, "decode"))
+    return stack.enter_context(prefetch(engine.run(todo, info), depth, "engine"))
+
+
+def _check_stream(job: Job, options: Options) -> None:
+    """Refuse what cannot be, before anything is read.
+
+    Raises:
+        OptionsError: A target file that cannot be written, or options that y4m has no place for.
+    """
+    if job.target != PIPE:
+        check_place(job)
+        check_free(job, options)
+        return
+    given = [
+        name
+        for name, value in (
+            ("codec", options.codec if options.codec != "rawvideo" else None),
+            ("crf", options.crf),
+            ("preset", options.preset),
+            ("pix-fmt", options.pix_fmt),
+        )
+        if value is not None
+    ]
+    if given:
+        raise OptionsError(
+            f"cannot write `-` with `--{given[0]}`: y4m is not encoded",
+            "leave it out and let the program after the pipe encode; `--codec rawvideo` writes "
+            "frames without any header",
+        )
+
+
+def _sink(
+    job: Job, info: VideoInfo, grid: Grid, options: Options
+) -> AbstractContextManager["_PipeSink | _FileSink"]:
+    if job.target == PIPE:
+        return _pipe_sink(info, grid, raw=options.codec == "rawvideo")
+    return _file_sink(job, info, grid, options)
+
+
+class _PipeSink:
+    """Standard output."""
+
+    def __init__(self, writer: PipeWriter, info: VideoInfo, grid: Grid, *, raw: bool) -> None:
+        self._writer, self._is_raw = writer, raw
+        self._notes = lost_in_pipe(info, raw=raw)
+        if raw:
+            size = f"{info.width}x{info.height}:{info.pix_fmt}"
+            self._notes.append(f"raw video without a header: {size} at {grid.rate} frames a second")
+        self._even = Evenness(grid.time_base, grid.rate)
+
+    def write(self, frame: Frame) -> None:
+        self._even.add(frame.pts)
+        self._writer.write(frame)
+
+    def finish(self, _: Report, end_pts: int) -> list[str]:
+        """Write what is in hand and say what was lost."""
+        self._writer.finish()
+        uneven = self._even.note("raw video" if self._is_raw else "y4m")
+        return [*self._notes, *filter(None, [uneven])]
+
+
+@contextmanager
+def _pipe_sink(info: VideoInfo, grid: Grid, *, raw: bool) -> Iterator[_PipeSink]:
+    with PipeWriter(info, grid.rate, raw=raw) as writer:
+        yield _PipeSink(writer, info, grid, raw=raw)
+
+
+class _FileSink:
+    """A file made from a pipe: one segment, which is joined with nothing and renamed."""
+
+    def __init__(self, parts: Parts, track: Track, writer: SegmentWriter) -> None:
+        self._parts, self._track, self._writer = parts, track, writer
+        self._start = 0  # clocks of broadcasts begin anywhere
+        self._is_begun = False
+
+    def write(self, frame: Frame) -> None:
+        if not self._is_begun:
+            self._start, self._is_begun = frame.pts, True
+        self._writer.write(replace(frame, pts=frame.pts - self._start))
+
+    def finish(self, report: Report, end_pts: int) -> list[str]:
+        """Put the file at its place, and say what could not be kept."""
+        segment = self._writer.finish(end_pts - self._start)
+        path, target = self._parts.writing_path(0), self._parts.target
+        # the segment stands for the source, which cannot be read for its other streams
+        pieces = [(path, segment)]
+        joined = join(pieces, self._parts.joined, self._track, path, target, Timeline())
+        self._parts.complete(report.as_json())
+        return joined.notes
+
+
+@contextmanager
+def _file_sink(job: Job, info: VideoInfo, grid: Grid, options: Options) -> Iterator[_FileSink]:
+    track = track_of(job.target, info, grid, options)
+    parts = Parts(job.target, {"source": "a pipe"})
+    with parts.claim():
+        parts.begin(resume=False)
+        with SegmentWriter(parts.writing_path(0), track, job.target) as writer:
+            yield _FileSink(parts, track, writer)
+
+
 def interpolate_pictures(
     first: Path, second: Path, target: Path, options: Options | None = None
 ) -> None:
     """Write the picture half way between two pictures of one size, 8 bits per channel.
 
+    To numbered pictures, such as `between/%02d.png`, `factor - 1` are written, evenly spaced.
+
     Args:
         first: Earlier picture, in any format FFmpeg reads.
         second: Later picture.
-        target: File to write; its suffix chooses the format.
+        target: File to write, or the pattern of several; its suffix chooses the format.
         options: Model, device and precision; by default `fast` on what there is.
 
     Raises:
@@ -84,4 +294,21 @@ def interpolate_pictures(
             f"the other {right.shape[1]}x{right.shape[0]}",
             "scale or crop one of them to the size of the other first",
         )
-    write_picture(target, Engine.from_options(options).middle_picture(left, right))
+    engine = Engine.from_options(options)
+    if not is_pattern(target):
+        write_picture(target, engine.middle_picture(left, right))
+        return
+    for number, picture in enumerate(_between(engine, left, right, options.factor), 1):
+        write_picture(numbered(target, number), picture)
+
+
+def _between(engine: Engine, left: Picture, right: Picture, factor: int) -> list[Picture]:
+    """Make `factor - 1` pictures by repeated halving."""
+    if factor == 1:
+        return []
+    middle, half = engine.middle_picture(left, right), factor // 2
+    return [
+        *_between(engine, left, middle, half),
+        middle,
+        *_between(engine, middle, right, half),
+    ]

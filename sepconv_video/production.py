@@ -6,7 +6,7 @@ what is finished of it survives in `TARGET.parts` whatever happens.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Self
 from sepconv_video import __version__
 from sepconv_video.errors import DeviceError, Interrupted, OptionsError, VideoError
 from sepconv_video.frames import Frame, Reading, Timeline, VideoInfo
+from sepconv_video.numbered import existing, is_pattern
 from sepconv_video.options import Job, Options
-from sepconv_video.parts import Identity, Part, Parts, gaps, identify
+from sepconv_video.parts import Identity, Parts, Seen, gaps, identify, sum_up
 from sepconv_video.schedule import Grid, by_factor, by_rate
 from sepconv_video.scribe import CONTEXT_FRAMES, Judge, Scribe, one_frame
 from sepconv_video.shipped import weights_digest
@@ -72,6 +73,10 @@ class Report:
     """Frames that repeat the one before, as in animation on twos and threes."""
     largest_error_s: float
     """The furthest that a new frame is from its true position in time; 0 with a factor."""
+    video_s: float
+    """When the picture ends, in seconds, as it was written."""
+    audio_s: list[float]
+    """When each sound stream ends, likewise."""
     damage: str | None
     """What was broken in the source, in one line; None if nothing."""
     notes: list[str]
@@ -173,8 +178,8 @@ class Production:
         with ExitStack() as stack:
             reader = stack.enter_context(Reader(job.source, reading_of(self.options)))
             info, grid = reader.info, grid_of(self.options, reader.info)
-            judge = Judge(info, grid, dedup=self.options.dedup, cuts=None)
-            track = self._track(info, grid)
+            judge = Judge(info, grid, self.options)
+            track = track_of(job.target, info, grid, self.options)
             rehearse(track, job.source, job.target, reading_of(self.options).timeline)
             depth = queue_depth(info)
             frames = reader.frames(max(0, first - CONTEXT_FRAMES))
@@ -187,7 +192,7 @@ class Production:
             expected = info.frame_count_from_header
             expected = expected and round(expected * grid.rate / info.rate)
             done = 0
-            for shown in _explained(made, job.source):
+            for shown in explained_frames(made, job.source):
                 scribe.write(shown)
                 done += len(shown)
                 if watch.on_progress is not None:
@@ -196,22 +201,6 @@ class Production:
                     scribe.finish()
                     raise self._interrupted()
             scribe.finish(reader)
-
-    def _track(self, info: VideoInfo, grid: Grid) -> Track:
-        options = self.options
-        container = container_for(self.job.target)
-        return Track(
-            info,
-            time_base=grid.time_base,
-            rate=grid.rate,
-            encoding=Encoding(
-                codec=options.codec,
-                crf=options.crf,
-                container=container,
-                preset=options.preset,
-                pix_fmt=options.pix_fmt,
-            ),
-        )
 
     def _interrupted(self) -> Interrupted:
         return Interrupted(
@@ -233,7 +222,8 @@ class Production:
                 "run the same command again when nothing writes to it any more",
             )
         with Reader(job.source, reading_of(self.options)) as reader:
-            track = self._track(reader.info, grid_of(self.options, reader.info))
+            grid = grid_of(self.options, reader.info)
+            track = track_of(job.target, reader.info, grid, self.options)
         pieces = [
             (
                 self.parts.segment_path(part.first),
@@ -245,44 +235,27 @@ class Production:
         ]
         timeline = reading_of(self.options).timeline
         joined = join(pieces, self.parts.joined, track, job.source, job.target, timeline)
+        seen = sum_up([part.seen for part in parts])
+        advice = advise(seen, parts[-1].end, self.options)
         report = Report(
             target=job.target,
             source_frames=parts[-1].end,
             frames=sum(part.frames for part in parts),
             kept_frames=self.kept_frames,
             seconds=time.monotonic() - self._started,
-            cuts=[cut for part in parts for cut in part.seen.cuts],
-            flashes=[flash for part in parts for flash in part.seen.flashes],
-            stills=sum(part.seen.stills for part in parts),
-            repeats=sum(part.seen.repeats for part in parts),
-            largest_error_s=max(part.seen.error_s for part in parts),
+            **seen_fields(seen),
+            video_s=joined.video_s,
+            audio_s=list(joined.audio_s),
             damage=parts[-1].damage,
             notes=[
                 note
-                for note in (self._note, *parts[-1].notes, *self._advice(parts), *joined.notes)
+                for note in (self._note, *parts[-1].notes, *advice, *joined.notes)
                 if note
             ],
         )
         check_free(job, self.options)  # somebody else may have made it meanwhile
         self.parts.complete(report.as_json())
         return report
-
-    def _advice(self, parts: Sequence[Part]) -> list[str]:
-        """Say how exact the new frames' times are, and what would be better."""
-        notes = []
-        error_s = max(part.seen.error_s for part in parts)
-        if error_s:
-            notes.append(
-                "new frames show the nearest eighth of the way between two others: "
-                f"at most {error_s * 1000:.1f} ms from their times"
-            )
-        repeats, count = sum(part.seen.repeats for part in parts), parts[-1].end
-        if repeats >= MANY_REPEATS * count and not self.options.dedup:
-            notes.append(
-                f"{repeats} of {count} frames repeat the one before, as in animation on twos: "
-                "`--dedup` makes frames between the drawings instead"
-            )
-        return notes
 
     def clean(self) -> None:
         """Remove the pieces of a complete target, if they are not to be kept."""
@@ -312,6 +285,49 @@ def grid_of(options: Options, info: VideoInfo) -> Grid:
     return by_factor(info, options.factor, slowmo=options.slowmo)
 
 
+def track_of(target: Path, info: VideoInfo, grid: Grid, options: Options) -> Track:
+    """Decide how the target is encoded.
+
+    Raises:
+        SepConvVideoError: The encoding makes no sense, or no encoder can hold the video.
+    """
+    encoding = Encoding(
+        codec=options.codec,
+        crf=options.crf,
+        container=container_for(target),
+        preset=options.preset,
+        pix_fmt=options.pix_fmt,
+    )
+    return Track(info, time_base=grid.time_base, rate=grid.rate, encoding=encoding)
+
+
+def seen_fields(seen: Seen) -> dict[str, Any]:
+    """Give the fields of a `Report` that say what was seen."""
+    return {
+        "cuts": list(seen.cuts),
+        "flashes": list(seen.flashes),
+        "stills": seen.stills,
+        "repeats": seen.repeats,
+        "largest_error_s": seen.error_s,
+    }
+
+
+def advise(seen: Seen, source_frames: int, options: Options) -> list[str]:
+    """Say how exact the new frames' times are, and what would be better."""
+    notes = []
+    if seen.error_s:
+        notes.append(
+            "new frames show the nearest eighth of the way between two others: "
+            f"at most {seen.error_s * 1000:.1f} ms from their times"
+        )
+    if seen.repeats >= MANY_REPEATS * source_frames and not options.dedup:
+        notes.append(
+            f"{seen.repeats} of {source_frames} frames repeat the one before, as in animation on "
+            "twos: `--dedup` makes frames between the drawings instead"
+        )
+    return notes
+
+
 def check_frames(source: Path, options: Options, span: Span) -> None:
     """Decode what must be there for a span to be worth an engine.
 
@@ -339,6 +355,7 @@ def identity_of(job: Job, options: Options) -> Identity:
         "cuts": options.cuts,
         "stretch of the source": [str(options.start_s), str(options.end_s)],
         "deinterlace": options.deinterlace,
+        "rate of pictures": str(options.source_fps),
         "precision": options.precision,
         "codec": options.codec,
         "crf": options.crf,
@@ -349,7 +366,7 @@ def identity_of(job: Job, options: Options) -> Identity:
     }
 
 
-def _explained(made: Iterator[list[Frame]], source: Path) -> Iterator[list[Frame]]:
+def explained_frames(made: Iterator[list[Frame]], source: Path) -> Iterator[list[Frame]]:
     """Say in our words that reading takes for ever, or that there is not enough memory."""
     try:
         yield from made
@@ -380,7 +397,7 @@ def check_place(job: Job) -> None:
         raise OptionsError(
             f"cannot write `{target}`: {reason}", "choose another name with `-o`"
         ) from error
-    if target.exists() and source.exists() and target.samefile(source):
+    if _meet(source, target):
         raise OptionsError(
             f"cannot write `{target}`: it is the source itself", "choose another name with `-o`"
         )
@@ -395,13 +412,23 @@ def check_place(job: Job) -> None:
         )
 
 
+def _meet(source: Path, target: Path) -> bool:
+    """Tell whether something in the source's place would be replaced."""
+    if not is_pattern(target):
+        return target.exists() and source.exists() and target.samefile(source)
+    if source.is_dir():
+        return target.parent.exists() and target.parent.samefile(source)
+    there = {path.resolve() for path in existing(target)}
+    return any(path.resolve() in there for path in existing(source))
+
+
 def check_free(job: Job, options: Options) -> None:
     """Refuse a target that exists, unless it may be replaced.
 
     Raises:
         OptionsError: It exists.
     """
-    if job.target.exists() and not options.overwrite:
+    if not options.overwrite and existing(job.target):
         raise OptionsError(
             f"cannot write `{job.target}`: it exists already",
             "pass `--overwrite` to replace it, or choose another name with `-o`",

@@ -134,12 +134,12 @@ class KnownCuts:
     """temporary"""
 
     def apply(self, related: Iterator[tuple[Frame, Relation]]) -> Iterator[tuple[Frame, Relation]]:
-        """temporary"""
+        """Temporary"""
         return related
 
 
 def relations(frames: Iterable[Frame], bits: int) -> Iterator[tuple[Frame, Relation]]:
-    """temporary"""
+    """Temporary"""
     before = None
     for frame in frames:
         relation = Relation.JOINED

@@ -22,7 +22,7 @@ LAYERS = [
     ["weights"],
     ["models"],
     ["kernels", "color", "video", "scenes", "schedule", "stream", "parts"],
-    ["frames", "options", "shipped"],
+    ["frames", "options", "shipped", "numbered"],
     ["errors"],
 ]
 LEVELS = {module: level for level, layer in enumerate(reversed(LAYERS)) for module in layer}

@@ -9,6 +9,7 @@ import av
 from sepconv_video.video.encoders import Encoding, container_for
 from sepconv_video.video.joiner import Joined, join, rehearse
 from sepconv_video.video.pictures import is_picture, read_picture, write_picture
+from sepconv_video.video.pipes import PIPE, Evenness, PipeWriter, lost_in_pipe
 from sepconv_video.video.reader import Reader
 from sepconv_video.video.segments import Segment, SegmentWriter
 from sepconv_video.video.source import Extent, measure, probe
@@ -19,9 +20,12 @@ ENCODERS_VERSION = f"PyAV {av.__version__}"
 
 __all__ = [
     "ENCODERS_VERSION",
+    "PIPE",
     "Encoding",
+    "Evenness",
     "Extent",
     "Joined",
+    "PipeWriter",
     "Reader",
     "Segment",
     "SegmentWriter",
@@ -29,6 +33,7 @@ __all__ = [
     "container_for",
     "is_picture",
     "join",
+    "lost_in_pipe",
     "measure",
     "probe",
     "read_picture",

@@ -16,8 +16,11 @@ from av.video.stream import VideoStream
 
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Reading
+from sepconv_video.numbered import Pictures, pictures_at
 from sepconv_video.video.clock import Clock
 from sepconv_video.video.faults import explain, is_broken_off
+from sepconv_video.video.pipes import is_cut_short
+from sepconv_video.video.sequences import picture_packet
 from sepconv_video.video.source import (
     cuts_packets_short,
     main_video,
@@ -37,6 +40,7 @@ class Decoder:
         stream: Its main video.
         window: The stretch of it that is wanted.
         first: The first picture.
+        numbered: The pictures that are the video, if it is not a file.
         faults: What was found broken so far.
     """
 
@@ -50,6 +54,7 @@ class Decoder:
             VideoError: If there is no video in it that can be decoded.
         """
         self._path, self._reading = path, reading
+        self.numbered = pictures_at(path)
         if not (reading.timeline.start_s and self._has_sought()):
             self._open(None)
             try:
@@ -76,10 +81,11 @@ class Decoder:
         return False
 
     def _open(self, seek_s: Fraction | None) -> None:
-        self.faults = Faults()
+        self.faults = Faults(self.numbered)
+        self._used_bytes = 0
         self._aspects: list[str] = []
         self._first_dts: int | None = None  # of the packet that decoding began with
-        self.container = open_source(self._path)
+        self.container = open_source(self._path, self._reading)
         try:
             self.stream: VideoStream = main_video(self.container, self._path)
         except BaseException:
@@ -87,7 +93,8 @@ class Decoder:
             raise
         self._is_avi = self.container.format.name == "avi"
         self.window = window_of(self.container, self.stream, self._reading.timeline)
-        self.stream.thread_type = "AUTO"
+        # with a thread a frame, a broken picture among the last would take others with it
+        self.stream.thread_type = "AUTO" if self.numbered is None else "SLICE"
         if seek_s is None:
             self._first_dts = self.stream.start_time
         else:
@@ -151,7 +158,8 @@ class Decoder:
     def _decode(self) -> Generator[av.VideoFrame, None, None]:
         """Decode every packet, counting faults instead of raising them."""
         index, aspect = 0, None
-        for packet in chain(self._packets(), [None]):
+        packets = self._packets() if self.numbered is None else self._from_files(self.numbered)
+        for packet in chain(packets, [None]):
             try:
                 pictures = self.stream.decode(packet)
             except av.EOFError:  # already flushed by the demuxer's last, empty packet
@@ -168,6 +176,14 @@ class Decoder:
                 index += 1
                 yield picture
         self.faults.broken_off |= is_broken_off(self._path)
+        self.faults.broken_off |= is_cut_short(self.container, self._used_bytes)
+
+    def _from_files(self, pictures: Pictures) -> Iterator["Packet[VideoStream]"]:
+        for file, place in zip(pictures.files, pictures.places, strict=True):
+            try:
+                yield picture_packet(file, place, self.stream)
+            except OSError:
+                self.faults.packets += 1
 
     def _packets(self) -> Iterator["Packet[VideoStream]"]:
         """Demux the stream up to the end of the file or the first place it cannot be read."""
@@ -179,6 +195,7 @@ class Decoder:
                 if packet.is_corrupt and drops_corrupt:
                     self.faults.packets += 1
                 else:
+                    self._used_bytes = (packet.pos or self._used_bytes) + packet.size
                     yield packet
         except av.FFmpegError as fault:
             self.faults.reading = explain(fault)[0]
@@ -190,8 +207,10 @@ class Decoder:
 class Faults:
     """Counts what was found broken while decoding."""
 
-    def __init__(self) -> None:
-        """Start with nothing."""
+    def __init__(self, numbered: Pictures | None) -> None:
+        """Start with nothing but the gaps among numbered pictures."""
+        self._noun = "packet" if numbered is None else "picture"
+        self._missing = numbered.missing if numbered is not None else 0
         self.packets = 0
         self.pictures = 0
         self.broken_off = False
@@ -209,8 +228,11 @@ class Faults:
             parts.append("the file is broken off before its end")
         if self.reading:
             parts.append(f"reading stopped early: {self.reading}")
+        if self._missing:
+            noun = _plural("number", self._missing)
+            parts.append(f"{self._missing} {noun} missing among the pictures")
         if self.packets:
-            parts.append(f"{self.packets} {_plural('packet', self.packets)} could not be decoded")
+            parts.append(f"{self.packets} {_plural(self._noun, self.packets)} could not be decoded")
         if self.pictures:
             parts.append(f"{self.pictures} {_plural('frame', self.pictures)} decoded with errors")
         return "; ".join(parts) or None

@@ -21,8 +21,10 @@ from av.video.codeccontext import VideoCodecContext
 
 from sepconv_video.errors import OptionsError, VideoError
 from sepconv_video.frames import ColorSpec, VideoInfo
+from sepconv_video.numbered import is_pattern
 from sepconv_video.video.formats import Layout, is_rgb, layout_of, planar_twin, wider_formats
 from sepconv_video.video.light import PARAMETERS, is_hdr, parameters
+from sepconv_video.video.pictures import is_picture
 
 # Quality that a viewer cannot tell from the source, and speed in proportion to the network's.
 _QUALITY = {
@@ -113,12 +115,20 @@ class Plan:
 
 
 def container_for(target: Path) -> str:
-    """Name FFmpeg's container for a file name.
+    """Name FFmpeg's container for a file name; for numbered pictures, their suffix.
 
     Raises:
         OptionsError: If the suffix is of no container that videos are written to.
     """
     suffix = target.suffix.lower()
+    if is_picture(target):
+        if is_pattern(target):
+            return suffix[1:]
+        numbers = target.with_stem(f"{target.stem}%05d")
+        raise OptionsError(
+            f"cannot write `{target}`: one picture holds no video",
+            f"write numbered pictures, e.g. `-o {numbers}`, or a video",
+        )
     if suffix not in _CONTAINERS:
         raise OptionsError(
             f"cannot write `{target}`: `{suffix or 'no suffix'}` names no container; "

@@ -20,11 +20,11 @@ from av.container import OutputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from sepconv_video.errors import VideoError
 from sepconv_video.frames import Timeline
 from sepconv_video.video.faults import translated
 from sepconv_video.video.holding import fresh_tags
-from sepconv_video.video.segments import Segment, packets
+from sepconv_video.video.segments import Segment, packets, reject_short
+from sepconv_video.video.sequences import save_pictures
 from sepconv_video.video.streams import OtherStreams
 from sepconv_video.video.track import Track
 
@@ -66,6 +66,10 @@ def join(
     Raises:
         VideoError: If the file cannot be written, or a segment is damaged.
     """
+    if track.is_painted:
+        notes = save_pictures(pieces, path, track, source, called)
+        end_s = float(pieces[-1][1].end_pts * track.time_base)
+        return Joined(notes=notes, video_s=end_s, audio_s=())
     # a file of our own, because PyAV leaves its open when the header cannot be written
     with translated("write", called), path.open("wb") as file:
         with closing(_Joiner(file, track, source, called, timeline)) as joiner:
@@ -89,6 +93,8 @@ def rehearse(track: Track, source: Path, called: Path, timeline: Timeline) -> No
     Raises:
         VideoError: If the container cannot hold the video, or nothing can be encoded.
     """
+    if track.is_painted:
+        return  # any picture can be written one by one
     _Joiner(io.BytesIO(), track, source, called, timeline).close()
 
 
@@ -199,12 +205,7 @@ def _timed(
             if track.container in {"mp4", "mov"}:
                 packet.duration = times.decoding_duration(packet.duration)
             yield packet
-        if found != len(segment.pts):
-            raise VideoError(
-                f"cannot read the finished segment `{path}`: {found} of {len(segment.pts)} frames "
-                "are left in it",
-                "pass `--no-resume` to start afresh",
-            )
+        reject_short(path, segment, found)
 
 
 class _Times:

@@ -31,13 +31,20 @@ _ENCODERS: dict[str, tuple[str, str, dict[str, str]]] = {
     ".tif": ("tiff", "rgb24", {}),
     ".tiff": ("tiff", "rgb24", {}),
 }
-_ACCURATE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+ACCURATE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+_DEEP = {".png": "rgb48be", ".tif": "rgb48le", ".tiff": "rgb48le"}
+"""Formats for more than 8 bits."""
 _BT601 = 5
 
 
 def is_picture(path: Path | str) -> bool:
-    """Tell by its suffix whether a file is a still picture."""
+    """Tell by its suffix whether a file is a still picture that can be written."""
     return Path(path).suffix.lower() in _ENCODERS
+
+
+def is_deep(suffix: str) -> bool:
+    """Tell whether the format of a suffix holds 16 bits per sample."""
+    return suffix.lower() in _DEEP
 
 
 def read_picture(path: Path | str) -> Picture:
@@ -68,13 +75,13 @@ def read_picture(path: Path | str) -> Picture:
             rgb = VideoReformatter().reformat(
                 frame,
                 format="rgb24",
-                interpolation=_ACCURATE,
+                interpolation=ACCURATE,
                 # JPEG and WebP are BT.601 and seldom say so
                 src_colorspace=_BT601 if frame.colorspace == 2 else None,
                 src_color_range=frame.color_range,
                 dst_color_range=2,
             )
-            return _upright(cast(Picture, rgb.to_ndarray()), display_matrix_of(frame))
+            return upright(cast(Picture, rgb.to_ndarray()), display_matrix_of(frame))
 
 
 def write_picture(path: Path | str, rgb: Picture) -> None:
@@ -94,24 +101,32 @@ def write_picture(path: Path | str, rgb: Picture) -> None:
             f"cannot write `{path}`: accepted endings of pictures are {', '.join(_ENCODERS)}",
             f"choose another name, e.g. `{path.stem or 'middle'}.png`",
         )
-    codec, pix_fmt, options = _ENCODERS[path.suffix.lower()]
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24")
     with translated("write", path):
-        path.write_bytes(_encode(rgb, codec, pix_fmt, options))
+        path.write_bytes(encode_picture(frame, path.suffix))
 
 
-def _encode(rgb: Picture, codec: str, pix_fmt: str, options: dict[str, str]) -> bytes:
+def encode_picture(rgb: av.VideoFrame, suffix: str) -> bytes:
+    """Encode an RGB frame in the format of a suffix, with 16 bits per sample if it has them.
+
+    Raises:
+        av.FFmpegError: It cannot be encoded.
+    """
+    codec, pix_fmt, options = _ENCODERS[suffix.lower()]
+    if rgb.format.name != "rgb24":
+        pix_fmt = _DEEP[suffix.lower()]
     context = VideoCodecContext.create(codec, "w")
     assert isinstance(context, VideoCodecContext)
-    context.height, context.width = rgb.shape[:2]
+    context.height, context.width = rgb.height, rgb.width
     context.pix_fmt = pix_fmt
     context.time_base = cast(Any, 1)
     context.options = options
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24")
+    frame = rgb
     if pix_fmt == "yuvj444p":
-        frame = frame_of(_jpeg_planes(rgb), pix_fmt, Layout(8, (0, 0)))
+        frame = frame_of(_jpeg_planes(cast(Picture, rgb.to_ndarray())), pix_fmt, Layout(8, (0, 0)))
         frame.color_range = 2
-    elif pix_fmt != "rgb24":
-        frame = VideoReformatter().reformat(frame, format=pix_fmt)
+    elif pix_fmt != rgb.format.name:
+        frame = VideoReformatter().reformat(rgb, format=pix_fmt)
     frame.pts = 0
     return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
 
@@ -127,8 +142,8 @@ def _jpeg_planes(rgb: Picture) -> list[Picture]:
     return [rounded[..., number] for number in range(3)]
 
 
-def _upright(rgb: Picture, matrix: tuple[int, ...] | None) -> Picture:
-    """Turn and mirror as the camera noted: x' = a x + c y, y' = b x + d y."""
+def upright(rgb: Picture, matrix: tuple[int, ...] | None) -> Picture:
+    """Turn and mirror an RGB array as the camera noted: x' = a x + c y, y' = b x + d y."""
     if matrix is None:
         return rgb
     a, b, _, c, d = matrix[:5]

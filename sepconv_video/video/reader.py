@@ -19,6 +19,7 @@ from sepconv_video.frames import Frame, Reading, VideoInfo
 from sepconv_video.video.boxes import presentation_end
 from sepconv_video.video.decoding import Decoder, named
 from sepconv_video.video.interlace import Deinterlacer, Examination, Scan
+from sepconv_video.video.pipes import left_out
 from sepconv_video.video.source import describe, most_ticks
 from sepconv_video.video.unpacker import Unpacker, change, form_of
 
@@ -78,6 +79,12 @@ class Reader:
     def damage(self) -> str | None:
         """What was broken in the stream, in one line; None if nothing. Final after `frames`."""
         return self._decoder.faults.summary
+
+    @property
+    def left_out(self) -> str:
+        """What of the source does not go through a pipe, in one line; empty if nothing."""
+        container, stream = self._decoder.container, self._decoder.stream
+        return left_out(container, stream, "only pictures go through a pipe")
 
     def frames(self, first: int = 0) -> Iterator[Frame]:
         """Give the frames in presentation order, with strictly increasing `pts`.
@@ -182,9 +189,11 @@ class Reader:
         stream = self._decoder.stream
         info = describe(stream, self._first, self._unpack.pix_fmt, self._unpack.layout)
         fields = 2 if self._deinterlaces and self._scan.interlaced else 1
-        frames = info.frame_count_from_header
+        numbered = self._decoder.numbered
+        frames = info.frame_count_from_header if numbered is None else len(numbered.files)
         return replace(
             info,
+            path=self.path,
             time_base=self._tick,
             start_pts=_pts(self._first),
             rate=info.rate * fields,

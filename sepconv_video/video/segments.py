@@ -145,3 +145,17 @@ def packets(path: Path) -> Iterator["Packet[VideoStream]"]:
             f"cannot read the finished segment `{path}`: it is damaged",
             "pass `--no-resume` to start afresh",
         ) from fault
+
+
+def reject_short(path: Path, segment: Segment, found: int) -> None:
+    """Refuse a segment that holds fewer pictures than it did.
+
+    Raises:
+        VideoError: It does.
+    """
+    if found != len(segment.pts):
+        raise VideoError(
+            f"cannot read the finished segment `{path}`: {found} of {len(segment.pts)} frames "
+            "are left in it",
+            "pass `--no-resume` to start afresh",
+        )

@@ -14,11 +14,13 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from sepconv_video.errors import VideoError
-from sepconv_video.frames import VideoInfo
+from sepconv_video.frames import Reading, VideoInfo
+from sepconv_video.numbered import pictures_at
 from sepconv_video.video.faults import explain, quoted
 from sepconv_video.video.formats import Layout
 from sepconv_video.video.light import light_of
 from sepconv_video.video.matrices import color_of
+from sepconv_video.video.pipes import PIPE, open_stdin
 
 _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 _TEXT_FORMATS = {"tty", "bin", "xbin", "adf", "idf"}
@@ -48,25 +50,38 @@ _GUARDS = {
     "max_streams": str(MOST_STREAMS + 1),
     "pattern_type": "none",  # `%d` in a picture's name is no counter
 }
+_LIMITS = {"max_pixels": str(LARGEST_PIXELS)}
 
 
-def open_source(path: Path) -> InputContainer:
+def open_source(path: Path, reading: Reading | None = None) -> InputContainer:
     """Open a file for reading; it alone, whatever other files it may name.
+
+    Of numbered pictures the first is opened, as a video of the rate that `reading` says. Only
+    with a `reading` does `-` mean standard input, which can be opened once.
 
     Raises:
         VideoError: If it is missing, empty, a folder, a pipe or not a video, with the reason.
     """
+    if reading is not None and path == PIPE:
+        return _checked(open_stdin(reading, _GUARDS, _LIMITS), path)
+    pictures, options = pictures_at(path), _GUARDS
+    if pictures is not None:
+        path, options = pictures.files[0], _GUARDS | {"framerate": str((reading or Reading()).rate)}
     reject_unreadable(path)
     try:
         container = av.open(
             f"file:{path}",  # the prefix keeps FFmpeg from taking `12:30.mp4` for an address
             "r",
-            options={"max_pixels": str(LARGEST_PIXELS)},
-            container_options=_GUARDS,
+            options=_LIMITS,
+            container_options=options,
             metadata_errors="replace",
         )
     except (av.FFmpegError, OSError, MemoryError) as fault:
         raise VideoError(*_why_not_opened(path, fault)) from fault
+    return _checked(container, path)
+
+
+def _checked(container: InputContainer, path: Path) -> InputContainer:
     try:
         _reject_unusable(container, path)
     except VideoError:
@@ -94,7 +109,7 @@ def reject_unreadable(path: Path) -> None:
         if not stat.S_ISREG(found.st_mode):  # which is read twice, and from its end
             raise VideoError(
                 f"cannot read `{path}`: it is a pipe or a device, not a file",
-                "write what comes out of it to a file first",
+                "write what comes out of it to a file first, or send it to standard input, `-`",
             )
         if found.st_size == 0:
             raise VideoError(f"cannot read `{path}`: the file is empty (0 bytes)", _COMPLETE)
@@ -128,7 +143,8 @@ def measure(path: Path) -> Extent:
         with open_source(path) as container:
             stream = main_video(container, path)
             context = stream.codec_context
-            frames = _count_from_header(stream) or 0
+            pictures = pictures_at(path)
+            frames = len(pictures.files) if pictures else _count_from_header(stream) or 0
             return Extent(frames=frames, pixels=context.width * context.height)
     except (VideoError, av.FFmpegError):
         return Extent()  # whoever makes it will say why

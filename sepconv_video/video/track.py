@@ -24,6 +24,8 @@ from sepconv_video.video.faults import explain
 from sepconv_video.video.formats import frame_of, layout_of, widen
 from sepconv_video.video.headers import announce, can_announce
 from sepconv_video.video.light import PARAMETERS
+from sepconv_video.video.painter import Painter, picture_plan
+from sepconv_video.video.pictures import is_picture
 
 _MOST_TICKS = 2**31 - 1  # FFmpeg keeps time bases in 32 bits
 _LAMBDA_PER_QUANTISER = 118  # FF_QP2LAMBDA
@@ -38,6 +40,7 @@ class Track:
         codec: FFmpeg's name of the encoder chosen.
         container: FFmpeg's name of the container it will end up in.
         time_base: Seconds per tick of the encoder and of the packets.
+        rate: Nominal frames per second.
         note: What is encoded otherwise than in the source, in one line, or an empty string.
     """
 
@@ -57,20 +60,27 @@ class Track:
             VideoError: If no encoder can hold the video.
         """
         self.info, self.container = info, encoding.container or "matroska"
-        self._plan = plan(info, encoding, self.container)
-        self._frame_ticks, self._rate = time_base, rate
+        is_painted = is_picture(f"a.{self.container}")
+        self._plan = (picture_plan if is_painted else plan)(info, encoding, self.container)
+        self._frame_ticks, self.rate = time_base, rate
         self.codec = self._plan.codec
         self.note = "; ".join(filter(None, [self._plan.note, self._light_note()]))
         form = self._plan.form
         self._conversion = (
             Conversion(info, form.pix_fmt, self._plan.color) if form.is_converted else None
         )
+        self._paint = Painter(info, self._plan) if is_painted else None
         self.time_base = time_base
         if self.container == "avi":  # a constant rate only; finer ticks become empty frames
             self.time_base = 1 / rate
         elif max(time_base.denominator, time_base.numerator) > _MOST_TICKS:
             self.time_base = Fraction(1, 1_000_000)
         self._source_layout = layout_of(info.pix_fmt) or self._plan.layout
+
+    @property
+    def is_painted(self) -> bool:
+        """Whether the video ends up as RGB pictures instead of in a container."""
+        return self._paint is not None
 
     def clock(self) -> "Clock":
         """Start the clock of a segment."""
@@ -82,7 +92,8 @@ class Track:
         Raises:
             VideoError: If the encoder does not open.
         """
-        info, rate = self.info, self._rate
+        info = self.info if self._paint is None else self._paint.info
+        rate = self.rate
         rate = rate.limit_denominator(_MOST_TICKS // max(1, math.ceil(rate)))
         stream = output.add_stream(
             self.codec,
@@ -117,7 +128,9 @@ class Track:
 
         In MP4 they stand in the header, in a transport stream before each key frame.
         """
-        wanted = ContainerFormat(self.container, "w").flags & _GLOBAL_HEADER
+        wanted = not self.is_painted and (
+            ContainerFormat(self.container, "w").flags & _GLOBAL_HEADER
+        )
         flags = stream.codec_context.flags & ~Flags.global_header
         stream.codec_context.flags = flags | (Flags.global_header if wanted else 0)
 
@@ -153,6 +166,8 @@ class Track:
 
     def _formed(self, planes: Sequence[Plane]) -> av.VideoFrame:
         """Put planes into the encoder's format: exactly, or converted where nothing else goes."""
+        if self._paint is not None:
+            return self._paint(planes)
         if self._conversion is not None:
             return self._conversion(planes)
         return frame_of(planes, self._plan.form.pix_fmt, self._plan.layout)

@@ -6,7 +6,7 @@ import pytest
 
 from sepconv_video.errors import OptionsError, VideoError
 from sepconv_video.video import is_picture, read_picture, write_picture
-from sepconv_video.video.pictures import _upright
+from sepconv_video.video.pictures import upright
 
 
 def colours(height=49, width=65):
@@ -63,7 +63,7 @@ ONE = 1 << 16
     ],
 )
 def test_orientation_is_applied(matrix, expected):
-    np.testing.assert_array_equal(_upright(colours(), matrix), expected(colours()))
+    np.testing.assert_array_equal(upright(colours(), matrix), expected(colours()))
 
 
 def test_is_picture_goes_by_the_suffix():
