@@ -72,6 +72,9 @@ class Frame:
     """Ticks the frame is shown, as its stream says; 0 where it does not."""
     planes: tuple[Plane, ...]
     """Y, U, V (or Y alone for gray), each (rows, columns), native subsampling and depth."""
+    begins_shot: bool = False
+    """Whether the stream itself says that nothing joins it to the frame before, as where the
+    picture's size changes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
