@@ -269,7 +269,7 @@ FLASHES = (_white, _partly_white, _overexposed, _coloured, _lightning, _other_pi
 def pan(d: Drawer) -> Sequence:
     """A crop moving over a photograph at 2 to 15 % of its width a frame, half with blur."""
     picture, step = d.photograph(), d.rng.uniform(0.02, 0.15) * 640
-    blur = int(d.rng.choice([1, 8]))
+    blur = int(d.rng.choice([1, 4]))
     room = picture.shape[1] - 640
     angle = d.rng.uniform(-0.3, 0.3)
     frames = []

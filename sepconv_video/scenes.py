@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -23,11 +22,11 @@ CONTEXT_FRAMES = 4
 """Frames before one that its verdict depends on."""
 LOOK_AHEAD = 3
 """Frames after one that its verdict depends on; so long may a flash be."""
-CUT_SCORE = 0.88
+CUT_SCORE = 0.82
 """From this score on two frames may belong to different shots."""
 
 # All chosen on the training half of the labelled set, see scripts/judge_cuts.py.
-_SAME_SHOT = 0.85  # below this score the shot before a flash goes on after it
+_SAME_SHOT = 0.8  # below this score the shot before a flash goes on after it
 _RISE = 0.3  # by so much a cut stands out from what goes on around it
 _FADE = 0.5  # texture below this share of that nearby is fading in or out
 _UNLIKE = 1.5  # the score of pictures that cannot be compared, as of different sizes
@@ -241,21 +240,18 @@ def _sampled(luma: Plane, bits: int) -> npt.NDArray[np.uint16]:
 def _cell_means(codes: npt.NDArray[np.uint16]) -> Grey:
     """Average square cells, 64 along the longer side; what fills no cell is left out."""
     side = -(-max(codes.shape) // _GRID)
-    rows, columns = (_averaging(size, side) for size in codes.shape)
-    return rows.T @ codes.astype(np.float32) @ columns / np.float32(_LEVELS - 1)
+    grey = codes.astype(np.float32) / np.float32(_LEVELS - 1)
+    return _block_means(grey, min(side, codes.shape[0]), min(side, codes.shape[1]))
 
 
-@lru_cache(maxsize=16)
-def _averaging(size: int, block: int) -> Grey:
-    """A matrix (size, blocks) that averages blocks of a row, leaving out a remainder.
-
-    Products with it are much faster than numpy's mean over short axes.
-    """
-    block = min(block, size)
-    matrix = np.zeros((size, size // block), np.float32)
-    for k in range(size // block):
-        matrix[k * block : (k + 1) * block, k] = 1 / block
-    return matrix
+def _block_means(images: Grey, high: int, wide: int) -> Grey:
+    """Average blocks of the last two dimensions, (..., rows, columns), dropping a remainder."""
+    rows, columns = images.shape[-2] // high, images.shape[-1] // wide
+    images = images[..., : rows * high, : columns * wide]
+    # Strided sums: numpy's mean over two short axes takes several times as long.
+    tall = sum((images[..., k::high, :] for k in range(1, high)), images[..., ::high, :])
+    total = sum((tall[..., k::wide] for k in range(1, wide)), tall[..., ::wide])
+    return np.asarray(total / np.float32(high * wide), np.float32)
 
 
 def _local_contrast(cells: Grey) -> Grey:
@@ -273,9 +269,10 @@ def _matching_error(image: Grey, other: Grey, shift: tuple[int, int]) -> float:
     margins = [(_REACH + max(-s, 0), _REACH + max(s, 0)) for s in shift]
     padded = np.pad(other, margins, mode="edge")[max(shift[0], 0) :, max(shift[1], 0) :]
     places = sliding_window_view(padded[: rows + 2 * _REACH, : columns + 2 * _REACH], image.shape)
-    errors = np.abs(places - image).reshape(-1, rows, columns) @ _averaging(columns, _BLOCK)
-    errors = _averaging(rows, _BLOCK).T @ errors
-    return float(errors.min(axis=0).mean())
+    errors = places - image
+    np.abs(errors, out=errors)
+    means = _block_means(errors, min(_BLOCK, rows), min(_BLOCK, columns))
+    return float(means.min(axis=(0, 1)).mean())
 
 
 def _shift(left: Grey, right: Grey) -> tuple[int, int] | None:
