@@ -28,7 +28,7 @@ SIZE = (640, 360)
 MOVING = (
     "bmx-trees car-shadow car-roundabout drift-straight lady-running libby motocross parkour "
     "rollercoaster soapbox horsejump scooter"
-).split()
+)
 FAST = "drift-straight motocross libby bmx-trees tennis parkour highway_curve scooter horsejump"
 STATIC = "asl_ gmdcsa_s1 gmdcsa_s4 val_friday val_audience val_skater"
 ALIKE = ("pexels_9046237", "p2s_", "val_highway", "davis_dr", "flutter_b", "sam2_0")
@@ -85,6 +85,7 @@ class Drawer:
     """Draws sequences from the clips of a folder and from photographs."""
 
     def __init__(self, clips: list[Path], photographs: list[Path], seed: int) -> None:
+        """Draw from these files; the same seed draws the same."""
         self.rng = np.random.default_rng(seed)
         self.clips, self.photographs = clips, photographs
 
@@ -168,7 +169,7 @@ def cut_between_alike(d: Drawer) -> Sequence:
 
 
 def cut_within_a_clip(d: Drawer) -> Sequence:
-    frames = shot(d.clip(" ".join(MOVING)))
+    frames = shot(d.clip(MOVING))
     gap = min(len(frames) - 9, 40)
     first = int(d.rng.integers(0, len(frames) - gap - 7)) if len(frames) > gap + 7 else 0
     return joined(
@@ -211,9 +212,7 @@ def dissolve(d: Drawer) -> Sequence:
     one, two = d.shots(2, length + 8, length + 8)
     length = min(length, len(one) - 2, len(two) - 2)
     shares = (np.arange(length) + 1) / (length + 1)
-    mixed = [
-        _mixed(a, b, s) for a, b, s in zip(one[-length:], two[:length], shares, strict=True)
-    ]
+    mixed = [_mixed(a, b, s) for a, b, s in zip(one[-length:], two[:length], shares, strict=True)]
     return Sequence(kind="dissolve", frames=[*one[:-length], *mixed, *two[length:]])
 
 
@@ -345,9 +344,7 @@ def jump(d: Drawer) -> Sequence:
 
 def _changed(sequence: Sequence, change: Light) -> Sequence:
     frames = [change(p) for p in sequence.frames]
-    return Sequence(
-        kind=sequence.kind, frames=frames, cuts=sequence.cuts, bits=sequence.bits
-    )
+    return Sequence(kind=sequence.kind, frames=frames, cuts=sequence.cuts, bits=sequence.bits)
 
 
 def _mixed(picture: Picture, other: Picture | int | np.ndarray, share: float) -> Picture:

@@ -63,6 +63,7 @@ class Tally:
     seconds: list[float] = field(default_factory=list)
 
     def add(self, sequence: Sequence, found: set[int], seconds: float) -> None:
+        """Count what was found in a sequence, in so much time."""
         cuts = set(sequence.cuts)
         self.hits[sequence.kind] += len(cuts & found)
         self.missed[sequence.kind] += len(cuts - found)

@@ -25,6 +25,11 @@ LOOK_AHEAD = 3
 CUT_SCORE = 0.82
 """From this score on two frames may belong to different shots."""
 
+REPEAT_CHANGE = 10.0
+"""Levels of 255 by which no 8 x 8 samples of a repeat change; see scripts/judge_repeats.py."""
+REPEAT_MEAN = 0.7
+"""Levels of 255 by which a repeat changes less on average."""
+
 # All chosen on the training half of the labelled set, see scripts/judge_cuts.py.
 _SAME_SHOT = 0.8  # below this score the shot before a flash goes on after it
 _RISE = 0.3  # by so much a cut stands out from what goes on around it
@@ -41,6 +46,7 @@ _BINS = 32
 _NOISE = 0.004  # texture below a level of 255 says nothing
 _LEAST_SPAN = 0.05  # a picture flatter than 13 levels of 255 is stretched no further
 _STEADY = 0.008  # mean change, 2 levels of 255, that no cut stays under
+_STRIP = 64  # rows compared at a time when repeats are sought
 _HISTOGRAM_WEIGHT, _HISTOGRAM_LIMIT = 0.5, 0.4
 
 
@@ -153,6 +159,38 @@ def is_duplicate(left: Frame, right: Frame) -> bool:
     return all(map(np.array_equal, left.planes, right.planes))
 
 
+def is_repeat(left: Frame, right: Frame, bits: int) -> bool:
+    """Say whether two frames are the same drawing, but for what compression made of it.
+
+    Judged by the 8 x 8 samples that changed most, in any plane, so that a mouth that moves is
+    no repeat; and by the mean change of what has been looked at, so that a slow pan is none.
+
+    Args:
+        left: A frame.
+        right: Another one.
+        bits: Bits per sample.
+    """
+    unit = 2.0 ** (bits - 8)
+    return all(
+        first.shape == second.shape and _is_unchanged(first, second, unit)
+        for first, second in zip(left.planes, right.planes, strict=True)
+    )
+
+
+def _is_unchanged(first: Plane, second: Plane, unit: float) -> bool:
+    """Compare two planes in strips, as most pairs differ in the first ones."""
+    means = []
+    for row in range(0, first.shape[0], _STRIP):
+        here, there = first[row : row + _STRIP], second[row : row + _STRIP]
+        changes = (np.maximum(here, there) - np.minimum(here, there)).astype(np.float32)
+        high, wide = (min(8, size) for size in changes.shape)
+        blocks = _block_means(changes, high, wide)
+        if float(blocks.max()) >= REPEAT_CHANGE * unit:
+            return False
+        means.append(float(blocks.mean()))
+    return float(np.mean(means)) < REPEAT_MEAN * unit
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Seen:
     frame: Frame
@@ -234,7 +272,7 @@ def _sampled(luma: Plane, bits: int) -> npt.NDArray[np.uint16]:
     """Thin out a plane to what the cells need, at most 5 x 64 samples a side, with 10 bits."""
     step = -(-max(luma.shape) // (_GRID * _SAMPLES))
     codes = luma[::step, ::step].astype(np.uint16)
-    return codes << (10 - bits) if bits <= 10 else codes >> (bits - 10)
+    return np.left_shift(codes, 10 - bits) if bits <= 10 else np.right_shift(codes, bits - 10)
 
 
 def _cell_means(codes: npt.NDArray[np.uint16]) -> Grey:

@@ -10,7 +10,7 @@ from typing import Self
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame, Interval, VideoInfo
 from sepconv_video.parts import Part, Parts
-from sepconv_video.scenes import is_cut, is_duplicate
+from sepconv_video.scenes import CUT_SCORE, Sketch, cut_score, is_duplicate
 from sepconv_video.schedule import intervals
 from sepconv_video.video import Reader, SegmentWriter, Track
 
@@ -48,7 +48,8 @@ class Judge:
         if is_duplicate(left, right):
             self._stills.append(right.index)
             return False
-        if is_cut(left, right, self._bits):
+        first, second = (Sketch.of(frame.planes[0], self._bits) for frame in (left, right))
+        if cut_score(first, second) >= CUT_SCORE:
             self._cuts.append(right.index)
             return False
         return True
