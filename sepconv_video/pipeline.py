@@ -159,9 +159,7 @@ def interpolate_stream(
         return replace(report, notes=report.notes + sink.finish(report, end_pts))
 
 
-def _made(
-    reader: Reader, judge: Judge, engine: Engine, stack: ExitStack
-) -> Iterator[list[Frame]]:
+def _made(reader: Reader, judge: Judge, engine: Engine, stack: ExitStack) -> Iterator[list[Frame]]:
     """Decode and make frames in a thread each, which end with the stack."""
     info, depth = reader.info, queue_depth(reader.info)
     # no patience: who sends may take as long as they like

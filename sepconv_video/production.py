@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sepconv_video import __version__
+from sepconv_video.cuts import chosen_cuts
 from sepconv_video.errors import DeviceError, Interrupted, OptionsError, VideoError
 from sepconv_video.frames import Frame, Reading, Timeline, VideoInfo
 from sepconv_video.numbered import existing, is_pattern
@@ -247,11 +248,7 @@ class Production:
             video_s=joined.video_s,
             audio_s=list(joined.audio_s),
             damage=parts[-1].damage,
-            notes=[
-                note
-                for note in (self._note, *parts[-1].notes, *advice, *joined.notes)
-                if note
-            ],
+            notes=[note for note in (self._note, *parts[-1].notes, *advice, *joined.notes) if note],
         )
         check_free(job, self.options)  # somebody else may have made it meanwhile
         self.parts.complete(report.as_json())
@@ -345,6 +342,7 @@ def identity_of(job: Job, options: Options) -> Identity:
     Raises:
         SepConvVideoError: The source cannot be read, or there is no such model.
     """
+    cuts = chosen_cuts(options.cuts)
     return {
         "source": identify(job.source),
         "model": weights_digest(options.model),
@@ -352,7 +350,7 @@ def identity_of(job: Job, options: Options) -> Identity:
         "fps": str(options.fps),
         "slowmo": [options.slowmo, options.stretch_sound],
         "dedup": options.dedup,
-        "cuts": options.cuts,
+        "cuts": cuts.as_json() if cuts is not None else "auto",
         "stretch of the source": [str(options.start_s), str(options.end_s)],
         "deinterlace": options.deinterlace,
         "rate of pictures": str(options.source_fps),

@@ -8,10 +8,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Self
 
+from sepconv_video.cuts import chosen_cuts
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame, Interval, Relation, VideoInfo
+from sepconv_video.options import Options
 from sepconv_video.parts import Part, Parts, Seen
-from sepconv_video.scenes import KnownCuts, relations
+from sepconv_video.scenes import relations
 from sepconv_video.schedule import Grid, intervals
 from sepconv_video.video import Reader, SegmentWriter, Track
 
@@ -34,18 +36,21 @@ class Judge:
         end_pts: When that frame ends, in ticks of the grid, once that is known.
     """
 
-    def __init__(self, info: VideoInfo, grid: Grid, *, dedup: bool, cuts: KnownCuts | None) -> None:
+    def __init__(self, info: VideoInfo, grid: Grid, options: Options) -> None:
         """Judge the frames of a video.
 
         Args:
             info: What they are.
             grid: When the target's frames are shown.
-            dedup: Whether repeated frames are made anew.
-            cuts: Where the cuts are; None to find them.
+            options: Where the cuts are, if not to be found, and what becomes of repeats.
+
+        Raises:
+            OptionsError: The file of cuts cannot be read.
         """
         self.end: int | None = None
         self.end_pts: int | None = None
-        self._info, self._grid, self._dedup, self._known = info, grid, dedup, cuts
+        self._info, self._grid, self._dedup = info, grid, options.dedup
+        self._known = chosen_cuts(options.cuts)
         self._found: dict[Relation, list[int]] = {relation: [] for relation in Relation}
         self._repeats: list[int] = []
         self._errors: dict[int, Fraction] = {}
@@ -74,8 +79,14 @@ class Judge:
                 yield interval
 
     def _related(self, frames: Iterator[Frame]) -> Iterator[tuple[Frame, Relation]]:
-        related = relations(frames, self._info.bits)
-        for frame, relation in related if self._known is None else self._known.apply(related):
+        before_s = Fraction(-1)
+        for frame, found in relations(frames, self._info.bits):
+            time_s = (frame.pts - self._info.start_pts) * self._info.time_base
+            relation = found
+            if self._known is not None:
+                is_cut = self._known.is_cut_at(frame.index, before_s, time_s)
+                relation = _corrected(found, is_cut=is_cut or frame.begins_shot)
+            before_s = time_s
             self._found[relation].append(frame.index)
             yield frame, relation
 
@@ -93,6 +104,13 @@ class Judge:
             repeats=sum(first <= index < end for index in self._repeats),
             error_s=float(max(errors, default=Fraction(0)) * self._grid.time_base),
         )
+
+
+def _corrected(found: Relation, *, is_cut: bool) -> Relation:
+    """Put a cut where it is known to be, and none elsewhere."""
+    if is_cut:
+        return Relation.CUT
+    return Relation.JOINED if found in {Relation.CUT, Relation.FLASH} else found
 
 
 class Scribe:

@@ -21,7 +21,7 @@ LAYERS = [
     ["engine", "doctor", "scribe"],
     ["weights"],
     ["models"],
-    ["kernels", "color", "video", "scenes", "schedule", "stream", "parts"],
+    ["kernels", "color", "video", "scenes", "cuts", "schedule", "stream", "parts"],
     ["frames", "options", "shipped", "numbered"],
     ["errors"],
 ]
@@ -57,7 +57,7 @@ FENCES = {
     },
 }
 # numpy comes with the frames; these do without.
-PURE = {"errors", "options", "schedule", "stream", "cli"}
+PURE = {"errors", "options", "cuts", "schedule", "stream", "cli"}
 
 
 def sources():
