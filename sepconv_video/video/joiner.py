@@ -23,7 +23,7 @@ from av.video.stream import VideoStream
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Timeline
 from sepconv_video.video.faults import translated
-from sepconv_video.video.holding import fresh_tags
+from sepconv_video.video.holding import fresh_tags, keeps_aspect
 from sepconv_video.video.segments import Segment, packets
 from sepconv_video.video.streams import OtherStreams
 from sepconv_video.video.track import Track
@@ -183,8 +183,18 @@ class _Joiner:
         stream.disposition = others.main.disposition
         stream.metadata.update(fresh_tags(others.main.metadata))
         others.add(output, others.after_video())
-        others.copy_header(output)
+        others.copy_header(output, is_turned=self._track.info.display_matrix is not None)
+        self._note_aspect()
         return stream
+
+    def _note_aspect(self) -> None:
+        track, aspect = self._track, self._track.info.sample_aspect_ratio
+        if aspect in {None, 1} or keeps_aspect(track.container, track.codec):
+            return
+        self._others.notes.append(
+            f"sample aspect ratio {aspect} left out: {track.codec} in a {track.container} file "
+            "cannot say it, a mp4 file can"
+        )
 
 
 def _timed(
