@@ -28,7 +28,7 @@ _LOST = {
     "mov": ("dispositions but `default`",),
     "avi": ("chapters", "languages", "dispositions", "rotation"),
     "mpegts": ("chapters", "the file's tags", "dispositions", "rotation"),
-    "nut": ("rotation",),
+    "nut": ("dispositions", "rotation"),
 }
 """What containers have no place for, beside streams; see the table in CONTRIBUTING.md."""
 _SELF_DESCRIBING = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "ffv1"}
