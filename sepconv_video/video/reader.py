@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
+from math import ceil
 from pathlib import Path
 from typing import Self
 
@@ -58,9 +59,10 @@ class Reader:
         try:
             self._unpack = Unpacker(self._first, self.path)
             self.notes += self._unpack.notes
-            self.info = describe(
-                self._stream, self._first, self._unpack.pix_fmt, self._unpack.layout
-            )
+            info = describe(self._stream, self._first, self._unpack.pix_fmt, self._unpack.layout)
+            share = self._window.share(self._container.duration)
+            count = info.frame_count_from_header
+            self.info = replace(info, frame_count_from_header=count and ceil(count * share))
         except BaseException:
             self._container.close()
             raise
