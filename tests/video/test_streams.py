@@ -323,3 +323,21 @@ def test_lost_frames_at_the_end_are_noticed(tmp_path):
         "audio stream 1 (aac, deu) ends 0.200 s later than in the source, against the picture"
     ]
     assert joined.video_s == pytest.approx(1.8)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "nut", "mkv"])
+def test_a_late_start_is_kept_for_picture_and_sound(tmp_path, suffix):
+    """Sound from 9.98 s on, picture from 10 s, with B-frames: as ffprobe reads the packets."""
+    source = flash_and_click(tmp_path / f"a.{suffix}", start=Fraction(10))
+    target = tmp_path / f"b.{suffix}"
+    joined = make(source, target, Timeline())
+    assert joined.notes == []
+    for kind in ("v", "a"):
+        before = sorted(float(p["pts_time"]) for p in packets_of(source, kind))
+        after = sorted(float(p["pts_time"]) for p in packets_of(target, kind))
+        np.testing.assert_allclose(after, before, atol=1e-6)
+    assert min(float(p["pts_time"]) for p in packets_of(target, "v")) == 10
+    assert min(float(p["pts_time"]) for p in packets_of(target, "a")) == pytest.approx(
+        9.98, abs=0.01
+    )
+    assert joined.video_s == 22
