@@ -162,7 +162,6 @@ def test_a_stretch_has_the_frames_it_has_in_the_whole(flashing, start, end):
 
 
 TIMELINES = {
-    "whole": Timeline(),
     "stretch": Timeline(start_s=Fraction("4.3"), end_s=Fraction(8)),
     "slow": Timeline(start_s=Fraction("5.1"), end_s=Fraction(7), slowdown=2, stretch_sound=True),
 }
