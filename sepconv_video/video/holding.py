@@ -2,8 +2,10 @@
 
 import io
 from contextlib import suppress
+from fractions import Fraction
 
 import av
+from av.codec import Codec
 from av.container import OutputContainer
 from av.stream import Disposition, Stream
 
@@ -14,6 +16,23 @@ _STALE = {
     "_statistics_writing_date_utc", "_statistics_tags", "vendor_id",
 }  # fmt: skip
 _PREFERRED_CONTAINERS = ("matroska", "mov", "mp4", "mpegts", "nut")
+_WITH_COVERS = {"matroska", "mp4"}
+# QuickTime knows these languages by other names of ISO 639-2, and loses those it does not know.
+_QUICKTIME_NAMES = {
+    "deu": "ger", "nld": "dut", "fre": "fra", "swe": "sve", "ell": "gre", "isl": "ice",
+    "zho": "chi", "sqi": "alb", "rum": "ron", "cze": "ces", "slo": "slk", "mkd": "mac",
+    "hye": "arm", "kat": "geo", "bod": "tib", "mya": "bur", "msa": "may", "cym": "wel",
+    "eus": "baq",
+}  # fmt: skip
+_LOST = {
+    "mov": ("dispositions but `default`",),
+    "avi": ("chapters", "languages", "dispositions", "rotation"),
+    "mpegts": ("chapters", "the file's tags", "dispositions", "rotation"),
+    "nut": ("dispositions", "rotation"),
+}
+"""What containers have no place for, beside streams; see the table in CONTRIBUTING.md."""
+_SELF_DESCRIBING = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "ffv1"}
+"""Video codecs that say themselves how wide a sample is."""
 # FFmpeg writes anything into a transport stream, but only these can be read again.
 _TRANSPORTED = {
     "mpeg1video", "mpeg2video", "mpeg4", "h264", "hevc", "vvc", "cavs", "dirac", "vc1", "mp2",
@@ -24,9 +43,13 @@ _TRANSPORTED = {
 
 def can_hold(container: str, stream: Stream) -> bool:
     """Tell whether a container can hold a stream, by writing a header with it to memory."""
+    if is_cover(stream):
+        return container in _WITH_COVERS
+    if stream.type == "data":
+        return _reads_back(container, stream)
     if container == "mpegts" and codec_of(stream) not in _TRANSPORTED:
         return False
-    if container == "webm" and stream.type in {"attachment", "data"}:  # left out without a word
+    if container == "webm" and stream.type == "attachment":  # left out without a word
         return False
     trial = av.open(io.BytesIO(), "w", format=container)
     try:
@@ -40,6 +63,26 @@ def can_hold(container: str, stream: Stream) -> bool:
     return True
 
 
+def _reads_back(container: str, stream: Stream) -> bool:
+    """Tell whether data can be found again in a container, by writing some to memory.
+
+    FFmpeg accepts data for which it then writes no index at all, or one that says nothing.
+    """
+    file = io.BytesIO()
+    try:
+        with av.open(file, "w", format=container) as trial:
+            packet = av.Packet(bytes(16))
+            packet.stream = clone(trial, stream)
+            packet.time_base, packet.pts, packet.dts = Fraction(1, 1000), 0, 0
+            packet.is_keyframe = True
+            trial.mux_one(packet)
+        file.seek(0)
+        with av.open(file, format=container) as written:
+            return any(codec_of(found) == codec_of(stream) for found in written.streams)
+    except (av.FFmpegError, ValueError, IndexError):
+        return False
+
+
 def clone(output: OutputContainer, stream: Stream) -> Stream:
     """Declare a stream like `stream`, with its tags and dispositions, for packet copies."""
     copy = output.add_stream_from_template(stream, opaque=True)
@@ -50,7 +93,11 @@ def clone(output: OutputContainer, stream: Stream) -> Stream:
 def describe_like(copy: Stream, stream: Stream) -> None:
     """Give a stream the tags, with the language, and the dispositions of another."""
     copy.disposition = stream.disposition
-    copy.metadata.update(fresh_tags(stream.metadata))
+    tags = fresh_tags(stream.metadata)
+    assert isinstance(copy.container, OutputContainer)
+    if copy.container.format.name == "mov" and "language" in tags:
+        tags["language"] = _QUICKTIME_NAMES.get(tags["language"], tags["language"])
+    copy.metadata.update(tags)
 
 
 def fresh_tags(tags: dict[str, str]) -> dict[str, str]:
@@ -87,3 +134,24 @@ def refusal(container: str, stream: Stream) -> str:
     others = [name for name in _PREFERRED_CONTAINERS if can_hold(name, stream)]
     remedy = f"a {others[0]} file can" if others else "no container known here can"
     return f"{called(stream)} left out: a {container} file cannot hold it, {remedy}"
+
+
+def losses(container: str, found: set[str]) -> str:
+    """Say which of the things `found` in a source a container has no place for; empty if none.
+
+    They are named as in `_LOST`.
+    """
+    lost = [name for name in _LOST.get(container, ()) if name in found]
+    return (
+        f"{', '.join(lost)} left out: a {container} file has no place for them, a matroska file has"
+        if lost
+        else ""
+    )
+
+
+def keeps_aspect(container: str, codec: str) -> bool:
+    """Tell whether an encoder's pictures keep their sample aspect ratio in a container.
+
+    Matroska has a place for it, but PyAV 18.1 no way to tell FFmpeg.
+    """
+    return container in {"mp4", "mov"} or Codec(codec, "w").canonical_name in _SELF_DESCRIBING

@@ -22,7 +22,7 @@ from av.video.stream import VideoStream
 
 from sepconv_video.frames import Timeline
 from sepconv_video.video.faults import translated
-from sepconv_video.video.holding import fresh_tags
+from sepconv_video.video.holding import fresh_tags, keeps_aspect
 from sepconv_video.video.segments import Segment, packets, reject_short
 from sepconv_video.video.sequences import save_pictures
 from sepconv_video.video.streams import OtherStreams
@@ -189,8 +189,18 @@ class _Joiner:
         stream.disposition = others.main.disposition
         stream.metadata.update(fresh_tags(others.main.metadata))
         others.add(output, others.after_video())
-        others.copy_header(output)
+        others.copy_header(output, is_turned=self._track.info.display_matrix is not None)
+        self._note_aspect()
         return stream
+
+    def _note_aspect(self) -> None:
+        track, aspect = self._track, self._track.info.sample_aspect_ratio
+        if aspect in {None, 1} or keeps_aspect(track.container, track.codec):
+            return
+        self._others.notes.append(
+            f"sample aspect ratio {aspect} left out: {track.codec} in a {track.container} file "
+            "cannot say it, a mp4 file can"
+        )
 
 
 def _timed(

@@ -5,6 +5,7 @@ without a usable time are given one and counted in `notes`; what could not be de
 counted in `damage`.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -191,13 +192,14 @@ class Reader:
         fields = 2 if self._deinterlaces and self._scan.interlaced else 1
         numbered = self._decoder.numbered
         frames = info.frame_count_from_header if numbered is None else len(numbered.files)
+        share = self._decoder.window.share(self._decoder.container.duration)
         return replace(
             info,
             path=self.path,
             time_base=self._tick,
             start_pts=_pts(self._first),
             rate=info.rate * fields,
-            frame_count_from_header=frames and frames * fields,
+            frame_count_from_header=frames and math.ceil(frames * fields * share),
         )
 
     def _last_duration(self, last: Frame) -> int:

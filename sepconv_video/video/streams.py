@@ -15,7 +15,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.rational import AVRational
-from av.stream import Stream
+from av.stream import Disposition, Stream
 
 from sepconv_video.frames import Timeline
 from sepconv_video.video.holding import (
@@ -24,6 +24,7 @@ from sepconv_video.video.holding import (
     clone,
     fresh_tags,
     is_cover,
+    losses,
     refusal,
 )
 from sepconv_video.video.packets import SourcePackets
@@ -130,8 +131,11 @@ class OtherStreams:
         mime = cover.metadata.get("mimetype", mime)
         output.add_attachment(given or f"cover.{suffix}", mime, self._covers[cover.index])
 
-    def copy_header(self, output: OutputContainer) -> None:
-        """Copy the file's tags, and the chapters as far as they are in the stretch."""
+    def copy_header(self, output: OutputContainer, *, is_turned: bool) -> None:
+        """Copy the file's tags, and the chapters as far as they are in the stretch.
+
+        What the output has no place for is noted; a turned picture among it.
+        """
         output.metadata.update(fresh_tags(self._input.metadata))
         chapters = []
         for chapter in self._input.chapters():
@@ -142,6 +146,22 @@ class OtherStreams:
                 chapters.append(chapter | {"start": max(0, start), "end": end})
         if chapters:
             output.set_chapters(chapters)
+        lost = losses(output.format.name, self._found(bool(chapters), is_turned))
+        self.notes += [lost] if lost else []
+
+    def _found(self, has_chapters: bool, is_turned: bool) -> set[str]:
+        """List what there is beside streams, in the words of `losses`."""
+        given = {stream.disposition for stream in self._input.streams if not is_cover(stream)}
+        others = given - {Disposition.default, Disposition(0)}
+        found = {
+            "chapters": has_chapters,
+            "the file's tags": bool(fresh_tags(self._input.metadata)),
+            "languages": any(s.language not in {None, "und"} for s in self._input.streams),
+            "rotation": is_turned,
+            "dispositions": bool(others),
+            "dispositions but `default`": bool(others),
+        }
+        return {name for name, is_there in found.items() if is_there}
 
     def has_foreign_tags(self) -> bool:
         """Tell whether there are tags outside MP4's classic set, as cameras write them."""

@@ -51,6 +51,12 @@ class Window:
         is_outside = self.is_before(end_s) or self.is_after(start_s)
         return None if is_outside or (start >= end and start_s < end_s) else (start, end)
 
+    def share(self, duration: int | None) -> Fraction:
+        """Say how much of the file the stretch is, 0 to 1, by the duration that its header has."""
+        last_s = self.first_s + Fraction(duration or 0, av.time_base)
+        rest = self.clipped(self.first_s, last_s) if last_s > self.first_s else None
+        return (rest[1] - rest[0]) / (last_s - self.first_s) if rest else Fraction(1)
+
     def seek_points(self, early_s: int = 0) -> list[Fraction]:
         """List where to look for the beginning, best first; empty if it is that of the file."""
         if self.begin_s is None:

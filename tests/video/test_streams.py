@@ -10,7 +10,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from clips import ClipSpec, make_clip, variable_times
 
+from sepconv_video.errors import VideoError
 from sepconv_video.frames import Reading, Timeline
 from sepconv_video.video import (
     Encoding,
@@ -116,7 +118,6 @@ def packets_of(path, kind):
 
 SOURCES = {
     "mp4": ("mp4", "libx264", "aac", "2"),
-    "mov": ("mov", "libx264", "pcm_s16le", "2"),
     "mkv": ("mkv", "libx264", "libopus", "2"),
     "ts": ("ts", "libx264", "aac", "2"),
     "ts mpeg2": ("ts", "mpeg2video", "mp2", "2"),
@@ -158,3 +159,184 @@ def test_a_stretch_has_the_frames_it_has_in_the_whole(flashing, start, end):
     for frame, other in zip(found, expected, strict=True):
         for plane, its in zip(frame.planes, other.planes, strict=True):
             np.testing.assert_array_equal(plane, its)
+
+
+TIMELINES = {
+    "stretch": Timeline(start_s=Fraction("4.3"), end_s=Fraction(8)),
+    "slow": Timeline(start_s=Fraction("5.1"), end_s=Fraction(7), slowdown=2, stretch_sound=True),
+}
+
+
+@pytest.mark.parametrize("timeline", TIMELINES.values(), ids=TIMELINES)
+def test_flash_and_click_stay_together(flashing, tmp_path, timeline):
+    stay_together(flashing, tmp_path / "b.mp4", timeline)
+
+
+def test_flash_and_click_stay_together_eight_times_as_slow(tmp_path):
+    source = flash_and_click(tmp_path / "a.mov", sound="pcm_s16le")
+    timeline = dataclasses.replace(TIMELINES["slow"], slowdown=8)
+    stay_together(source, tmp_path / "b.mkv", timeline)
+
+
+def stay_together(flashing, target, timeline):
+    joined = make(flashing, target, timeline)
+    frames, info = frames_of(flashing)
+    flash = max(frames, key=lambda frame: frame.planes[0].mean())
+    lag_s = click_time(flashing) - flash.pts * info.time_base
+    found_s = click_time(target, 0.1) - flash_time(target)
+    slowdown = timeline.slowdown
+    # atempo moves whole windows of a 24th of a second, at each doubling
+    slack_s = Fraction(1, 10_000) if slowdown == 1 else Fraction(slowdown, 24)
+    assert abs(found_s - lag_s * slowdown) < slack_s
+    assert joined.notes == [note for note in joined.notes if "times longer" in note]
+    if timeline.end_s is not None and timeline.start_s is not None:
+        length_s = (timeline.end_s - timeline.start_s) * slowdown
+        step_s = info.time_base if info.time_base > Fraction(1, 1000) else Fraction(1, 1000)
+        assert abs(Fraction(joined.video_s) - length_s) <= step_s * slowdown
+        assert abs(Fraction(joined.audio_s[0]) - length_s) < Fraction("0.05") * slowdown
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "avi"])
+def test_what_lies_before_a_stretch_is_not_decoded(tmp_path, suffix):
+    """Nor read: here it is zeros."""
+    whole = flash_and_click(tmp_path / f"a.{suffix}", sound="libmp3lame", bf="0")
+    expected, _ = frames_of(whole, start_s=Fraction(9))
+    content = bytearray(whole.read_bytes())
+    with av.open(str(whole)) as file:
+        positions = [packet.pos for packet in file.demux(video=0) if packet.size]
+    content[positions[5] : positions[90]] = bytes(positions[90] - positions[5])
+    broken = tmp_path / f"b.{suffix}"
+    broken.write_bytes(content)
+    with Reader(broken) as reader:
+        assert len(list(reader.frames())) < 300 or reader.damage
+    found, _ = frames_of(broken, start_s=Fraction(9))
+    assert [frame.pts for frame in found] == [frame.pts for frame in expected]
+
+
+def test_stretched_sound_keeps_rate_codec_language_and_pitch(tmp_path):
+    source = make_clip(tmp_path / "a.mp4", ClipSpec(count=50, audio=True))
+    target = tmp_path / "b.mp4"
+    notes = make(source, target, Timeline(slowdown=2, stretch_sound=True)).notes
+    assert notes == ["audio stream 1 (aac, deu) made 2 times longer and encoded again as aac"]
+    with av.open(str(target)) as file:
+        sound = file.streams.audio[0]
+        assert (sound.codec_context.name, sound.rate, sound.layout.name) == ("aac", 44100, "mono")
+        assert sound.language == "deu"
+        wave = np.concatenate([frame.to_ndarray()[0] for frame in file.decode(sound)])
+    spectrum = np.abs(np.fft.rfft(wave[10_000:54_100]))  # a second: one bin is one hertz
+    assert abs(int(spectrum.argmax()) - 440) <= 2
+    assert abs(len(wave) / 44100 - 4) < 0.05
+
+
+def test_slow_motion_is_silent_unless_asked_and_says_so(tmp_path):
+    spec = ClipSpec(count=50, audio=True, subtitles=True, chapters=True)
+    source = make_clip(tmp_path / "a.mkv", spec)
+    target = tmp_path / "b.mkv"
+    joined = make(source, target, Timeline(slowdown=4))
+    assert "audio stream 1 (aac, deu) left out: slow motion is silent" in joined.notes[0]
+    assert "--stretch-sound" in joined.notes[0]
+    assert joined.audio_s == ()
+    with av.open(str(target)) as file:
+        assert [stream.type for stream in file.streams] == ["video", "subtitle"]
+        ends = [(c["start"] * c["time_base"], c["end"] * c["time_base"]) for c in file.chapters()]
+        assert ends == [(0, 4), (4, 8)]
+    texts = packets_of(target, "s")
+    starts = [float(p["pts_time"]) for p in texts]
+    np.testing.assert_allclose(starts, 0.4 * np.arange(20), atol=1e-6)
+    assert {p["duration_time"] for p in texts} == {"0.400000"}
+    assert joined.video_s == 8
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_text_and_chapters_are_cut_to_the_stretch(tmp_path, suffix):
+    spec = ClipSpec(count=50, audio=True, subtitles=True, chapters=True)
+    source = make_clip(tmp_path / f"a.{suffix}", spec)
+    target = tmp_path / f"b.{suffix}"
+    timeline = Timeline(start_s=Fraction("0.56"), end_s=Fraction("1.24"))
+    assert make(source, target, timeline).notes == []
+    spans = [
+        (round(float(p["pts_time"]), 3), round(float(p["duration_time"]), 3))
+        for p in packets_of(target, "s")
+        if "duration_time" in p  # MP4 ends with an empty one, which clears the picture
+    ]
+    wanted = [(0, 0.04), *((round(0.04 + 0.1 * n, 3), 0.1) for n in range(6)), (0.64, 0.04)]
+    assert spans == wanted
+    with av.open(str(target)) as file:
+        found = [
+            (c["metadata"]["title"], c["start"] * c["time_base"], c["end"] * c["time_base"])
+            for c in file.chapters()
+        ]
+    assert found == [("one", 0, Fraction("0.44")), ("two", Fraction("0.44"), Fraction("0.68"))]
+
+
+def test_sound_of_a_stretch_are_the_packets_that_begin_in_it(tmp_path):
+    source = make_clip(tmp_path / "a.mp4", ClipSpec(count=50, audio=True))
+    target = tmp_path / "b.mp4"
+    make(source, target, Timeline(start_s=Fraction("0.56"), end_s=Fraction("1.24")))
+    before = [float(p["pts_time"]) for p in packets_of(source, "a")]
+    wanted = [time - 0.56 for time in before if 0.56 <= time < 1.24]
+    assert np.allclose([float(p["pts_time"]) for p in packets_of(target, "a")], wanted, atol=2e-5)
+    pictures = [float(p["pts_time"]) for p in packets_of(target, "v")]
+    assert sorted(pictures) == [round(0.04 * n, 6) for n in range(17)]
+
+
+@pytest.mark.parametrize(("start", "end"), [(20, None), (20, 21), (Fraction("0.01"), "0.02")])
+def test_a_stretch_without_frames_is_refused_with_the_duration(tmp_path, start, end):
+    source = make_clip(tmp_path / "a.mp4", ClipSpec(count=50))
+    timeline = Timeline(start_s=Fraction(start), end_s=None if end is None else Fraction(end))
+    with (
+        Reader(source, Reading(timeline=timeline)) as reader,
+        pytest.raises(VideoError, match=r"no frame of .* begins from .*: it lasts 2 s") as caught,
+    ):
+        list(reader.frames())
+    assert "--start" in caught.value.hint
+
+
+def test_a_late_start_and_a_variable_rate_stay_exact(tmp_path):
+    """Picture from 10 s on, at irregular times; the stretch begins between two frames."""
+    times = tuple(300_000 + tick for tick in variable_times(60, seed=5))
+    spec = ClipSpec(times=times, time_base=Fraction(1, 30000), last_duration=1234)
+    source = make_clip(tmp_path / "a.mp4", spec)
+    make(source, tmp_path / "b.mp4", Timeline(start_s=Fraction(1, 3)))
+    frames, info = frames_of(tmp_path / "b.mp4")
+    begin = times[0] + 10_000
+    wanted = [Fraction(tick - begin, 30000) for tick in times if tick >= begin]
+    assert [frame.pts * info.time_base for frame in frames] == wanted
+    assert frames[-1].duration * info.time_base == Fraction(1234, 30000)
+
+
+def test_lost_frames_at_the_end_are_noticed(tmp_path):
+    source = make_clip(tmp_path / "a.mp4", ClipSpec(count=50, audio=True))
+    target = tmp_path / "b.mp4"
+    with Reader(source) as reader:
+        frames, info = list(reader.frames()), reader.info
+    track = Track(
+        info, time_base=info.time_base, rate=info.rate, encoding=Encoding(container="mp4")
+    )
+    with SegmentWriter(tmp_path / "piece", track, target) as writer:
+        for frame in frames[:45]:
+            writer.write(frame)
+        piece = (tmp_path / "piece", writer.finish())
+    joined = join([piece], target, track, source, target, Timeline())
+    assert joined.notes == [
+        "audio stream 1 (aac, deu) ends 0.200 s later than in the source, against the picture"
+    ]
+    assert joined.video_s == pytest.approx(1.8)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "nut", "mkv"])
+def test_a_late_start_is_kept_for_picture_and_sound(tmp_path, suffix):
+    """Sound from 9.98 s on, picture from 10 s, with B-frames: as ffprobe reads the packets."""
+    source = flash_and_click(tmp_path / f"a.{suffix}", start=Fraction(10))
+    target = tmp_path / f"b.{suffix}"
+    joined = make(source, target, Timeline())
+    assert joined.notes == []
+    for kind in ("v", "a"):
+        before = sorted(float(p["pts_time"]) for p in packets_of(source, kind))
+        after = sorted(float(p["pts_time"]) for p in packets_of(target, kind))
+        np.testing.assert_allclose(after, before, atol=1e-6)
+    assert min(float(p["pts_time"]) for p in packets_of(target, "v")) == 10
+    assert min(float(p["pts_time"]) for p in packets_of(target, "a")) == pytest.approx(
+        9.98, abs=0.01
+    )
+    assert joined.video_s == 22
