@@ -254,6 +254,16 @@ def test_a_still_beginning_leaves_it_to_the_marks(tmp_path):
     assert len(read(write(tmp_path / "b.mp4", pictures))[0]) == 12
 
 
+@pytest.mark.parametrize("space", [3, 8, 14])
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "nv12", "pal8", "rgb24", "gray16le"])
+def test_no_colour_tag_stops_the_examination(pix_fmt, space):
+    first = av.VideoFrame(64, 48, pix_fmt)
+    first.time_base, first.pts, first.colorspace = Fraction(1, 25), 0, space
+    examination = Examination(first, 0)
+    examination.add(first)
+    assert not examination.scan().interlaced
+
+
 def test_few_large_pictures_wait_for_the_verdict():
     sizes = [(1920, 1080, 21), (640, 360, 32), (3840, 2160, 5), (7680, 4320, 0), (8, 8, 0)]
     for width, height, most in sizes:
