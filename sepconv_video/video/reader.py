@@ -21,6 +21,7 @@ from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame, Reading, VideoInfo
 from sepconv_video.video.boxes import presentation_end
 from sepconv_video.video.faults import explain, is_broken_off
+from sepconv_video.video.findings import Changes, Faults
 from sepconv_video.video.interlace import Deinterlacer, Examination, Scan
 from sepconv_video.video.source import (
     HIGHEST_RATE,
@@ -31,10 +32,9 @@ from sepconv_video.video.source import (
     open_source,
     why_without_size,
 )
-from sepconv_video.video.unpacker import Form, Unpacker, change, form_of
+from sepconv_video.video.unpacker import Unpacker, form_of
 
 _HEADER_TICK = Fraction(1, 1000)
-_MOST_NAMED = 3  # changes in mid-stream that are named one by one
 
 
 class Reader:
@@ -58,13 +58,13 @@ class Reader:
         """
         self.path, self.reading = Path(path), reading or Reading()
         self.notes: list[str] = []
-        self._faults = _Faults()
+        self._faults = Faults()
         self._container = open_source(self.path)
         try:
             self._stream = main_video(self._container, self.path)
             self._stream.thread_type = "AUTO"
             self._clock = _Clock(self._stream, self._container.format.name != "avi")
-            self._changes = _Changes()
+            self._changes = Changes()
             self._decoded = self._decode()
             self._ahead: deque[av.VideoFrame] = deque()
             self._scan = self._examine()
@@ -267,67 +267,6 @@ class Reader:
         except IndexError:
             # at the end PyAV 18.1 looks for streams that appeared after the beginning, in vain
             return
-
-
-class _Faults:
-    """Counts what was found broken while decoding."""
-
-    def __init__(self) -> None:
-        self.packets = 0
-        self.pictures = 0
-        self.broken_off = False
-        self.reading = ""
-
-    @property
-    def summary(self) -> str | None:
-        parts = []
-        if self.broken_off:
-            parts.append("the file is broken off before its end")
-        if self.reading:
-            parts.append(f"reading stopped early: {self.reading}")
-        if self.packets:
-            parts.append(f"{self.packets} {_plural('packet', self.packets)} could not be decoded")
-        if self.pictures:
-            parts.append(f"{self.pictures} {_plural('frame', self.pictures)} decoded with errors")
-        return "; ".join(parts) or None
-
-
-def _plural(noun: str, count: int) -> str:
-    return noun if count == 1 else f"{noun}s"
-
-
-class _Changes:
-    """Counts what is not for all pictures as it is for the first."""
-
-    def __init__(self) -> None:
-        self.marked = 0
-        self._forms: list[str] = []
-        self._aspects: list[str] = []
-        self._aspect: Fraction | None = None
-
-    def form(self, index: int, before: Form, after: Form) -> None:
-        """Note that frame `index` has another size or format than the one before it."""
-        self._forms.append(f"{change(before, after)} at frame {index}")
-
-    def aspect(self, index: int, found: Fraction | None) -> None:
-        """Note the sample aspect ratio that frame `index` is to be shown with."""
-        if found and self._aspect and found != self._aspect:
-            self._aspects.append(f"from {self._aspect} to {found} at frame {index}")
-        self._aspect = found or self._aspect
-
-    @property
-    def notes(self) -> list[str]:
-        found = []
-        if self._forms:
-            found.append(f"the picture changes {_listed(self._forms)}: made like the first")
-        if self._aspects:
-            found.append(f"the sample aspect ratio changes {_listed(self._aspects)}: first kept")
-        return found
-
-
-def _listed(changes: list[str]) -> str:
-    more = len(changes) - _MOST_NAMED
-    return ", ".join(changes[:_MOST_NAMED]) + (f" and {more} times more" if more > 0 else "")
 
 
 class _Clock:

@@ -69,7 +69,7 @@ def test_b_frames_at_a_constant_rate_are_even(tmp_path, suffix, rate):
     assert not any("time" in note for note in reader.notes)
 
 
-@pytest.mark.parametrize("rate", RATES, ids=str)
+@pytest.mark.parametrize("rate", RATES[:2], ids=str)
 def test_matroska_keeps_its_milliseconds_and_no_new_frame_jitters_more(tmp_path, rate):
     path = clip(tmp_path / "a.mkv", rate)
     times, _, reader = read(path)
