@@ -33,6 +33,7 @@ _LEAST_LINES = 100
 _WHOLE_ENOUGH = 10
 """After so many whole pictures and no combed one, even two cycles of telecine would have shown."""
 _ORDERS = {2: "tff", 3: "bff"}  # AVFieldOrder; the mixed ones, 4 and 5, are used both ways
+_RESERVED, _UNSPECIFIED = 3, 2  # colour spaces of H.273
 _NAMES = {"tff": " (top field first)", "bff": " (bottom field first)", "": ""}
 
 
@@ -94,16 +95,23 @@ class Examination:
         self._marked += picture.interlaced_frame
         if not self.most or form_of(picture) != form_of(self._first):
             return False
-        if self._graph is None:
-            self._graph = _graph(picture, "idet", _IDET)
-        self._scores += [_score(found) for found in _filtered(self._graph, picture)]
+        try:
+            self._look_at(picture)
+        except av.FFmpegError:  # formats and colours that `idet` cannot take: the marks decide
+            self.most = 0
+            return False
         is_whole = not self._combed and self._count("progressive") >= _WHOLE_ENOUGH
         return self._given < self.most and not is_whole
 
+    def _look_at(self, picture: av.VideoFrame | None) -> None:
+        if self._graph is None:
+            self._graph = _graph(self._first, "idet", _IDET)
+        self._scores += [_score(found) for found in _filtered(self._graph, picture)]
+
     def scan(self) -> Scan:
         """Judge."""
-        if self._graph is not None:
-            self._scores += [_score(found) for found in _filtered(self._graph, None)]
+        if self.most:
+            self._look_at(None)
             self._graph = None
         marked = bool(self._marked or self._in_header)
         interlaced = self._can_be and (
@@ -220,12 +228,13 @@ def _pts(picture: av.VideoFrame) -> int:
 def _graph(first: av.VideoFrame, name: str, options: str) -> Graph:
     """Set up a filter for pictures like `first`."""
     graph = Graph()
+    space = int(first.colorspace)
     source = graph.add(
         "buffer",
         video_size=f"{first.width}x{first.height}",
         pix_fmt=first.format.name,
         time_base=str(first.time_base),
-        colorspace=str(int(first.colorspace)),
+        colorspace=str(_UNSPECIFIED if space == _RESERVED else space),  # FFmpeg fails on it
         range=str(int(first.color_range)),
     )
     graph.link_nodes(source, graph.add(name, options), graph.add("buffersink")).configure()

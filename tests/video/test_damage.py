@@ -126,7 +126,7 @@ def test_a_lost_packet_makes_its_neighbour_longer(tmp_path, suffix):
     np.testing.assert_array_equal(frames[9].planes[0], kept[11].planes[0])
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", [".mp4", ".ts"])
 def test_a_run_over_damage_goes_on_and_says_so(tmp_path, whole, suffix):
     path = damaged(whole, tmp_path / f"a{suffix}", 31, "noise")
     frames, _, times = read(path)

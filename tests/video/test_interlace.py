@@ -18,7 +18,7 @@ from sepconv_video.video.formats import frame_of, layout_of, planes_of
 from sepconv_video.video.interlace import Examination
 
 ORDERS = {"tff": "top", "bff": "bottom"}
-WIDE, HIGH = 96, 64
+WIDE, HIGH = 96, 112
 MARKED = {
     "h264": ("a.mp4", "libx264", "yuv420p"),
     "h264-10": ("a.mkv", "libx264", "yuv420p10le"),
@@ -252,6 +252,16 @@ def test_a_still_beginning_leaves_it_to_the_marks(tmp_path):
     with pytest.raises(VideoError, match="is interlaced"):
         Reader(write(tmp_path / "a.mp4", pictures, mark="tff"))
     assert len(read(write(tmp_path / "b.mp4", pictures))[0]) == 12
+
+
+@pytest.mark.parametrize("space", [3, 8, 14])
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "nv12", "pal8", "rgb24", "gray16le"])
+def test_no_colour_tag_stops_the_examination(pix_fmt, space):
+    first = av.VideoFrame(64, 48, pix_fmt)
+    first.time_base, first.pts, first.colorspace = Fraction(1, 25), 0, space
+    examination = Examination(first, 0)
+    examination.add(first)
+    assert not examination.scan().interlaced
 
 
 def test_few_large_pictures_wait_for_the_verdict():
