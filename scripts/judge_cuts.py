@@ -29,8 +29,7 @@ import numpy as np
 from av.filter import Graph
 from cut_set import SIZE, Sequence, labelled
 
-from sepconv_video.frames import Frame
-from sepconv_video.frames import Relation
+from sepconv_video.frames import Frame, Relation
 from sepconv_video.scenes import relations
 
 try:
