@@ -21,6 +21,7 @@ from sepconv_video import __version__
 from sepconv_video.display import display, one_line, show_error
 from sepconv_video.errors import Interrupted, OptionsError, SepConvVideoError
 from sepconv_video.options import (
+    CUTS,
     FACTORS,
     MAX_CRF,
     PRECISIONS,
@@ -273,7 +274,9 @@ def _run_videos(
     from sepconv_video.jobs import find_jobs, is_folder, passed_over, shard  # noqa: PLC0415 - imports av
     from sepconv_video.ledger import Ledger  # noqa: PLC0415
 
-    jobs = find_jobs(inputs, output, options.factor, chosen["pattern"])
+    jobs = find_jobs(inputs, output, options.label, chosen["pattern"])
+    if len(jobs) > 1 and options.cuts not in CUTS:
+        raise click.UsageError("--cuts FILE is for one video: these are several")
     for note in () if chosen["quiet"] else passed_over(inputs, chosen["pattern"]):
         click.echo(f"note: {one_line(note)}", err=True)
     if chosen["shard"]:

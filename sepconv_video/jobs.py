@@ -22,7 +22,7 @@ VIDEO_SUFFIXES = frozenset(
 
 
 def find_jobs(
-    inputs: Sequence[Path], output: Path | None, factor: int, pattern: str | None = None
+    inputs: Sequence[Path], output: Path | None, label: str, pattern: str | None = None
 ) -> list[Job]:
     """Say which file becomes which, and make the folders they go to.
 
@@ -36,7 +36,7 @@ def find_jobs(
     Args:
         inputs: Files, folders and patterns such as `clips/*.mp4`.
         output: Target file or folder; None for a file's default.
-        factor: The frame-rate factor, for the default names.
+        label: What is made, for the default names, e.g. `2x`.
         pattern: Of a folder's files take those whose name or path in it is like this, whatever
             their suffix.
 
@@ -58,7 +58,7 @@ def find_jobs(
             inside = Path(source.name) if sum(_is_folder(path) for path in sources) > 1 else Path()
             jobs.extend(_folder_jobs(source, _folder(source, output), inside, pattern))
         elif output is None or _is_folder(output) or len(sources) > 1:
-            jobs.append(Job(source=source, target=_default_target(source, output, factor)))
+            jobs.append(Job(source=source, target=_default_target(source, output, label)))
         else:
             jobs.append(Job(source=source, target=output))
     jobs = _distinct(sorted(jobs, key=lambda job: job.source))
@@ -248,8 +248,8 @@ def _distinct(jobs: Sequence[Job]) -> list[Job]:
     return found
 
 
-def _default_target(source: Path, folder: Path | None, factor: int) -> Path:
-    name = f"{source.stem}.{factor}x{_writable_suffix(source)}"
+def _default_target(source: Path, folder: Path | None, label: str) -> Path:
+    name = f"{source.stem}.{label}{_writable_suffix(source)}"
     return (folder or source.parent) / name
 
 

@@ -86,6 +86,13 @@ class Options:
         if self.crf is not None and not 0 <= self.crf <= MAX_CRF:
             raise OptionsError(f"a crf of {self.crf} is out of bounds", f"use 0 to {MAX_CRF}")
 
+    @property
+    def label(self) -> str:
+        """What is made, in a word for the names of files: `2x`, `59.94fps`, `4x-slow`."""
+        if self.fps is not None:
+            return f"{float(self.fps):.5g}fps"
+        return f"{self.factor}x-slow" if self.slowmo else f"{self.factor}x"
+
     def _check_times(self) -> None:
         for name, rate in (("fps", self.fps), ("source-fps", self.source_fps)):
             if rate is not None and not 1 <= rate <= MAX_FPS:

@@ -76,7 +76,7 @@ def test_hidden_foreign_and_own_files_are_left_out(clips):
         (clips / name).write_text("")
     (clips / "nowhere.mkv").symlink_to(clips / "missing.mkv")
     (clips / "sub" / "loop").symlink_to(clips)
-    jobs = find_jobs([clips], clips / "out", 2)
+    jobs = find_jobs([clips], clips / "out", "2x")
     assert [str(job.source.relative_to(clips)) for job in jobs] == [
         "a.mkv", "b.mkv", "sub/c.mkv", "sub/d.mkv",
     ]  # fmt: skip
@@ -89,7 +89,7 @@ def test_patterns_choose_by_name_or_path_whatever_the_suffix(clips, tmp_path):
     (clips / "raw.dat").write_text("")
 
     def found(pattern):
-        return [job.source.name for job in find_jobs([clips], tmp_path / "out", 2, pattern)]
+        return [job.source.name for job in find_jobs([clips], tmp_path / "out", "2x", pattern)]
 
     assert found("[ab].mkv") == ["a.mkv", "b.mkv"]
     assert found("sub/*") == ["c.mkv", "d.mkv"]
@@ -100,27 +100,27 @@ def test_patterns_choose_by_name_or_path_whatever_the_suffix(clips, tmp_path):
 
 def test_several_inputs_and_globs(clips, tmp_path):
     out = tmp_path / "out"
-    jobs = find_jobs([clips / "*.mkv", clips / "sub" / "c.mkv"], out, 4)
+    jobs = find_jobs([clips / "*.mkv", clips / "sub" / "c.mkv"], out, "4x")
     assert [job.target for job in jobs] == [out / f"{name}.4x.mkv" for name in "abc"]
-    assert len(find_jobs([clips / "**" / "*.mkv"], out, 2)) == 4
+    assert len(find_jobs([clips / "**" / "*.mkv"], out, "2x")) == 4
     with pytest.raises(OptionsError, match="no file is like"):
-        find_jobs([clips / "*.xyz"], out, 2)
-    both = [job.target for job in find_jobs([clips, clips / "sub"], out, 2)]
+        find_jobs([clips / "*.xyz"], out, "2x")
+    both = [job.target for job in find_jobs([clips, clips / "sub"], out, "2x")]
     assert {out / "clips" / "sub" / "d.mkv", out / "sub" / "d.mkv"} < set(both)
 
 
 def test_no_two_sources_become_one_target(clips, tmp_path):
     out = tmp_path / "out"
     shutil.copy(clips / "a.mkv", clips / "a.flv")
-    targets = [job.target.name for job in find_jobs([clips], out, 2)]
+    targets = [job.target.name for job in find_jobs([clips], out, "2x")]
     assert targets == ["a.mkv", "a.mkv.mkv", "b.mkv", "c.mkv", "d.mkv"]
-    assert len(find_jobs([clips / "a.mkv", clips / "a.mkv"], out, 2)) == 1
+    assert len(find_jobs([clips / "a.mkv", clips / "a.mkv"], out, "2x")) == 1
     (tmp_path / "other").mkdir()
     for name in ("a.mkv", "a.flv"):
         shutil.copy(clips / "a.mkv", tmp_path / "other" / name)
     both = [folder / name for folder in (clips, tmp_path / "other") for name in ("a.mkv", "a.flv")]
     with pytest.raises(OptionsError, match="would both become"):
-        find_jobs(both, out, 2)
+        find_jobs(both, out, "2x")
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/out", "https://example.org/a.mp4", "gs://x/y"])
@@ -128,7 +128,7 @@ def test_urls_are_not_taken_for_folders(clips, tmp_path, monkeypatch, url):
     monkeypatch.chdir(tmp_path)
     for inputs, output in (([clips], Path(url)), ([Path(url)], None)):
         with pytest.raises(OptionsError, match="it is a URL") as caught:
-            find_jobs(inputs, output, 2)
+            find_jobs(inputs, output, "2x")
         assert "mount" in caught.value.hint
     assert names(tmp_path) == [
         f"clips/{name}" for name in ("a.mkv", "b.mkv", "sub/c.mkv", "sub/d.mkv")
@@ -136,7 +136,7 @@ def test_urls_are_not_taken_for_folders(clips, tmp_path, monkeypatch, url):
 
 
 def test_shards_are_the_whole_and_meet_nowhere(clips, tmp_path):
-    jobs = find_jobs([clips], tmp_path / "out", 2)
+    jobs = find_jobs([clips], tmp_path / "out", "2x")
     shards = [shard(jobs, number, 3) for number in (1, 2, 3)]
     assert sorted((job for one in shards for job in one), key=lambda job: job.source) == jobs
     for number in (0, 4):
@@ -180,7 +180,7 @@ def test_no_resume_does_everything_again(clips, tmp_path):
 
 
 def test_stopping_between_two_files(clips, tmp_path):
-    jobs, done = find_jobs([clips], tmp_path / "out", 2), []
+    jobs, done = find_jobs([clips], tmp_path / "out", "2x"), []
     stop = lambda: len(done) == 2  # noqa: E731
     results = run_jobs(jobs, OPTIONS, Alone(AverageWork("cpu")), should_stop=stop)
     done += [next(results).state, next(results).state]
@@ -219,7 +219,7 @@ def test_a_link_out_of_the_output_folder_is_not_followed(clips, tmp_path):
 
 def test_an_output_folder_that_cannot_be_written(clips):
     with pytest.raises(OptionsError, match="cannot make the folder"):
-        find_jobs([clips], clips / "a.mkv" / "out", 2)
+        find_jobs([clips], clips / "a.mkv" / "out", "2x")
     results = {}
     with pytest.raises((OptionsError, VideoError), match="cannot"):
         results = do(clips, Path("/proc/1"))

@@ -225,21 +225,21 @@ def test_a_changed_picture_or_rate_starts_afresh(tmp_path):
 def test_pictures_are_one_job(tmp_path):
     folder = make_pictures(tmp_path / "in", 2)
     target = tmp_path / "new" / "out.mp4"
-    assert find_jobs([folder], target, 2) == [Job(source=folder, target=target)]
+    assert find_jobs([folder], target, "2x") == [Job(source=folder, target=target)]
     assert target.parent.is_dir()
     pattern = folder / "%04d.png"
-    assert find_jobs([pattern], target, 2) == [Job(source=pattern, target=target)]
+    assert find_jobs([pattern], target, "2x") == [Job(source=pattern, target=target)]
 
 
 def test_a_folder_with_videos_is_one_of_videos(tmp_path, capsys):
     folder = make_pictures(tmp_path / "in", 3)
     make_clip(folder / "clip.mp4", ClipSpec(count=2))
-    (job,) = find_jobs([folder], tmp_path / "out", 2)
+    (job,) = find_jobs([folder], tmp_path / "out", "2x")
     assert job.source == folder / "clip.mp4"
     assert passed_over([folder]) == [
         f"3 pictures in `{folder}` passed over, as there are videos too"
     ]
-    assert find_jobs([folder], tmp_path / "out", 2, "*.png")[0].source == folder / "0001.png"
+    assert find_jobs([folder], tmp_path / "out", "2x", "*.png")[0].source == folder / "0001.png"
 
 
 @pytest.mark.parametrize(
@@ -248,16 +248,16 @@ def test_a_folder_with_videos_is_one_of_videos(tmp_path, capsys):
 def test_pictures_need_the_name_of_a_target(tmp_path, output, reason):
     folder = make_pictures(tmp_path / "in", 2)
     with pytest.raises(OptionsError, match=reason) as caught:
-        find_jobs([folder], None if output is None else tmp_path, 2)
+        find_jobs([folder], None if output is None else tmp_path, "2x")
     assert "-o out/%05d.png" in caught.value.hint
 
 
 def test_many_sources_do_not_go_into_one_sequence(tmp_path):
     clips = [make_clip(tmp_path / f"{name}.mp4", ClipSpec(count=2)) for name in "ab"]
     with pytest.raises(OptionsError, match="2 inputs were given"):
-        find_jobs(clips, tmp_path / "%d.png", 2)
+        find_jobs(clips, tmp_path / "%d.png", "2x")
     with pytest.raises(OptionsError, match="to one name"):
-        find_jobs([tmp_path], tmp_path / "o" / "%d.png", 2)
+        find_jobs([tmp_path], tmp_path / "o" / "%d.png", "2x")
 
 
 # pipes
