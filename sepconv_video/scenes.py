@@ -23,7 +23,7 @@ LOOK_AHEAD = 3
 """Frames after one that its verdict depends on; so long may a flash be."""
 CUT_SCORE = 0.82
 """From this score on two frames may belong to different shots. The middle of what serves the
-training half of the labelled set equally well, 0.72 to 0.90; no pair within its clips, 5,830 at
+training half of the labelled set equally well, 0.72 to 0.90; no pair within its clips, 5,584 at
 their full rate, a half and a third of it, is then taken for a cut."""
 
 REPEAT_CHANGE = 10.0
