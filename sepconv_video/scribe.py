@@ -8,13 +8,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Self
 
+from sepconv_video import scenes
 from sepconv_video.cuts import chosen_cuts
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame, Interval, Relation, VideoInfo
 from sepconv_video.options import Options
 from sepconv_video.parts import Part, Parts, Seen
-from sepconv_video.scenes import relations
-from sepconv_video.schedule import Grid, intervals
+from sepconv_video.schedule import LONGEST_RUN, Grid, intervals
 from sepconv_video.video import Reader, SegmentWriter, Track
 
 SEGMENT_FRAMES = 120
@@ -24,7 +24,7 @@ SEGMENT_S = 300.0
 """A segment that takes longer is finished early: what a kill may cost on a slow machine."""
 
 
-CONTEXT_FRAMES = 8
+CONTEXT_FRAMES = scenes.CONTEXT_FRAMES + LONGEST_RUN
 """A frame is judged by so many before it: a span begins to look that much earlier."""
 
 
@@ -80,7 +80,7 @@ class Judge:
 
     def _related(self, frames: Iterator[Frame]) -> Iterator[tuple[Frame, Relation]]:
         before_s = Fraction(-1)
-        for frame, found in relations(frames, self._info.bits):
+        for frame, found in scenes.relations(frames, self._info.bits):
             time_s = (frame.pts - self._info.start_pts) * self._info.time_base
             relation = found
             if self._known is not None:

@@ -56,7 +56,7 @@ def readme_commands():
     text = (ROOT / "README.md").read_text()
     for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL):
         for line in block.splitlines():
-            for part in re.split(r"&&|;", line.split("#")[0]):
+            for part in re.split(r"&&|;|\|", line.split("#")[0]):
                 words = part.split()
                 if words and words[0].endswith("sepconv-video"):
                     yield words[1:]

@@ -1,11 +1,18 @@
-"""The file of `--cuts FILE`."""
+"""Known cuts, and that nothing is made across those known or found."""
 
+import itertools
 from fractions import Fraction
 
+import av
+import numpy as np
 import pytest
+from held import blends
 
+from sepconv_video import Job, Options, interpolate_file
 from sepconv_video.cuts import Cuts, read_cuts
+from sepconv_video.engine import Engine
 from sepconv_video.errors import OptionsError
+from sepconv_video.production import identity_of
 
 
 def written(folder, text):
@@ -67,3 +74,94 @@ def test_a_time_names_the_first_frame_from_then_on():
             found = [k for k in range(1, 99) if cuts.is_cut_at(k, (k - 1) / rate, k / rate)]
             assert found == [frame]
     assert Cuts(frames=frozenset({4})).is_cut_at(4, Fraction(0), Fraction(1))
+
+
+def average(left, right):
+    return (left + right) / 2
+
+
+def convert(source, target, **chosen):
+    job = Job(source=source, target=target)
+    return interpolate_file(job, Options(codec="ffv1", **chosen), engine=Engine(average))
+
+
+def shown(path):
+    """Times and planes of all frames, as PyAV decodes them."""
+    with av.open(str(path)) as source:
+        tick = source.streams.video[0].time_base
+        return [
+            (frame.pts * tick, tuple(plane_of(plane) for plane in frame.planes))
+            for frame in source.decode(video=0)
+        ]
+
+
+def plane_of(plane):
+    return np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : plane.width].copy()
+
+
+def write(path, pictures, rate=25):
+    with av.open(str(path), "w") as output:
+        height, width = pictures[0].shape
+        stream = output.add_stream("ffv1", rate, width=width, height=height, pix_fmt="gray")
+        for index, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "gray")
+            frame.pts = index
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def joined(shared, tmp_path_factory):
+    """Seven frames of each of six real clips, one after the other, and where the cuts are."""
+    clips = sorted((shared / "data" / "val").glob("*.mp4"))[:12:2]
+    pictures = []
+    for clip in clips:
+        with av.open(str(clip)) as source:
+            first = itertools.islice(source.decode(video=0), 7)
+            pictures += [frame.reformat(320, 180, "gray").to_ndarray() for frame in first]
+    path = write(tmp_path_factory.mktemp("cuts") / "joined.nut", pictures)
+    return path, list(range(7, len(pictures), 7))
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"factor": 4}, {"fps": Fraction(60)}, {"factor": 2, "slowmo": True}]
+)
+def test_no_frame_is_blended_across_a_cut(joined, tmp_path, chosen):
+    source, cuts = joined
+    report = convert(source, tmp_path / "target.nut", **chosen)
+    assert report.cuts == cuts
+    longer = 2 if "slowmo" in chosen else 1
+    sources = [(longer * time_s, planes) for time_s, planes in shown(source)]
+    assert blends(report.cuts, sources, shown(report.target)) == []
+
+
+def test_the_proof_sees_blends(joined, tmp_path):
+    """Without cuts frames are made across them, and `blends` must find them all."""
+    source, cuts = joined
+    report = convert(source, tmp_path / "target.nut", cuts="off")
+    assert report.cuts == []
+    assert len(blends(cuts, shown(source), shown(report.target))) == len(cuts)
+
+
+@pytest.mark.parametrize("line", ["2", "0:00:00.08", "0.08"])
+def test_known_cuts_are_cuts_and_found_ones_are_none(tmp_path, line):
+    rng = np.random.default_rng(1)
+    noise = [np.repeat(np.repeat(rng.integers(0, 256, (6, 8)), 8, 0), 8, 1) for _ in range(2)]
+    pictures = [noise[index > 2].astype(np.uint8) + np.uint8(index) for index in range(6)]
+    source = write(tmp_path / "source.nut", pictures)
+    assert convert(source, tmp_path / "auto.nut").cuts == [3]
+    report = convert(source, tmp_path / "known.nut", cuts=str(written(tmp_path, line)))
+    assert report.cuts == [2]
+    frames = shown(report.target)
+    assert all(map(np.array_equal, frames[3][1], frames[2][1]))
+    middle = (pictures[2].astype(float) + pictures[3]) / 2
+    assert np.abs(frames[5][1][0] - middle).max() <= 1
+
+
+def test_other_cuts_begin_afresh(tmp_path):
+    source = write(tmp_path / "source.nut", [np.full((48, 64), k, np.uint8) for k in range(9)])
+    first = identity_of(Job(source=source, target=tmp_path / "a.nut"), Options(cuts="off"))
+    path = written(tmp_path, "3\n")
+    other = identity_of(Job(source=source, target=tmp_path / "a.nut"), Options(cuts=str(path)))
+    assert (first["cuts"], other["cuts"]) == ([], ["3"])
