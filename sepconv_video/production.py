@@ -5,6 +5,7 @@ two queues, whatever the length of the video; the target appears only when it is
 what is finished of it survives in `TARGET.parts` whatever happens.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -187,11 +188,12 @@ class Production:
             pairs = islice(judge.watch(frames, first), end and end - first)
             todo = stack.enter_context(prefetch(pairs, depth, "decode", PATIENCE_S))
             # what lies between two source frames waits together
-            ahead = max(1, depth // max(1, round(grid.rate / info.rate)))
+            per_frame = grid.factor or grid.rate / info.rate
+            ahead = max(1, depth // math.ceil(per_frame))
             made = stack.enter_context(prefetch(engine.run(todo, info), ahead, "engine"))
             scribe = stack.enter_context(Scribe(self.parts, track, first, judge))
             expected = info.frame_count_from_header
-            expected = expected and round(expected * grid.rate / info.rate)
+            expected = expected and round(expected * per_frame)
             done = 0
             for shown in explained_frames(made, job.source):
                 scribe.write(shown)

@@ -197,3 +197,51 @@ def test_other_times_are_refused(text):
 def test_options_that_make_no_sense(chosen, text):
     with pytest.raises(OptionsError, match=text):
         Options(**chosen)
+
+
+def ends(path):
+    """When each stream ends, in seconds, by its packets, as ffprobe has them."""
+    answer = subprocess.run(
+        ["ffprobe", "-v", "error", "-of", "json", "-show_entries",
+         "packet=codec_type,pts_time,duration_time", path],
+        capture_output=True, check=True,
+    )  # fmt: skip
+    found = {}
+    for packet in json.loads(answer.stdout)["packets"]:
+        end = float(packet["pts_time"]) + float(packet.get("duration_time", 0))
+        found[packet["codec_type"]] = max(found.get(packet["codec_type"], 0), end)
+    return found
+
+
+@pytest.mark.parametrize("stretch", [False, True])
+def test_a_stretch_in_slow_motion_with_and_without_sound(tmp_path, stretch):
+    spec = ClipSpec(count=50, audio=True, subtitles=True)
+    source = make_clip(tmp_path / "source.mkv", spec)
+    chosen = {"start_s": Fraction(1, 2), "end_s": Fraction(3, 2), "factor": 2, "slowmo": True}
+    report = convert(source, tmp_path / "target.mkv", stretch_sound=stretch, **chosen)
+    # frames 13 to 37 begin between 0.5 and 1.5 s
+    assert (report.source_frames, report.frames) == (25, 50)
+    found = ends(report.target)
+    assert found["video"] == pytest.approx(2, abs=0.045)
+    assert report.video_s == pytest.approx(found["video"], abs=0.001)
+    assert ("audio" in found) == stretch
+    if stretch:
+        assert found["audio"] == pytest.approx(2, abs=0.045)
+        assert report.audio_s == [pytest.approx(found["audio"], abs=0.03)]
+    else:
+        assert any("sound" in note or "audio" in note for note in report.notes)
+    assert found["subtitle"] <= 2.001
+
+
+def test_a_stretch_is_the_same_part_of_the_whole(tmp_path):
+    source = make_clip(tmp_path / "source.mp4", ClipSpec(count=40, options={"qp": "4", "bf": "2"}))
+    whole = convert(source, tmp_path / "whole.nut", codec="ffv1")
+    part = convert(
+        source, tmp_path / "part.nut", codec="ffv1", start_s=Fraction(4, 5), end_s=Fraction(6, 5)
+    )
+    assert part.source_frames == 10
+    first = 2 * 20
+    assert lumas(part.target)[:19] == lumas(whole.target)[first : first + 19]
+    assert [t + Fraction(4, 5) for t in probed(part.target)[0]] == probed(whole.target)[0][
+        first : first + 20
+    ]

@@ -9,6 +9,7 @@ import pytest
 from clips import ClipSpec, make_clip
 
 from sepconv_video import Job, Options, interpolate_file
+from sepconv_video.cli import main
 from sepconv_video.engine import Engine
 from sepconv_video.video import Reader
 
@@ -138,3 +139,15 @@ def test_a_run_over_damage_goes_on_and_says_so(tmp_path, whole, suffix):
     with av.open(str(job.target)) as made:
         shown = [frame.pts * frame.time_base for frame in made.decode(video=0)]
     assert [time - shown[0] for time in shown[::2]] == [time - times[0] for time in times]
+
+
+def test_the_command_line_goes_on_counts_and_says_so(whole, tmp_path, capsys):
+    path = damaged(whole, tmp_path / "a.mkv", 20, "zeros")
+    with pytest.raises(SystemExit) as ended:
+        main([str(path), "-o", str(tmp_path / "b.mkv")])
+    assert ended.value.code == 1
+    shown = capsys.readouterr().err
+    assert "is damaged: " in shown
+    assert "could not be decoded" in shown or "decoded with errors" in shown
+    with av.open(str(tmp_path / "b.mkv")) as target:
+        assert sum(1 for _ in target.decode(video=0)) >= 2 * (COUNT - 15)
