@@ -99,7 +99,7 @@ class PowerCut(BaseException):
 
 def cut_at(frame):
     def on_progress(done, expected):
-        if done == frame:
+        if done >= frame:  # told after each interval
             raise PowerCut
 
     return on_progress
@@ -308,7 +308,7 @@ def test_reading_that_hangs_ends_with_a_word(job, monkeypatch):
 
     def hanging(self, first=0):
         for frame in real(self, first):
-            if frame.index == 14:
+            if frame.index == 18:  # some are read ahead, to tell cuts from flashes
                 free.wait(30)
             yield frame
 

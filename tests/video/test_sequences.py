@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from clips import video_frame
+from clips import picture
 
 from sepconv_video.errors import OptionsError, VideoError
 from sepconv_video.frames import ColorSpec, Frame, Reading, VideoInfo
@@ -113,11 +113,14 @@ def test_a_broken_picture_is_left_out_and_told(tmp_path):
         assert reader.damage == "2 pictures could not be decoded"
 
 
-def test_a_picture_of_another_size_is_an_error(tmp_path):
+def test_a_picture_of_another_size_is_made_like_the_first(tmp_path):
     write_picture(tmp_path / "1.png", level(1))
     write_picture(tmp_path / "2.png", level(2, (30, 30)))
-    with Reader(tmp_path) as reader, pytest.raises(VideoError, match=r"30x20 .* to 30x30"):
-        list(reader.frames())
+    with Reader(tmp_path) as reader:
+        found = list(reader.frames())
+    assert [frame.planes[0].shape for frame in found] == [(20, 30)] * 2
+    assert found[1].begins_shot
+    assert any("30x20" in note and "30x30" in note for note in reader.notes)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "bmp", "dpx", "exr"])
@@ -209,14 +212,10 @@ def test_gray_pictures_heed_the_range(pix_fmt, full):
 
 @pytest.mark.parametrize("pix_fmt", ["gbrp", "gbrp16le"])
 def test_rgb_frames_go_into_pictures_bit_by_bit(pix_fmt):
-    from sepconv_video.video.painter import Painter
-
-    source = video_frame(3, 48, 32, pix_fmt)
-    source.pts, source.time_base = 0, Fraction(1, 25)
-    paint = Painter(
-        info_of("yuv444p" if pix_fmt == "gbrp" else "yuv444p16le", "bt709", True), "png"
-    )
-    np.testing.assert_array_equal(paint(source).to_ndarray(), source.to_ndarray())
+    planes = tuple(picture(3, 48, 32, pix_fmt))
+    _, found = painted(planes, info_of(pix_fmt, "rgb", True))
+    green, blue, red = planes
+    np.testing.assert_array_equal(found, np.stack([red, green, blue], axis=-1))
 
 
 ONE = 1 << 16
