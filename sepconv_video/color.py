@@ -16,17 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sepconv_video.frames import Frame, Plane, VideoInfo
-
-# (Kr, Kb): ITU-T H.273 table 4, MatrixCoefficients 5/6, 1, 9, 4 and 7; the first three are
-# ITU-R BT.601-7 section 2.5.1, BT.709-6 section 3.2 and BT.2020-2 table 4 (non-constant luminance).
-_LUMA_WEIGHTS = {
-    "bt601": (0.299, 0.114),
-    "bt709": (0.2126, 0.0722),
-    "bt2020": (0.2627, 0.0593),
-    "fcc": (0.30, 0.11),
-    "smpte240m": (0.212, 0.087),
-}
+from sepconv_video.frames import LUMA_WEIGHTS, Frame, Plane, VideoInfo
 
 # Whether a chroma sample lies on a luma sample (across, along the picture) or half way between
 # two. `left` is what MPEG-2, H.264 and H.265 have by default, `center` is JPEG and MPEG-1,
@@ -98,7 +88,7 @@ def to_rgb(planes: Sequence[Tensor], info: VideoInfo, dtype: torch.dtype = torch
     chroma = torch.stack([plane.to(torch.float32) for plane in planes[1:]], dim=1)
     chroma = _upsample((chroma - neutral) / chroma_span, info)
     cb, cr = chroma.unbind(dim=1)
-    kr, kb = _LUMA_WEIGHTS[info.color.matrix]
+    kr, kb = LUMA_WEIGHTS[info.color.matrix]
     red = y + 2 * (1 - kr) * cr
     blue = y + 2 * (1 - kb) * cb
     green = (y - kr * red - kb * blue) / (1 - kr - kb)
@@ -121,7 +111,7 @@ def from_rgb(rgb: Tensor, info: VideoInfo) -> tuple[Tensor, ...]:
         codes = _quantise(rgb[:, [1, 2, 0]].to(torch.float32) * luma_span + black, info.bits)
         return codes.unbind(dim=1)
     # gray of an RGB video has weights too, whose sum alone matters
-    kr, kb = _LUMA_WEIGHTS.get(info.color.matrix, _LUMA_WEIGHTS["bt709"])
+    kr, kb = LUMA_WEIGHTS.get(info.color.matrix, LUMA_WEIGHTS["bt709"])
     red, green, blue = rgb.to(torch.float32).unbind(dim=1)
     y = kr * red + (1 - kr - kb) * green + kb * blue
     luma = _quantise(y * luma_span + black, info.bits)

@@ -14,6 +14,17 @@ import numpy.typing as npt
 Plane = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 
+LUMA_WEIGHTS = {
+    "bt601": (0.299, 0.114),
+    "bt709": (0.2126, 0.0722),
+    "bt2020": (0.2627, 0.0593),
+    "fcc": (0.30, 0.11),
+    "smpte240m": (0.212, 0.087),
+}
+"""Of the matrices that are no RGB: Kr and Kb, the weights of red and blue in luma. ITU-T H.273,
+table 4, MatrixCoefficients 5 and 6, 1, 9, 4 and 7; non-constant luminance."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColorSpec:
     """How the numbers in the planes mean colours.

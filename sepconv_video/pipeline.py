@@ -21,8 +21,6 @@ from sepconv_video.production import (
     Report,
     Watch,
     advise,
-    check_free,
-    check_place,
     explained_frames,
     grid_of,
     queue_depth,
@@ -33,6 +31,7 @@ from sepconv_video.production import (
 from sepconv_video.schedule import Grid
 from sepconv_video.scribe import Judge, one_frame
 from sepconv_video.stream import prefetch
+from sepconv_video.targets import check_free, check_place
 from sepconv_video.video import (
     PIPE,
     Evenness,
@@ -121,21 +120,14 @@ def interpolate_stream(
     options, started = options or Options(), time.monotonic()
     watch = Watch(on_progress=on_progress, should_stop=should_stop)
     _check_stream(job, options)
-    count = 0
     with ExitStack() as stack:
         reader = stack.enter_context(Reader(job.source, reading_of(options)))
         info, grid = reader.info, grid_of(options, reader.info)
         judge = Judge(info, grid, options)
         sink = stack.enter_context(_sink(job, info, grid, options))
         engine = engine or Engine.from_options(options)
-        for shown in explained_frames(_made(reader, judge, engine, stack), job.source):
-            for frame in shown:
-                sink.write(frame)
-            count += len(shown)
-            if watch.on_progress is not None:
-                watch.on_progress(count, None)
-            if watch.wants_to_stop():
-                raise Interrupted("interrupted: what comes through a pipe cannot be gone on with")
+        made = explained_frames(_made(reader, judge, engine, stack), job.source)
+        count = _write_all(sink, made, watch)
         end, end_pts = judge.end or 0, judge.end_pts or 0
         if end < 2:
             raise one_frame(job.source)
@@ -165,6 +157,20 @@ def _made(reader: Reader, judge: Judge, engine: Engine, stack: ExitStack) -> Ite
     # no patience: who sends may take as long as they like
     todo = stack.enter_context(prefetch(judge.watch(reader.frames(), 0), depth, "decode"))
     return stack.enter_context(prefetch(engine.run(todo, info), depth, "engine"))
+
+
+def _write_all(sink: "_PipeSink | _FileSink", made: Iterator[list[Frame]], watch: Watch) -> int:
+    """Write all frames, and count them."""
+    count = 0
+    for shown in made:
+        for frame in shown:
+            sink.write(frame)
+        count += len(shown)
+        if watch.on_progress is not None:
+            watch.on_progress(count, None)
+        if watch.wants_to_stop():
+            raise Interrupted("interrupted: what comes through a pipe cannot be gone on with")
+    return count
 
 
 def _check_stream(job: Job, options: Options) -> None:

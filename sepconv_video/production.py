@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sepconv_video import __version__
 from sepconv_video.cuts import chosen_cuts
-from sepconv_video.errors import DeviceError, Interrupted, OptionsError, VideoError
+from sepconv_video.errors import DeviceError, Interrupted, VideoError
 from sepconv_video.frames import Frame, Reading, Timeline, VideoInfo
-from sepconv_video.numbered import existing, is_pattern
 from sepconv_video.options import Job, Options
 from sepconv_video.parts import Identity, Parts, Seen, gaps, identify, sum_up
 from sepconv_video.schedule import Grid, by_factor, by_rate
 from sepconv_video.scribe import CONTEXT_FRAMES, Judge, Scribe, one_frame
 from sepconv_video.shipped import weights_digest
 from sepconv_video.stream import prefetch
+from sepconv_video.targets import check_free, check_place
 from sepconv_video.video import (
     ENCODERS_VERSION,
     Encoding,
@@ -379,60 +379,6 @@ def explained_frames(made: Iterator[list[Frame]], source: Path) -> Iterator[list
         raise VideoError(
             f"cannot read `{source}`: {error}", "is its disk or network file system still there?"
         ) from error
-
-
-def check_place(job: Job) -> None:
-    """Refuse a target that cannot be written whatever the options, before any work is done.
-
-    Raises:
-        OptionsError: It is the source, a folder, or has no folder to be in.
-    """
-    source, target = job.source, job.target
-    try:
-        target.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, ValueError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise OptionsError(
-            f"cannot write `{target}`: {reason}", "choose another name with `-o`"
-        ) from error
-    if _meet(source, target):
-        raise OptionsError(
-            f"cannot write `{target}`: it is the source itself", "choose another name with `-o`"
-        )
-    if target.is_dir():
-        raise OptionsError(
-            f"cannot write `{target}`: it is a folder", "give the name of a file with `-o`"
-        )
-    if not target.parent.is_dir():
-        raise OptionsError(
-            f"cannot write `{target}`: there is no folder `{target.parent}`",
-            "make the folder first, or choose another one with `-o`",
-        )
-
-
-def _meet(source: Path, target: Path) -> bool:
-    """Tell whether something in the source's place would be replaced."""
-    if not is_pattern(target):
-        return target.exists() and source.exists() and target.samefile(source)
-    if source.is_dir():
-        return target.parent.exists() and target.parent.samefile(source)
-    there = {path.resolve() for path in existing(target)}
-    return any(path.resolve() in there for path in existing(source))
-
-
-def check_free(job: Job, options: Options) -> None:
-    """Refuse a target that exists, unless it may be replaced.
-
-    Raises:
-        OptionsError: It exists.
-    """
-    if not options.overwrite and existing(job.target):
-        raise OptionsError(
-            f"cannot write `{job.target}`: it exists already",
-            "pass `--overwrite` to replace it, or choose another name with `-o`",
-        )
 
 
 def queue_depth(info: VideoInfo) -> int:

@@ -21,7 +21,7 @@ LAYERS = [
     ["engine", "doctor", "scribe"],
     ["weights"],
     ["models"],
-    ["kernels", "color", "video", "scenes", "cuts", "schedule", "stream", "parts"],
+    ["kernels", "color", "video", "scenes", "cuts", "schedule", "stream", "parts", "targets"],
     ["frames", "options", "shipped", "numbered"],
     ["errors"],
 ]

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import av
@@ -21,10 +20,8 @@ from av.video.codeccontext import VideoCodecContext
 
 from sepconv_video.errors import OptionsError, VideoError
 from sepconv_video.frames import ColorSpec, VideoInfo
-from sepconv_video.numbered import is_pattern
 from sepconv_video.video.formats import Layout, is_rgb, layout_of, planar_twin, wider_formats
 from sepconv_video.video.light import PARAMETERS, is_hdr, parameters
-from sepconv_video.video.pictures import is_picture
 
 # Quality that a viewer cannot tell from the source, and speed in proportion to the network's.
 _QUALITY = {
@@ -57,17 +54,6 @@ _BY_QUANTISER = {"mpeg4", "mpeg2video", "mpeg1video", "mjpeg"}
 # What some encoders ask for instead; PyAV reorders the samples, exactly (4:2:0 and 4:2:2 for
 # even sizes).
 _REORDERED = {"yuv420p10le": "p010le", "yuv422p10le": "p210le", "gbrp": "bgr0"}
-_CONTAINERS = {
-    ".mp4": "mp4",
-    ".m4v": "mp4",
-    ".mov": "mov",
-    ".mkv": "matroska",
-    ".webm": "webm",
-    ".avi": "avi",
-    ".ts": "mpegts",
-    ".m2ts": "mpegts",
-    ".nut": "nut",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,31 +98,6 @@ class Plan:
     quantiser: int | None = None
     """Fixed quantiser for encoders without a quality setting."""
     note: str = ""
-
-
-def container_for(target: Path) -> str:
-    """Name FFmpeg's container for a file name; for numbered pictures, their suffix.
-
-    Raises:
-        OptionsError: If the suffix is of no container that videos are written to.
-    """
-    suffix = target.suffix.lower()
-    if is_picture(target):
-        if is_pattern(target):
-            return suffix[1:]
-        numbers = target.with_stem(f"{target.stem}%05d")
-        raise OptionsError(
-            f"cannot write `{target}`: one picture holds no video",
-            f"write numbered pictures, e.g. `-o {numbers}`, or a video",
-        )
-    if suffix not in _CONTAINERS:
-        raise OptionsError(
-            f"cannot write `{target}`: `{suffix or 'no suffix'}` names no container; "
-            f"accepted are {', '.join(_CONTAINERS)}",
-            "choose another name, e.g. "
-            f"`{target.with_suffix('.mp4') if target.name else 'out.mp4'}`",
-        )
-    return _CONTAINERS[suffix]
 
 
 def plan(info: VideoInfo, encoding: Encoding, container: str) -> Plan:

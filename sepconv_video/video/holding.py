@@ -3,11 +3,16 @@
 import io
 from contextlib import suppress
 from fractions import Fraction
+from pathlib import Path
 
 import av
 from av.codec import Codec
 from av.container import OutputContainer
 from av.stream import Disposition, Stream
+
+from sepconv_video.errors import OptionsError
+from sepconv_video.numbered import is_pattern
+from sepconv_video.video.pictures import is_picture
 
 # Tags that describe the file or the encoding they were read from, not the content.
 _STALE = {
@@ -15,6 +20,17 @@ _STALE = {
     "number_of_frames", "number_of_bytes", "_statistics_writing_app",
     "_statistics_writing_date_utc", "_statistics_tags", "vendor_id",
 }  # fmt: skip
+_CONTAINERS = {
+    ".mp4": "mp4",
+    ".m4v": "mp4",
+    ".mov": "mov",
+    ".mkv": "matroska",
+    ".webm": "webm",
+    ".avi": "avi",
+    ".ts": "mpegts",
+    ".m2ts": "mpegts",
+    ".nut": "nut",
+}
 _PREFERRED_CONTAINERS = ("matroska", "mov", "mp4", "mpegts", "nut")
 _WITH_COVERS = {"matroska", "mp4"}
 # QuickTime knows these languages by other names of ISO 639-2, and loses those it does not know.
@@ -39,6 +55,31 @@ _TRANSPORTED = {
     "mp3", "aac", "aac_latm", "ac3", "eac3", "dts", "truehd", "opus", "s302m", "dvb_subtitle",
     "dvb_teletext", "klv", "timed_id3", "smpte_2038",
 }  # fmt: skip
+
+
+def container_for(target: Path) -> str:
+    """Name FFmpeg's container for a file name; for numbered pictures, their suffix.
+
+    Raises:
+        OptionsError: If the suffix is of no container that videos are written to.
+    """
+    suffix = target.suffix.lower()
+    if is_picture(target):
+        if is_pattern(target):
+            return suffix[1:]
+        numbers = target.with_stem(f"{target.stem}%05d")
+        raise OptionsError(
+            f"cannot write `{target}`: one picture holds no video",
+            f"write numbered pictures, e.g. `-o {numbers}`, or a video",
+        )
+    if suffix not in _CONTAINERS:
+        raise OptionsError(
+            f"cannot write `{target}`: `{suffix or 'no suffix'}` names no container; "
+            f"accepted are {', '.join(_CONTAINERS)}",
+            "choose another name, e.g. "
+            f"`{target.with_suffix('.mp4') if target.name else 'out.mp4'}`",
+        )
+    return _CONTAINERS[suffix]
 
 
 def can_hold(container: str, stream: Stream) -> bool:

@@ -9,20 +9,12 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from sepconv_video.errors import OptionsError
-from sepconv_video.frames import ColorSpec, Plane, VideoInfo
+from sepconv_video.frames import LUMA_WEIGHTS, ColorSpec, Plane, VideoInfo
 from sepconv_video.video.conversion import Conversion
 from sepconv_video.video.encoders import Encoding, Form, Plan
 from sepconv_video.video.formats import Layout, frame_of, layout_of, planes_of
 from sepconv_video.video.pictures import Picture, is_deep, upright
 
-_WEIGHTS = {
-    "bt601": (0.299, 0.114),
-    "bt709": (0.2126, 0.0722),
-    "bt2020": (0.2627, 0.0593),
-    "fcc": (0.30, 0.11),
-    "smpte240m": (0.212, 0.087),
-}
-"""Weights of red and blue in luma (ITU-T H.273, table 4)."""
 _RGB, _FULL = 0, 2
 """Tags of pictures: the matrix of RGB, and FFmpeg's number of the full range."""
 
@@ -112,7 +104,7 @@ class Painter:
             for plane, zero, span in zip(planes, zeros, spans, strict=True)
         )
         rgb = np.empty((*y.shape, 3), np.float32)
-        red, blue = _WEIGHTS[self._color.matrix]
+        red, blue = LUMA_WEIGHTS[self._color.matrix]
         rgb[..., 0] = y + 2 * (1 - red) * cr
         rgb[..., 2] = y + 2 * (1 - blue) * cb
         rgb[..., 1] = (y - red * rgb[..., 0] - blue * rgb[..., 2]) / (1 - red - blue)
