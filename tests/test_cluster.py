@@ -59,6 +59,15 @@ def blended(interval, position):
     )
 
 
+def test_files_are_named_by_their_whole_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = Options(model="mine.safetensors", cuts="cuts.txt")
+    assert under_test.portable(given) == Options(
+        model=str(tmp_path / "mine.safetensors"), cuts=str(tmp_path / "cuts.txt")
+    )
+    assert under_test.portable(OPTIONS) == OPTIONS
+
+
 def nothing(*_):
     pass
 

@@ -14,7 +14,7 @@ from sepconv_video.cluster.hand import Word
 from sepconv_video.cluster.places import Place, living_nodes, places
 from sepconv_video.crew import MOST_ATTEMPTS, Frames, Outcome, ShouldStop, Task, Work, interrupted
 from sepconv_video.errors import DeviceError, Interrupted, SepConvVideoError, VideoError
-from sepconv_video.options import Job, Options
+from sepconv_video.options import CUTS, Job, Options
 from sepconv_video.shipped import shipped_models
 
 PATIENCE_S = 120.0
@@ -26,10 +26,12 @@ _PULSE_S = 1.0  # how often a worker is asked how far it is
 
 
 def portable(options: Options) -> Options:
-    """Give options that mean the same on every node: a weights file by its whole path."""
-    if options.model in shipped_models():
-        return options
-    return replace(options, model=str(Path(options.model).absolute()))
+    """Give options that mean the same on every node: files by their whole paths."""
+    if options.model not in shipped_models():
+        options = replace(options, model=str(Path(options.model).absolute()))
+    if options.cuts not in CUTS:
+        options = replace(options, cuts=str(Path(options.cuts).absolute()))
+    return options
 
 
 class _Worker:
