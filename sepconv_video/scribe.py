@@ -1,12 +1,13 @@
 """Between the network and the disk: what may be made, and which segment it is written into."""
 
 import time
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from sepconv_video import scenes
 from sepconv_video.cuts import chosen_cuts
@@ -53,7 +54,7 @@ class Judge:
         self._known = chosen_cuts(options.cuts)
         self._found: dict[Relation, list[int]] = {relation: [] for relation in Relation}
         self._repeats: list[int] = []
-        self._errors: dict[int, Fraction] = {}
+        self._errors: list[tuple[int, Fraction]] = []
 
     def watch(self, frames: Iterator[Frame], first: int) -> Iterator[Interval]:
         """Give the intervals from the source frame `first` on.
@@ -74,7 +75,7 @@ class Judge:
             if interval.is_repeat:
                 self._repeats.append(interval.index)
             if interval.error_ticks:
-                self._errors[interval.index] = interval.error_ticks
+                self._errors.append((interval.index, interval.error_ticks))
             if interval.index >= first:
                 yield interval
 
@@ -91,19 +92,25 @@ class Judge:
             yield frame, relation
 
     def seen(self, first: int, end: int) -> Seen:
-        """Sum up the intervals that begin with frames `first` to `end`."""
-        found = {
-            relation: tuple(index for index in indices if first < index <= end)
-            for relation, indices in self._found.items()
-        }
-        errors = [error for index, error in self._errors.items() if first <= index < end]
-        return Seen(
-            cuts=found[Relation.CUT],
-            flashes=found[Relation.FLASH],
-            stills=len(found[Relation.STILL]),
-            repeats=sum(first <= index < end for index in self._repeats),
-            error_s=float(max(errors, default=Fraction(0)) * self._grid.time_base),
+        """Sum up the intervals that begin with frames `first` to `end`; may be asked meanwhile."""
+        # a relation belongs to the second frame of a pair
+        cuts, flashes, stills = (
+            _within(self._found[relation], first + 1, end + 1)
+            for relation in (Relation.CUT, Relation.FLASH, Relation.STILL)
         )
+        errors = _within(self._errors, (first,), (end,))
+        return Seen(
+            cuts=tuple(cuts),
+            flashes=tuple(flashes),
+            stills=len(stills),
+            repeats=len(_within(self._repeats, first, end)),
+            error_s=float(max((error for _, error in errors), default=0) * self._grid.time_base),
+        )
+
+
+def _within(ordered: list[Any], start: object, end: object) -> list[Any]:
+    """Take from `start` up to `end`: a film has many, and one thread adds while another asks."""
+    return ordered[bisect_left(ordered, start) : bisect_left(ordered, end)]
 
 
 def _corrected(found: Relation, *, is_cut: bool) -> Relation:

@@ -19,6 +19,7 @@ _DYNAMIC = {
     "DYNAMIC_HDR_PLUS": "HDR10+",
     "DYNAMIC_HDR_VIVID": "HDR Vivid",
 }
+_DOLBY_TAGS = {"dvh1", "dvhe", "dva1", "dvav", "dav1"}
 _HDR_TRANSFERS = {16, 18}  # PQ and HLG, H.273 table 3
 # Encoders that write the levels into the stream itself, and the option that takes them
 PARAMETERS = {
@@ -53,17 +54,29 @@ def light_of(first: av.VideoFrame) -> LightLevels | None:
     return LightLevels(primaries=primaries, luminance=luminance, content=content)
 
 
-def dynamic_notes(first: av.VideoFrame) -> list[str]:
-    """Name the dynamic metadata that cannot be kept, one line for each kind."""
-    kinds = sorted({_DYNAMIC[name] for name in _side_data(first) if name in _DYNAMIC})
-    return [
+def metadata_notes(first: av.VideoFrame, codec_tag: str) -> list[str]:
+    """Name the metadata of single frames that cannot be kept, one line for each kind.
+
+    Args:
+        first: A decoded frame.
+        codec_tag: The stream's four-character code, by which Dolby Vision is known in MP4.
+    """
+    kinds = {_DYNAMIC[name] for name in _side_data(first) if name in _DYNAMIC}
+    if codec_tag in _DOLBY_TAGS:
+        kinds.add("Dolby Vision")
+    unknown = (
+        ["metadata of frames that cannot be read left out, HDR light levels among them if any"]
+        if _is_unreadable(first)
+        else []
+    )
+    return unknown + [
         f"{kind} metadata left out: they belong to single frames, and new frames have none"
         + (
             "; colours may be wrong, this stream is not meant to be shown without them"
             if kind == "Dolby Vision" and first.color_trc == 2  # profile 5
             else ""
         )
-        for kind in kinds
+        for kind in sorted(kinds)
     ]
 
 
@@ -90,9 +103,16 @@ def _pair(values: tuple[Fraction, ...], unit: int) -> str:
 
 
 def _side_data(frame: av.VideoFrame) -> Mapping[str, bytes]:
-    try:
-        # iterates over values, whatever its type says
-        return {data.type.name: bytes(data) for data in cast(Any, frame.side_data)}
-    except ValueError:
-        # PyAV 18.1 refuses all where there is some that it has no name for, such as EXIF
+    if _is_unreadable(frame):
         return {}
+    # iterates over values, whatever its type says
+    return {data.type.name: bytes(data) for data in cast(Any, frame.side_data)}
+
+
+def _is_unreadable(frame: av.VideoFrame) -> bool:
+    """Tell whether there is a kind that PyAV 18.1 has no name for: it then refuses them all."""
+    try:
+        list(cast(Any, frame.side_data))
+    except ValueError:
+        return True
+    return False

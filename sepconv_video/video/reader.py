@@ -20,6 +20,7 @@ from sepconv_video.frames import Frame, Reading, VideoInfo
 from sepconv_video.video.boxes import presentation_end
 from sepconv_video.video.decoding import Decoder, named
 from sepconv_video.video.interlace import Deinterlacer, Examination, Scan
+from sepconv_video.video.light import metadata_notes
 from sepconv_video.video.pipes import left_out
 from sepconv_video.video.source import describe, most_ticks
 from sepconv_video.video.unpacker import Unpacker, change, form_of
@@ -60,7 +61,8 @@ class Reader:
                 raise self._nothing_within()
             self._first = first
             self._unpack = Unpacker(first, self.path)
-            self.notes += self._unpack.notes
+            codec_tag = self._decoder.stream.codec_context.codec_tag
+            self.notes += self._unpack.notes + metadata_notes(first, codec_tag)
             self.info = self._describe()
         except BaseException:
             self.close()

@@ -12,7 +12,6 @@ from sepconv_video.frames import Plane
 from sepconv_video.video import formats
 from sepconv_video.video.faults import quoted
 from sepconv_video.video.formats import ACCURATE
-from sepconv_video.video.light import dynamic_notes
 from sepconv_video.video.matrices import guessed_matrix, matrix_note
 
 # swscale knows fewer matrices than H.273: 170M (6) is 601 (5), constant luminance (10) is 2020 (9)
@@ -61,7 +60,6 @@ class Unpacker:
         self._is_planar = re.sub("^yuv[aj]", "yuv", source.replace("gbrap", "gbrp")) == self.pix_fmt
         self._is_rgb = formats.is_rgb(first.format)
         self.notes += [note for note in (matrix_note(first),) if note]
-        self.notes += dynamic_notes(first)
         self._reformatter = VideoReformatter()
         self._fitter = VideoReformatter()
 

@@ -23,7 +23,7 @@ from sepconv_video.pipeline import interpolate_file
 from sepconv_video.schedule import by_factor, intervals
 from sepconv_video.video import Reader
 from sepconv_video.video.headers import chroma_location
-from sepconv_video.video.light import dynamic_notes
+from sepconv_video.video.light import metadata_notes
 
 HDR = {"colorspace": 9, "color_range": 1, "primaries": 9, "transfer": 16}
 MASTERING = "G(8500,39850)B(6550,2300)R(35400,14600)WP(15635,16450)L(10000000,50)"
@@ -330,10 +330,33 @@ class SideData:
 def test_dolby_vision_is_named():
     """On what a decoder gives: no encoder here makes Dolby Vision."""
     kinds = [SideData("DOVI_RPU_BUFFER"), SideData("DOVI_METADATA")]
-    (note,) = dynamic_notes(SimpleNamespace(side_data=kinds, color_trc=16))
+    (note,) = metadata_notes(SimpleNamespace(side_data=kinds, color_trc=16), "hvc1")
     assert note.startswith("Dolby Vision metadata left out")
-    (other,) = dynamic_notes(SimpleNamespace(side_data=kinds, color_trc=2))
+    (other,) = metadata_notes(SimpleNamespace(side_data=kinds, color_trc=2), "hvc1")
     assert "colours may be wrong" in other  # profile 5 has no meaning without them
+
+
+def test_dolby_vision_is_known_by_its_code_in_mp4(tmp_path):
+    source = make_clip(tmp_path / "a.mp4", ClipSpec(codec="libx265", pix_fmt="yuv420p10le"))
+    content = source.read_bytes()
+    for code in (b"hev1", b"hvc1"):
+        content = content.replace(code, b"dvh1")
+    source.write_bytes(content)
+    report = convert(source, tmp_path / "b.mp4")
+    assert [note for note in report.notes if note.startswith("Dolby Vision metadata left out")]
+    assert b"dvh1" not in (tmp_path / "b.mp4").read_bytes()
+
+
+class Unnamed:
+    """Side data of which PyAV says `ValueError` when they are looked at."""
+
+    def __iter__(self):
+        raise ValueError("37 is not a valid Type")
+
+
+def test_metadata_that_cannot_be_read_are_named():
+    (note,) = metadata_notes(SimpleNamespace(side_data=Unnamed(), color_trc=16), "hvc1")
+    assert "HDR light levels among them" in note
 
 
 @pytest.mark.parametrize(
