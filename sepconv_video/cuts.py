@@ -93,7 +93,7 @@ def _lines(path: Path) -> list[str]:
             )
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = (getattr(error, "strerror", None) or "it is no text").lower()
         raise OptionsError(
             f"cannot read the cuts in `{path}`: {reason}",
             "give a text file with a frame number or a time a line, or `--cuts auto`",
