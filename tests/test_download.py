@@ -14,7 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from sepconv_video import shipped, weights
+from sepconv_video import doctor, shipped, weights
 from sepconv_video.cli import main as tool
 from sepconv_video.errors import WeightsError
 from sepconv_video.models import Fast
@@ -180,6 +180,7 @@ def test_the_tool_says_how_to_fetch_and_then_finds_the_weights(
     assert listed(capsys)["l1"].endswith("(academic use only)")
     loaded = weights.load_model("l1").state_dict()
     assert all(torch.equal(loaded[key], state[key]) for key in state)
+    assert any(line.endswith("l1: ok") for line in doctor._models())
 
 
 def listed(capsys):
