@@ -92,8 +92,9 @@ def minterpolated(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """The frames half way between neighbours, as FFmpeg's filter makes them; (H, W, 3) uint8.
 
     The filter knows no RGB. Green, blue and red go in as if they were Y, U and V, so that no
-    colour is converted (on the train clips it gains 0.1 dB over the clip's own 4:2:0). What comes
-    before the first frame it repeats by itself; the last must be there twice.
+    colour is converted (on the train clips it gains 0.1 dB over the clip's own 4:2:0). It gives
+    what lies between two frames once it has one more, so the last is pushed twice; more copies, or
+    some before the first, change nothing.
     """
     graph, k, last = None, 0, None
     for k, last in enumerate(frames):
