@@ -1,24 +1,29 @@
 #!/usr/bin/env python3
-"""Measure a model on frames whose truth is known: PSNR and SSIM, beside plain blending.
+"""Measure a model on frames whose truth is known: PSNR and SSIM, beside plain averaging.
 
-    python scripts/evaluate.py ../shared/data/val
+    python scripts/evaluate.py ../shared/data/val --minterpolate
     python scripts/evaluate.py path/to/middlebury --model weights.safetensors --json scores.json
 
 FOLDER holds clips, of which every second frame is removed and made again, or sub-folders of
 triples: `frame10 frame10i11 frame11` (Middlebury) or `im1 im2 im3` (Vimeo-90k).
 Estimates are clipped to [0, 1], times 255 and rounded (`--truncate`: cut off, as the
 reference code of 2017 does). A clip's score is the mean over its triples, the total the mean
-over clips. SSIM is scikit-image's, in colour, with its default window of 7x7.
+over clips. SSIM is scikit-image's, in colour, with its default window of 7x7. The table is
+Markdown, for the model card.
 """
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import repeat, tee
 from pathlib import Path
 
+import av
 import click
 import numpy as np
 import torch
+from av.filter import Graph
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
@@ -29,7 +34,9 @@ from sepconv_video.weights import load_model
 
 TRIPLES = (("frame10", "frame10i11", "frame11"), ("im1", "im2", "im3"))
 CLIP_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v"}
-METHODS = ("blend", "ours")
+METHODS = ("blend", "minterpolate", "ours")
+MINTERPOLATE = "fps=50:mi_mode=mci:mc_mode=aobmc:me_mode=bidir:me=epzs:vsbmc=1:mb_size=8:scd=none"
+"""The setting of FFmpeg's filter that is best on the train clips; they are fed at 25 per second."""
 
 
 def clip_triples(path: Path) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -81,32 +88,106 @@ def measure(made: np.ndarray, true: np.ndarray) -> tuple[float, float]:
     return psnr(made, true), float(structural_similarity(made, true, channel_axis=2))
 
 
+def minterpolated(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The frames half way between neighbours, as FFmpeg's filter makes them; (H, W, 3) uint8.
+
+    The filter knows no RGB. Green, blue and red go in as if they were Y, U and V, so that no
+    colour is converted (on the train clips it gains 0.1 dB over the clip's own 4:2:0). It gives
+    what lies between two frames once it has one more, so the last is pushed twice; more copies, or
+    some before the first, change nothing.
+    """
+    graph, k, last = None, 0, None
+    for k, last in enumerate(frames):
+        graph = graph or minterpolate_graph(*last.shape[:2])
+        yield from middles(graph, last, k)
+    if graph is not None:
+        yield from middles(graph, last, k + 1)
+
+
+def minterpolate_graph(height: int, width: int) -> Graph:
+    graph = Graph()
+    source = graph.add_buffer(
+        width=width, height=height, format="yuv444p", time_base=Fraction(1, 50)
+    )
+    chain = (source, graph.add("minterpolate", MINTERPOLATE), graph.add("buffersink"))
+    graph.link_nodes(*chain).configure()
+    return graph
+
+
+def middles(graph: Graph, frame: np.ndarray, k: int) -> Iterator[np.ndarray]:
+    """Push the k-th frame and give the new ones that come out, between those of even times."""
+    planes = np.ascontiguousarray(frame.transpose(2, 0, 1)[[1, 2, 0]])
+    picture = av.VideoFrame.from_ndarray(planes, "yuv444p")
+    picture.pts, picture.time_base = 2 * k, Fraction(1, 50)
+    graph.vpush(picture)
+    while True:
+        try:
+            out = graph.vpull()
+        except BlockingIOError:  # it waits for the next
+            return
+        if out.pts % 2:
+            yield out.to_ndarray()[[2, 0, 1]].transpose(1, 2, 0)
+
+
+def kept(triples: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Iterator[np.ndarray]:
+    """What is left of a clip without its middle frames."""
+    for k, (left, _, right) in enumerate(triples):
+        if k == 0:
+            yield to_bytes(left, truncate=False)
+        yield to_bytes(right, truncate=False)
+
+
+def estimates(
+    model, triples, device, *, truncate, minterpolate
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """The truth of each triple, and what each method makes of it."""
+    others = repeat(None)
+    if minterpolate:
+        triples, again = tee(triples)
+        others = minterpolated(kept(again))
+    for (left, middle, right), other in zip(triples, others, strict=minterpolate):
+        made = {"blend": to_bytes((left + right) / 2, truncate=truncate)}
+        if other is not None:
+            made["minterpolate"] = other
+        made["ours"] = to_bytes(model(left.to(device), right.to(device)), truncate=truncate)
+        yield to_bytes(middle, truncate=False), made
+
+
 @torch.inference_mode()
-def score_item(model, triples, device, *, truncate, save) -> dict[str, float] | None:
+def score_item(model, triples, device, *, save, **how) -> dict[str, float] | None:
     """Mean PSNR and SSIM of each method over the triples; the worst picture goes to `save`."""
-    rows: list[list[float]] = []
+    rows: list[dict[str, float]] = []
     worst = math.inf
-    for left, middle, right in triples:
-        true = to_bytes(middle, truncate=False)
-        blended = to_bytes((left + right) / 2, truncate=truncate)
-        made = to_bytes(model(left.to(device), right.to(device)), truncate=truncate)
-        rows.append([*measure(blended, true), *measure(made, true)])
-        if save is not None and rows[-1][2] < worst:
-            worst = rows[-1][2]
-            # from left to right: blend, ours, truth
-            write_picture(save, np.concatenate((blended, made, true), axis=1))
-    if not rows:
-        return None
-    means = np.mean(rows, axis=0).tolist()
-    keys = [f"{method}_{metric}" for method in METHODS for metric in ("psnr", "ssim")]
-    return dict(zip(keys, means, strict=True)) | {"triples": len(rows)}
+    for true, made in estimates(model, triples, device, **how):
+        rows.append({})
+        for method, picture in made.items():
+            score = measure(picture, true)
+            rows[-1][f"{method}_psnr"], rows[-1][f"{method}_ssim"] = score
+        if save is not None and rows[-1]["ours_psnr"] < worst:
+            worst = rows[-1]["ours_psnr"]
+            # from left to right: blend, minterpolate where wanted, ours, truth
+            write_picture(save, np.concatenate((*made.values(), true), axis=1))
+    return mean(rows) | {"triples": len(rows)} if rows else None
+
+
+def mean(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure."""
+    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+
+
+def header(model: str, methods: list[str]) -> str:
+    """The first two lines of the table."""
+    titles = {"blend": "average", "minterpolate": "`minterpolate`", "ours": f"`{model}`"}
+    names = "".join(f" {titles[method]:15} |" for method in methods)
+    return f"| {'clip':24} |   n |{names} gain over average |\n|---|---|{'---|' * len(methods)}---|"
 
 
 def line(name: str, score: dict[str, float]) -> str:
     """One row of the table."""
+    methods = [method for method in METHODS if f"{method}_psnr" in score]
+    figures = "".join(f" {score[f'{m}_psnr']:6.2f} / {score[f'{m}_ssim']:.4f} |" for m in methods)
     gain = score["ours_psnr"] - score["blend_psnr"]
-    figures = "   ".join(f"{score[f'{m}_psnr']:6.2f} {score[f'{m}_ssim']:6.4f}" for m in METHODS)
-    return f"{name:28} {score['triples']:4.0f}   {figures}   {gain:+6.2f}"
+    return f"| {name:24} | {score['triples']:3.0f} |{figures} {gain:+.2f} |"
 
 
 @click.command(help=__doc__)
@@ -114,31 +195,29 @@ def line(name: str, score: dict[str, float]) -> str:
 @click.option("--model", default="fast", show_default=True, metavar="NAME|FILE")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--truncate", is_flag=True, help="Cut off instead of rounding to 8 bits.")
+@click.option("--minterpolate", is_flag=True, help="Measure FFmpeg's filter too.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write here.")
 @click.option("--save", type=click.Path(path_type=Path), help="Folder for the worst pictures.")
-def main(folder, model, device, truncate, json_path, save) -> None:
+def main(*, folder, model, device, truncate, minterpolate, json_path, save) -> None:
     where = choose_device(device)
     network = load_model(model, where)
     if save is not None:
         save.mkdir(parents=True, exist_ok=True)
     scores: dict[str, dict[str, float]] = {}
-    print(
-        f"{'':28}   n      blend           {model}            gain\n"
-        f"{'':28}         PSNR   SSIM     PSNR   SSIM       dB",
-        flush=True,
-    )
+    methods = [m for m in METHODS if minterpolate or m != "minterpolate"]
+    print(header(Path(model).stem, methods), flush=True)
+    how = {"truncate": truncate, "minterpolate": minterpolate}
     for name, triples in items(folder):
         picture = None if save is None else save / f"{name}.png"
-        score = score_item(network, triples, where, truncate=truncate, save=picture)
+        score = score_item(network, triples, where, save=picture, **how)
         if score is not None:
             scores[name] = score
-            print(line(name, score), flush=True)
+            print(line(f"`{name}`", score), flush=True)
     if not scores:
         raise click.ClickException(f"`{folder}` holds neither clips nor triples")
-    keys = [key for key in next(iter(scores.values())) if key != "triples"]
-    total = {key: float(np.mean([score[key] for score in scores.values()])) for key in keys}
+    total = mean(list(scores.values()))
     total["triples"] = sum(score["triples"] for score in scores.values())
-    print(line("mean", total))
+    print(line("**mean**", total))
     if json_path is not None:
         report = {"model": model, "items": scores, "mean": total}
         json_path.write_text(json.dumps(report, indent=1) + "\n")

@@ -71,10 +71,13 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 def _list_models(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     if not value or context.resilient_parsing:
         return
-    from sepconv_video.shipped import shipped_models  # noqa: PLC0415 - of use here only
+    from sepconv_video import shipped  # noqa: PLC0415 - of use here only
 
-    for model in shipped_models().values():
+    for model in shipped.shipped_models().values():
         click.echo(f"{model.name:8} {model.summary} ({model.licence})")
+    for official in shipped.OFFICIAL_MODELS.values():
+        state = "" if official.file.is_file() else f"; to fetch: {official.command}"
+        click.echo(f"{official.name:8} {official.summary} ({shipped.OFFICIAL_LICENCE}){state}")
     context.exit()
 
 
@@ -136,7 +139,7 @@ def _flag(name: str, callback: Callable[..., None], text: str) -> Callable[..., 
 @click.option("--raw", metavar="WxH:FORMAT", help="What raw video on stdin is.")
 @click.option(
     "--model", default="fast", show_default=True, metavar="NAME|FILE",
-    help="A shipped model or a weights file.",
+    help="A shipped model, an official one (l1, lf) or a weights file.",
 )  # fmt: skip
 @click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N",
@@ -169,7 +172,7 @@ def _flag(name: str, callback: Callable[..., None], text: str) -> Callable[..., 
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines on stdout.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@_flag("--list-models", _list_models, "List the models that come with the package.")
+@_flag("--list-models", _list_models, "List the models that there are.")
 @_flag("--doctor", _doctor, "Examine the installation and test the operators.")
 @click.version_option(__version__, message="sepconv-video %(version)s")
 def command(

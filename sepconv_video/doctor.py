@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sepconv_video.errors import SepConvVideoError
 from sepconv_video.kernels import implementations, reference, sepconv
-from sepconv_video.shipped import shipped_models
+from sepconv_video.shipped import OFFICIAL_MODELS, shipped_models
 from sepconv_video.weights import load_model
 
 PACKAGES = ("torch", "av", "numpy", "numba", "safetensors", "click", "tqdm")
@@ -82,7 +82,8 @@ def _try_operator(name: str) -> str:
 
 def _models() -> Iterator[str]:
     try:
-        for name in shipped_models():
+        fetched = [name for name, model in OFFICIAL_MODELS.items() if model.file.is_file()]
+        for name in (*shipped_models(), *fetched):
             load_model(name)
             yield f"model         {name}: ok"
     except SepConvVideoError as error:

@@ -51,7 +51,7 @@ class Options:
     raw: str | None = None
     """Size and format of raw video on stdin, as `1920x1080:yuv420p`."""
     model: str = "fast"
-    """Name of a shipped model (`--list-models`) or path of a weights file."""
+    """Name of a shipped or fetched model (`--list-models`) or path of a weights file."""
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`."""
     precision: str = "auto"

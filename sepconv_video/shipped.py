@@ -1,6 +1,11 @@
-"""The models that come with the package, and how to know weights again, without loading any."""
+"""The models that come with the package, and the official ones that a user may fetch.
+
+Also how to know weights again. Nothing is loaded here, and nothing downloaded.
+"""
 
 import hashlib
+import os
+import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +25,67 @@ class ShippedModel:
     licence: str
     summary: str
     """One line for `--list-models`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfficialModel:
+    """Weights of the 2017 paper, for academic use only: never shipped, fetched on demand."""
+
+    name: str
+    blob_id: str
+    """Git's name of the content: SHA-1 of `blob SIZE\\0` and the content, in hexadecimal."""
+    summary: str
+    """One line for `--list-models`."""
+
+    @property
+    def file_name(self) -> str:
+        """What its author calls the file."""
+        return f"network-{self.name}.pytorch"
+
+    @property
+    def file(self) -> Path:
+        """Where it lies once it has been fetched."""
+        return cache_folder() / self.file_name
+
+    @property
+    def command(self) -> str:
+        """What fetches it."""
+        return f"python scripts/download_weights.py {self.name}"
+
+
+OFFICIAL_MODELS = {
+    model.name: model
+    for model in (
+        OfficialModel(
+            name="l1",
+            blob_id="8831cb9988a128fa12de379d3788f9299c21713e",
+            summary="SepConv of 2017, trained for numbers; 380k multiply-accumulates per pixel",
+        ),
+        OfficialModel(
+            name="lf",
+            blob_id="1f89347abc8d39fed37bf52a4ae32a419f1169e0",
+            summary="SepConv of 2017, trained for looks; 380k multiply-accumulates per pixel",
+        ),
+    )
+}
+OFFICIAL_LICENCE = "academic use only"
+
+
+def cache_folder() -> Path:
+    """Where fetched weights lie: `$SEPCONV_VIDEO_CACHE`, else in the platform's usual place."""
+    if chosen := os.environ.get("SEPCONV_VIDEO_CACHE"):
+        return Path(chosen)
+    variable, usual = {
+        "win32": ("LOCALAPPDATA", "~/AppData/Local"),
+        "darwin": ("", "~/Library/Caches"),
+    }.get(sys.platform, ("XDG_CACHE_HOME", "~/.cache"))
+    return Path(os.environ.get(variable) or usual).expanduser() / "sepconv-video"
+
+
+def git_blob_id(content: bytes) -> str:
+    """Name a file's content as `git hash-object` does, 40 hexadecimal digits."""
+    header = b"blob %d\0" % len(content)
+    return hashlib.sha1(header + content, usedforsecurity=False).hexdigest()
 
 
 def shipped_models() -> dict[str, ShippedModel]:
@@ -71,11 +137,15 @@ def weights_digest(name_or_path: str | Path) -> str:
 
 
 def weights_file(name_or_path: str | Path) -> Path:
-    """Find a weights file that was named by its path.
+    """Find a weights file that was named by its path, or an official one by its name.
 
     Raises:
         OptionsError: There is none.
+        WeightsError: The official weights have not been fetched yet.
     """
+    official = OFFICIAL_MODELS.get(str(name_or_path))
+    if official is not None:
+        return _fetched(official)
     path = Path(name_or_path)
     if not path.is_file():
         raise OptionsError(
@@ -83,3 +153,13 @@ def weights_file(name_or_path: str | Path) -> Path:
             f"use one of {', '.join(f'`{name}`' for name in shipped_models())}, or a weights file",
         )
     return path
+
+
+def _fetched(model: OfficialModel) -> Path:
+    if not model.file.is_file():
+        raise WeightsError(
+            f"the official weights `{model.name}` are not here: no file `{model.file}`",
+            f"fetch them with `{model.command}`, which shows their licence first "
+            f"({OFFICIAL_LICENCE})",
+        )
+    return model.file

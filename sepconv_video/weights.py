@@ -30,8 +30,8 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
     so is the result, which may leave [0, 1] by a little.
 
     Args:
-        name_or_path: Name of a shipped model, or path of a weights file: ours, or the
-            official `network-l1.pytorch` and `network-lf.pytorch` of the 2017 paper.
+        name_or_path: Name of a shipped model, `l1` or `lf` for the official ones of the 2017
+            paper once they have been fetched, or path of a weights file, ours or official.
         device: Where the network shall live.
 
     Returns:
@@ -39,7 +39,8 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
 
     Raises:
         OptionsError: There is no such model and no such file.
-        WeightsError: The file is damaged, or holds the weights of an unknown network.
+        WeightsError: The file is damaged, or holds the weights of an unknown network; or
+            official weights have not been fetched.
     """
     entry = shipped_models().get(str(name_or_path))
     if entry is not None:

@@ -250,6 +250,15 @@ def test_without_a_cluster_one_line_says_how_to_start_one(monkeypatch, address, 
     assert time.monotonic() - begun < 10
 
 
+@pytest.mark.parametrize(
+    ("model", "there"),
+    [("fast", "fast"), ("l1", "/cache/network-l1.pytorch"), ("/a/b.pt", "/a/b.pt")],
+)
+def test_a_model_means_the_same_on_every_node(monkeypatch, model, there):
+    monkeypatch.setenv("SEPCONV_VIDEO_CACHE", "/cache")
+    assert under_test.portable(Options(model=model)).model == there
+
+
 def test_without_ray_one_line_says_how_to_install_it():
     code = (
         "import sys; sys.modules['ray'] = None\n"

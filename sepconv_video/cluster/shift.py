@@ -15,7 +15,7 @@ from sepconv_video.cluster.places import Place, living_nodes, places
 from sepconv_video.crew import MOST_ATTEMPTS, Frames, Outcome, ShouldStop, Task, Work, interrupted
 from sepconv_video.errors import DeviceError, Interrupted, SepConvVideoError, VideoError
 from sepconv_video.options import CUTS, Job, Options
-from sepconv_video.shipped import shipped_models
+from sepconv_video.shipped import OFFICIAL_MODELS, shipped_models
 
 PATIENCE_S = 120.0
 """So long the run waits while no worker is there: nodes start, engines load, others' jobs end."""
@@ -28,7 +28,9 @@ _PULSE_S = 1.0  # how often a worker is asked how far it is
 def portable(options: Options) -> Options:
     """Give options that mean the same on every node: files by their whole paths."""
     if options.model not in shipped_models():
-        options = replace(options, model=str(Path(options.model).absolute()))
+        official = OFFICIAL_MODELS.get(options.model)
+        path = Path(options.model) if official is None else official.file
+        options = replace(options, model=str(path.absolute()))
     if options.cuts not in CUTS:
         options = replace(options, cuts=str(Path(options.cuts).absolute()))
     return options

@@ -1,0 +1,87 @@
+"""The measuring script: which frames each method makes, and the table."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from clips import ClipSpec, make_clip
+
+from sepconv_video.video import write_picture
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "evaluate.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("evaluate", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def panned(shift, height=96, width=128):
+    """A coloured texture moved to the left by a number of pixels; (H, W, 3) uint8."""
+    noise = np.random.default_rng(1).integers(0, 256, (height // 4, 80, 3)).astype(np.float64)
+    texture = noise.repeat(4, axis=0).repeat(4, axis=1)
+    smooth = sum(np.roll(texture, k, axis=1) for k in range(4)) / 4
+    return smooth[:, shift : shift + width].astype(np.uint8)
+
+
+def test_minterpolate_makes_the_frame_between_each_two(script):
+    """From the first pair to the last, in order, colours and all."""
+    steps = [0, 6, 14, 20, 30]
+    made = list(script.minterpolated(panned(step) for step in steps))
+    assert len(made) == 4
+    between = [3, 10, 17, 25]
+    for k, picture in enumerate(made):
+        scores = [script.psnr(picture[16:-16, 32:-32], panned(s)[16:-16, 32:-32]) for s in between]
+        assert np.argmax(scores) == k
+        blended = ((panned(steps[k]).astype(int) + panned(steps[k + 1])) / 2).astype(np.uint8)
+        plain = script.psnr(blended[16:-16, 32:-32], panned(between[k])[16:-16, 32:-32])
+        assert scores[k] > plain + 3
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_minterpolate_of_few_frames(script, count):
+    """The frame between two equal ones is that frame, sample for sample."""
+    flat = np.full((48, 64, 3), (200, 100, 30), np.uint8)
+    made = list(script.minterpolated([flat] * count))
+    assert len(made) == max(0, count - 1)
+    assert all(np.array_equal(picture, flat) for picture in made)
+
+
+def test_clips_and_triples_are_measured_by_every_method(script, tmp_path):
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    make_clip(clips / "seven.mp4", ClipSpec(count=7))
+    (clips / "triple").mkdir()
+    for name, shift in (("im1", 0), ("im2", 4), ("im3", 8)):
+        write_picture(clips / "triple" / f"{name}.png", panned(shift))
+    wanted = [clips, "--device", "cpu", "--json", tmp_path / "scores.json"]
+    plain = measured(script, wanted)
+    full = measured(script, [*wanted, "--minterpolate"])
+    for name, triples in (("seven", 3), ("triple", 1)):
+        assert full[name]["triples"] == triples
+        assert full[name]["minterpolate_psnr"] > 10
+        # the others are not touched by it
+        assert {k: v for k, v in full[name].items() if not k.startswith("mint")} == plain[name]
+    assert full["triple"]["minterpolate_psnr"] > full["triple"]["blend_psnr"] + 3
+
+
+def measured(script, arguments):
+    """Run it, compare the table with the JSON file, and give the latter's items."""
+    done = CliRunner().invoke(script.main, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    report = json.loads(Path(arguments[4]).read_text())
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in done.output.splitlines()]
+    assert len({len(row) for row in rows}) == 1
+    assert rows[0][:3] == ["clip", "n", "average"]
+    for name, score in (report["items"] | {"mean": report["mean"]}).items():
+        row = next(row for row in rows if row[0].strip("`*") == name)
+        for title, cell in zip(rows[0][2:-1], row[2:-1], strict=True):
+            method = {"average": "blend", "`fast`": "ours"}.get(title, title.strip("`"))
+            assert cell == f"{score[f'{method}_psnr']:.2f} / {score[f'{method}_ssim']:.4f}"
+    return report["items"]
