@@ -27,7 +27,8 @@ ray = pytest.importorskip("ray", reason='RAY MISSING: pip install "sepconv-video
 from sepconv_video import cluster as under_test  # noqa: E402 - needs ray
 from sepconv_video.cluster import Cluster, shift  # noqa: E402
 
-OPTIONS = Options(codec="ffv1")
+FACTOR = 2
+OPTIONS = Options(codec="ffv1", factor=FACTOR)
 STORE_BYTES = 80 * 2**20
 SLEEP_S = 0.4
 
@@ -103,7 +104,8 @@ class Works:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.frame_s:
             tell = watch.on_progress
-            watch = replace(watch, on_progress=lambda *n: (tell(*n), time.sleep(self.frame_s)))
+            pause_s = FACTOR * self.frame_s  # told after each interval
+            watch = replace(watch, on_progress=lambda *n: (tell(*n), time.sleep(pause_s)))
         Production(task.job, task.options).make(Averages(), task.span, watch)
         self.note(task, "end")
 
@@ -426,7 +428,7 @@ def in_hand(notes):
 
 def test_a_node_that_joins_late_takes_over_from_the_only_one(tmp_path, nodes, notes):
     jobs = folder_jobs(tmp_path, a=60, b=60)
-    crew = Cluster(nodes.want(1), partial(works, Works, notes, frame_s=0.004))
+    crew = Cluster(nodes.want(1), partial(works, Works, notes, frame_s=0.01))
     results = []
     for result in run_jobs(jobs, OPTIONS, crew):
         results.append(result)
