@@ -197,10 +197,9 @@ def command(
     fields = {name: chosen.pop(name) for name in Options.__dataclass_fields__ if name in chosen}
     options = Options(factor=int(factor), resume=not no_resume, **fields)
     from sepconv_video.numbered import is_pattern  # noqa: PLC0415 - of use here only
-    from sepconv_video.video import is_picture  # noqa: PLC0415 - imports av
+    from sepconv_video.video import PIPE, is_picture  # noqa: PLC0415 - imports av
 
-    pipe = Path("-")
-    if pipe in inputs or output == pipe:
+    if PIPE in inputs or output == PIPE:
         return _run_stream(inputs, output, options, chosen)
     if options.raw is not None:
         raise click.UsageError("--raw says what comes through standard input: name `-` as INPUT")
@@ -257,12 +256,13 @@ def _stream_job(
     inputs: Sequence[Path], output: Path | None, options: Options, chosen: dict[str, Any]
 ) -> Job:
     """Check what belongs to pipes and what does not."""
-    pipe = Path("-")
+    from sepconv_video.video import PIPE  # noqa: PLC0415 - imports av
+
     if len(inputs) != 1 or output is None:
         raise click.UsageError("a pipe needs one INPUT and a target: sepconv-video - -o out.mp4")
-    if options.raw is not None and inputs[0] != pipe:
+    if options.raw is not None and inputs[0] != PIPE:
         raise click.UsageError("--raw says what comes through standard input: name `-` as INPUT")
-    if chosen["as_json"] and output == pipe:
+    if chosen["as_json"] and output == PIPE:
         raise click.UsageError("--json and `-o -` exclude each other: both want standard output")
     for name in ("devices", "ray", "shard", "pattern"):
         if chosen[name]:

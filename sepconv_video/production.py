@@ -140,6 +140,7 @@ class Production:
         check_place(job)
         self.job, self.options = job, options
         self.parts = Parts(job.target, identity_of(job, options))
+        self._reading = reading_of(options)
         self._started = time.monotonic()
         self.kept_frames, self._note = 0, ""
 
@@ -178,11 +179,11 @@ class Production:
         """
         job, (first, end) = self.job, span
         with ExitStack() as stack:
-            reader = stack.enter_context(Reader(job.source, reading_of(self.options)))
+            reader = stack.enter_context(Reader(job.source, self._reading))
             info, grid = reader.info, grid_of(self.options, reader.info)
             judge = Judge(info, grid, self.options)
             track = track_of(job.target, info, grid, self.options)
-            rehearse(track, job.source, job.target, reading_of(self.options).timeline)
+            rehearse(track, job.source, job.target, self._reading.timeline)
             depth = queue_depth(info)
             frames = reader.frames(max(0, first - CONTEXT_FRAMES))
             pairs = islice(judge.watch(frames, first), end and end - first)
@@ -224,7 +225,7 @@ class Production:
                 f"cannot finish `{job.target}`: `{job.source}` changed while it was read",
                 "run the same command again when nothing writes to it any more",
             )
-        with Reader(job.source, reading_of(self.options)) as reader:
+        with Reader(job.source, self._reading) as reader:
             grid = grid_of(self.options, reader.info)
             track = track_of(job.target, reader.info, grid, self.options)
         pieces = [
@@ -236,7 +237,7 @@ class Production:
             for part in parts
             if part.frames
         ]
-        timeline = reading_of(self.options).timeline
+        timeline = self._reading.timeline
         joined = join(pieces, self.parts.joined, track, job.source, job.target, timeline)
         seen = sum_up([part.seen for part in parts])
         advice = advise(seen, parts[-1].end, self.options)

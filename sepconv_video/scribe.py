@@ -29,6 +29,9 @@ CONTEXT_FRAMES = scenes.CONTEXT_FRAMES + LONGEST_RUN
 """A frame is judged by so many before it: a span begins to look that much earlier."""
 
 
+_HELD = (Relation.CUT, Relation.FLASH, Relation.STILL)
+
+
 class Judge:
     """Decides whether anything may be made between two frames, and remembers where not.
 
@@ -52,7 +55,7 @@ class Judge:
         self.end_pts: int | None = None
         self._info, self._grid, self._dedup = info, grid, options.dedup
         self._known = chosen_cuts(options.cuts)
-        self._found: dict[Relation, list[int]] = {relation: [] for relation in Relation}
+        self._found: dict[Relation, list[int]] = {relation: [] for relation in _HELD}
         self._repeats: list[int] = []
         self._errors: list[tuple[int, Fraction]] = []
 
@@ -88,15 +91,15 @@ class Judge:
                 is_cut = self._known.is_cut_at(frame.index, before_s, time_s)
                 relation = _corrected(found, is_cut=is_cut or frame.begins_shot)
             before_s = time_s
-            self._found[relation].append(frame.index)
+            if relation in self._found:
+                self._found[relation].append(frame.index)
             yield frame, relation
 
     def seen(self, first: int, end: int) -> Seen:
         """Sum up the intervals that begin with frames `first` to `end`; may be asked meanwhile."""
         # a relation belongs to the second frame of a pair
         cuts, flashes, stills = (
-            _within(self._found[relation], first + 1, end + 1)
-            for relation in (Relation.CUT, Relation.FLASH, Relation.STILL)
+            _within(self._found[relation], first + 1, end + 1) for relation in _HELD
         )
         errors = _within(self._errors, (first,), (end,))
         return Seen(

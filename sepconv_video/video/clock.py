@@ -100,3 +100,9 @@ class Clock:
         if self._backward:
             found.append(f"{self._backward} frames had a time not after the one before: moved on")
         return found
+
+
+def pts_of(picture: av.VideoFrame) -> int:
+    """Read the time that a clock has given a picture, in ticks."""
+    assert picture.pts is not None
+    return picture.pts

@@ -1,6 +1,7 @@
 """What a container can hold, and how a stream is declared in it for packets copied as they are."""
 
 import io
+from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -92,9 +93,14 @@ def can_hold(container: str, stream: Stream) -> bool:
         return False
     if container == "webm" and stream.type == "attachment":  # left out without a word
         return False
+    return can_begin(container, lambda trial: clone(trial, stream))
+
+
+def can_begin(container: str, declare: Callable[[OutputContainer], object]) -> bool:
+    """Tell whether a file can begin with the streams that are declared, by writing to memory."""
     trial = av.open(io.BytesIO(), "w", format=container)
     try:
-        clone(trial, stream)
+        declare(trial)
         trial.start_encoding()
     except (av.FFmpegError, ValueError):
         return False

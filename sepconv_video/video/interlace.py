@@ -13,6 +13,7 @@ import av
 from av.filter import Graph
 
 from sepconv_video.errors import VideoError
+from sepconv_video.video.clock import pts_of
 from sepconv_video.video.faults import explain, quoted
 from sepconv_video.video.unpacker import Form, form_of
 
@@ -193,7 +194,7 @@ class Deinterlacer:
             ) from fault
 
     def _push(self, picture: av.VideoFrame) -> Iterator[av.VideoFrame]:
-        pts, form = _pts(picture), form_of(picture)
+        pts, form = pts_of(picture), form_of(picture)
         if form != self._form:
             yield from self._flush()
         if self._pts is not None:
@@ -214,15 +215,10 @@ class Deinterlacer:
         first = None
         for picture in _filtered(self._graph, None):
             if first is not None:
-                picture.pts = _pts(first) + (self._duration or self._step)
+                picture.pts = pts_of(first) + (self._duration or self._step)
             first = picture
             yield picture
         self._graph = None
-
-
-def _pts(picture: av.VideoFrame) -> int:
-    assert picture.pts is not None  # the reader's clock has given it one
-    return picture.pts
 
 
 def _graph(first: av.VideoFrame, name: str, options: str) -> Graph:

@@ -36,7 +36,7 @@ def is_hdr(transfer_tag: int) -> bool:
 
 def light_of(first: av.VideoFrame) -> LightLevels | None:
     """Read HDR10's static metadata; None where there are none."""
-    found = _side_data(first)
+    found = side_data(first)
     primaries = luminance = content = None
     if data := found.get("MASTERING_DISPLAY_METADATA"):
         # AVMasteringDisplayMetadata: ten AVRationals and two flags
@@ -61,7 +61,7 @@ def metadata_notes(first: av.VideoFrame, codec_tag: str) -> list[str]:
         first: A decoded frame.
         codec_tag: The stream's four-character code, by which Dolby Vision is known in MP4.
     """
-    kinds = {_DYNAMIC[name] for name in _side_data(first) if name in _DYNAMIC}
+    kinds = {_DYNAMIC[name] for name in side_data(first) if name in _DYNAMIC}
     if codec_tag in _DOLBY_TAGS:
         kinds.add("Dolby Vision")
     unknown = (
@@ -102,7 +102,8 @@ def _pair(values: tuple[Fraction, ...], unit: int) -> str:
     return f"({float(one):.6f},{float(two):.6f})" if unit == 1 else f"({one},{two})"
 
 
-def _side_data(frame: av.VideoFrame) -> Mapping[str, bytes]:
+def side_data(frame: av.VideoFrame) -> Mapping[str, bytes]:
+    """Read what comes with a frame, by FFmpeg's names; nothing where PyAV cannot."""
     if _is_unreadable(frame):
         return {}
     # iterates over values, whatever its type says
@@ -110,7 +111,7 @@ def _side_data(frame: av.VideoFrame) -> Mapping[str, bytes]:
 
 
 def _is_unreadable(frame: av.VideoFrame) -> bool:
-    """Tell whether there is a kind that PyAV 18.1 has no name for: it then refuses them all."""
+    """Tell whether there is a kind that PyAV 18.1 has no name for, as EXIF: it refuses them all."""
     try:
         list(cast(Any, frame.side_data))
     except ValueError:

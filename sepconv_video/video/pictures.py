@@ -31,7 +31,7 @@ _ENCODERS: dict[str, tuple[str, str, dict[str, str]]] = {
     ".tif": ("tiff", "rgb24", {}),
     ".tiff": ("tiff", "rgb24", {}),
 }
-ACCURATE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+_ACCURATE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _DEEP = {".png": "rgb48be", ".tif": "rgb48le", ".tiff": "rgb48le"}
 """Formats for more than 8 bits."""
 _BT601 = 5
@@ -75,7 +75,7 @@ def read_picture(path: Path | str) -> Picture:
             rgb = VideoReformatter().reformat(
                 frame,
                 format="rgb24",
-                interpolation=ACCURATE,
+                interpolation=_ACCURATE,
                 # JPEG and WebP are BT.601 and seldom say so
                 src_colorspace=_BT601 if frame.colorspace == 2 else None,
                 src_color_range=frame.color_range,

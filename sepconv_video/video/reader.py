@@ -18,6 +18,7 @@ import av
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame, Reading, VideoInfo
 from sepconv_video.video.boxes import presentation_end
+from sepconv_video.video.clock import pts_of
 from sepconv_video.video.decoding import Decoder, named
 from sepconv_video.video.interlace import Deinterlacer, Examination, Scan
 from sepconv_video.video.light import metadata_notes
@@ -121,7 +122,7 @@ class Reader:
                     continue
                 held = Frame(
                     index=index,
-                    pts=_pts(picture),
+                    pts=pts_of(picture),
                     duration=picture.duration,
                     planes=self._unpack(picture),
                     begins_shot=form != before,
@@ -157,7 +158,7 @@ class Reader:
         """Give the pictures of the timeline; and remember what comes after."""
         window, tick = self._decoder.window, self._tick
         for picture in self._whole_pictures():
-            time_s = _pts(picture) * tick
+            time_s = pts_of(picture) * tick
             if window.is_before(time_s):
                 # what lacks what it was made from, between a seek and the stretch, is no damage
                 self._decoder.faults.forget()
@@ -199,7 +200,7 @@ class Reader:
             info,
             path=self.path,
             time_base=self._tick,
-            start_pts=_pts(self._first),
+            start_pts=pts_of(self._first),
             rate=info.rate * fields,
             frame_count_from_header=frames and math.ceil(frames * fields * share),
         )
@@ -251,8 +252,3 @@ class Reader:
                 "they are: if they look combed, add `--deinterlace`"
             ]
         return []
-
-
-def _pts(picture: av.VideoFrame) -> int:
-    assert picture.pts is not None  # the decoder's clock gave it one
-    return picture.pts

@@ -1,6 +1,5 @@
 """Sound made longer for slow motion, at its own pitch, and encoded again."""
 
-import io
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -17,7 +16,7 @@ from av.filter import Graph
 from av.packet import Packet
 from av.stream import Stream
 
-from sepconv_video.video.holding import called, codec_of, describe_like
+from sepconv_video.video.holding import called, can_begin, codec_of, describe_like
 from sepconv_video.video.window import Window
 
 _BITS_PER_CHANNEL = 128_000
@@ -41,19 +40,13 @@ def encoder_for(container: str, source: AudioStream) -> str | None:
 
 
 def _fits(container: str, name: str, source: AudioStream) -> bool:
-    """Tell whether sound can be encoded so into a container, by writing its header to memory."""
-    trial = av.open(io.BytesIO(), "w", format=container)
+    """Tell whether sound can be encoded so into a container."""
     try:
         if Codec(name, "w").experimental:
             return False
-        _declare(trial, name, source)
-        trial.start_encoding()
-    except (av.FFmpegError, UnknownCodecError, ValueError):
+    except UnknownCodecError:
         return False
-    finally:
-        with suppress(av.FFmpegError):
-            trial.close()
-    return True
+    return can_begin(container, lambda trial: _declare(trial, name, source))
 
 
 def _declare(output: OutputContainer, name: str, source: AudioStream) -> AudioStream:

@@ -3,10 +3,10 @@
 import math
 import stat
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
 
 import av
 from av.container import InputContainer
@@ -18,7 +18,7 @@ from sepconv_video.frames import Reading, VideoInfo
 from sepconv_video.numbered import pictures_at
 from sepconv_video.video.faults import explain, quoted
 from sepconv_video.video.formats import Layout
-from sepconv_video.video.light import light_of
+from sepconv_video.video.light import light_of, side_data
 from sepconv_video.video.matrices import color_of
 from sepconv_video.video.pipes import PIPE, open_stdin
 
@@ -237,16 +237,11 @@ def describe(stream: VideoStream, first: av.VideoFrame, pix_fmt: str, layout: La
 
 def display_matrix_of(frame: av.VideoFrame) -> tuple[int, ...] | None:
     """Read how players turn or mirror a picture: nine numbers, row by row; None if not at all."""
-    try:
-        for data in cast(Any, frame.side_data):  # iterates over values
-            if data.type.name == "DISPLAYMATRIX":
-                return struct.unpack("<9i", bytes(data))
-    except (ValueError, struct.error):
-        # PyAV 18.1 refuses all side data where there is some that it has no name for, such as
-        # the EXIF of photographs; the angle it has found before, mirroring is lost
-        if frame.rotation:
-            return _rotation_matrix(frame.rotation)
-    return None
+    with suppress(struct.error):
+        if data := side_data(frame).get("DISPLAYMATRIX"):
+            return struct.unpack("<9i", data)
+    # where side data cannot be read PyAV has found the angle before; mirroring is lost
+    return _rotation_matrix(frame.rotation) if frame.rotation else None
 
 
 def _rotation_matrix(degrees: int) -> tuple[int, ...]:
