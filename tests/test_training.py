@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("cv2", reason="TRAINING NOT TESTED: the extra `train` is not installed")
 
 from sepconv_video.models import Fast
-from sepconv_video.models.blocks import displacements
+from sepconv_video.models.matching import Belief, Matching
 from sepconv_video.training.clips import is_usable, tabulate_crops
 from sepconv_video.training.loop import Recipe, Trainer, train, validate
 from sepconv_video.training.losses import LOSSES, disbelief
@@ -87,15 +87,16 @@ def test_the_half_precision_path_runs():
 
 def test_believing_in_the_true_displacement_is_best():
     """A texture that moves by one cell: the cross-entropy is least at that displacement."""
-    cell, radius = 4, 2
-    texture = torch.rand(1, 3, 16, 32).repeat_interleave(cell, 2).repeat_interleave(cell, 3)
+    volume = Matching(4, 2, 8, 8)
+    texture = torch.rand(1, 3, 16, 32).repeat_interleave(4, 2).repeat_interleave(4, 3)
     left, middle, right = (texture[..., 8 + shift : 104 + shift] for shift in (-4, 0, 4))
+    true_cost = volume.true_cost(left, middle, right)
     scores = []
-    for k in range((2 * radius + 1) ** 2):
+    for k in range(25):
         likelihood = torch.full((1, 25, 16, 24), 0.01)
         likelihood[:, k] = 0.76
-        scores.append(disbelief(likelihood, (left, middle, right), cell, radius).item())
-    best = displacements(radius)[scores.index(min(scores))].tolist()
+        scores.append(disbelief(Belief(likelihood, true_cost, volume.distance)).item())
+    best = volume.offsets[scores.index(min(scores))].tolist()
     assert best == [1, 0]  # the left frame is sampled one cell to the right
 
 

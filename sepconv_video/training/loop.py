@@ -73,12 +73,11 @@ class Trainer:
         )
         measure = LOSSES[recipe.loss]
         with self._precision():
-            prediction = self.model.predict(left, right)  # type: ignore[operator]
+            prediction = self.model.predict(left, middle, right)  # type: ignore[operator]
         loss = measure(prediction.middle.float(), middle)
         loss = loss + recipe.guess_share * measure(prediction.guess.float(), middle)
-        for volume, likelihood in prediction.likelihoods:
-            expected = disbelief(likelihood, (left, middle, right), volume.cell, volume.radius)
-            loss = loss + recipe.disbelief_share * expected
+        for belief in prediction.beliefs:
+            loss = loss + recipe.disbelief_share * disbelief(belief)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)

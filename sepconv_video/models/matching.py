@@ -1,0 +1,254 @@
+"""Finding the motion: cost volumes over the whole reach, then candidates settled pixel by pixel.
+
+All motion here is that of a pair towards its middle, in pixels on a grid of cells of 4: channels
+x and y of the left frame, then of the right (the left is sampled at x + motion, and so is the
+right). Costs are differences of the moved frames; they have no parameters and no gradient. What
+is learned is how sharply costs decide, and corrections by what the network knows.
+"""
+
+from typing import NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sepconv_video.models.blocks import (
+    box,
+    cost_volume,
+    displacements,
+    upsample,
+    warp,
+    zero_conv,
+)
+
+CELL = 4
+"""Side in pixels of a cell of the grid that motion is found on."""
+WINDOW = 5
+"""Costs of a cell are averaged over so many cells a side: 20 pixels carry texture enough."""
+STEP = 2
+"""Costs look at every second pixel of every second row: as good as all, at a quarter."""
+
+
+class Belief(NamedTuple):
+    """What a network thinks of some displacements or motions, and what training knows of them."""
+
+    likelihood: Tensor
+    """(N, D, rows, columns), sums to one over D."""
+    true_cost: Tensor
+    """(N, D, rows, columns): how far each of them takes the frames from the true middle."""
+    distance: Tensor
+    """(D,): among equals the lesser is to be believed."""
+
+
+class Weigher(nn.Module):
+    """Likelihoods from costs, corrected by what the network knows."""
+
+    distance: Tensor
+
+    def __init__(self, distance: Tensor, knowledge: int, sharpness: float, reserve: float) -> None:
+        """Build for D = len(distance) alternatives.
+
+        Args:
+            distance: (D,): how much better than the first an alternative must be, in units.
+            knowledge: Channels that correct the costs.
+            sharpness: Initial scale of the costs.
+            reserve: Initial unit of `distance`.
+        """
+        super().__init__()
+        self.register_buffer("distance", distance, persistent=False)
+        self.correct = zero_conv(knowledge, len(distance), side=1)
+        self.sharpness = nn.Parameter(torch.tensor(sharpness))
+        self.stillness = nn.Parameter(torch.tensor(reserve))
+
+    def weigh(self, cost: Tensor, knowledge: Tensor) -> Tensor:
+        """Likelihood (N, D, rows, columns) by relative cost (same shape) and knowledge; float32."""
+        evidence = self.sharpness * (cost + self.stillness * self.distance[:, None, None])
+        return torch.softmax(self.correct(knowledge).float() - evidence.float(), dim=1)
+
+
+class Matching(Weigher):
+    """A cost volume, and the motion that it and what the network knows suggest."""
+
+    offsets: Tensor
+
+    def __init__(self, cell: int, radius: int, features: int, knowledge: int) -> None:
+        """Build for displacements of up to `radius` cells of `cell` pixels.
+
+        Args:
+            cell: Side of a cell in pixels.
+            radius: Largest displacement in cells.
+            features: Channels that the volume is condensed to.
+            knowledge: Channels that correct the volume.
+        """
+        # small motion is likelier than large: without this, flat areas match anywhere
+        offsets = displacements(radius)
+        super().__init__(offsets.norm(dim=1), knowledge, sharpness=10.0, reserve=0.15)
+        self.cell, self.radius = cell, radius
+        self.register_buffer("offsets", offsets, persistent=False)
+        self.mix = nn.Sequential(
+            nn.Conv2d(len(offsets), features, 1), nn.LeakyReLU(0.1, inplace=True)
+        )
+
+    @torch.no_grad()
+    def cost(self, left: Tensor, right: Tensor) -> Tensor:
+        """Match normalised frames (N, 3, H, W): (N, D, H/cell, W/cell), 1 for a mean match."""
+        return relative(cost_volume(left, right, self.cell, self.radius))
+
+    @torch.no_grad()
+    def true_cost(self, left: Tensor, middle: Tensor, right: Tensor) -> Tensor:
+        """As `cost`, of each frame with the true middle."""
+        left, middle, right = (F.avg_pool2d(frame, self.cell) for frame in (left, middle, right))
+        # -d comes at the mirrored place in the list of displacements
+        cost = _one_sided(left, middle, self.radius) + _one_sided(right, middle, self.radius).flip(
+            1
+        )
+        return relative(box(cost, 3))
+
+    def condense(self, cost: Tensor) -> Tensor:
+        """The volume as features (N, features, H/cell, W/cell) for the network."""
+        condensed: Tensor = self.mix(torch.exp(-cost))
+        return condensed
+
+    def motion(self, likelihood: Tensor) -> Tensor:
+        """Mean motion of the left frame, (N, 2, rows, columns); the right's is its negative."""
+        return _mean_offset(likelihood, self.offsets * self.cell)
+
+
+class Choice(Weigher):
+    """Which of several motions each cell should have; propagation is PatchMatch's idea.
+
+    (Barnes et al., SIGGRAPH 2009; here all candidates are weighed at once.)
+    """
+
+    def __init__(self, count: int, knowledge: int) -> None:
+        """Build for `count` candidates, the first of which is the one to stay with."""
+        distance = torch.ones(count)
+        distance[0] = 0
+        super().__init__(distance, knowledge, sharpness=10.0, reserve=0.0)
+
+    def forward(self, grey: "Grey", candidates: list[Tensor], knowledge: Tensor) -> "Settled":
+        """Weigh motions (N, 4, H/4, W/4) by how well they make the frames meet."""
+        with torch.no_grad():
+            moved = [
+                (_sampled(grey.left, c[:, :2]), _sampled(grey.right, c[:, 2:])) for c in candidates
+            ]
+            cost = relative(_windowed(torch.cat([(a - b).abs() for a, b in moved], 1)))
+        likelihood = self.weigh(cost, knowledge)
+        motion = (likelihood[:, :, None] * torch.stack(candidates, 1)).sum(1)
+        belief = None
+        if grey.middle is not None:
+            true = grey.middle[..., ::STEP, ::STEP]
+            misses = [(a - true).abs() + (b - true).abs() for a, b in moved]
+            belief = Belief(likelihood, relative(_windowed(torch.cat(misses, 1))), self.distance)
+        return Settled(motion, belief)
+
+
+class Refinement(Weigher):
+    """A cost volume in single pixels around the motion found so far."""
+
+    offsets: Tensor
+
+    def __init__(self, radius: int, knowledge: int) -> None:
+        """Build for corrections of up to `radius` pixels in x and y."""
+        offsets = displacements(radius)
+        super().__init__(offsets.norm(dim=1), knowledge, sharpness=20.0, reserve=0.03)
+        self.radius = radius
+        self.register_buffer("offsets", offsets, persistent=False)
+
+    def forward(self, grey: "Grey", motion: Tensor, knowledge: Tensor) -> "Settled":
+        """Correct motion (N, 4, H/4, W/4), both frames' by the same way."""
+        with torch.no_grad():
+            full = upsample(motion, CELL)
+            moved = warp(grey.left, full[:, :2]), warp(grey.right, full[:, 2:])
+            lefts, rights = (_shifted(frame, self.radius) for frame in moved)
+            rights.reverse()  # where the left moves by d, the right moves by -d
+            pairs = zip(lefts, rights, strict=True)
+            cost = relative(_windowed(torch.cat([(a - b).abs() for a, b in pairs], 1)))
+        likelihood = self.weigh(cost, knowledge)
+        change = _mean_offset(likelihood, self.offsets)
+        belief = None
+        if grey.middle is not None:
+            true = grey.middle[..., ::STEP, ::STEP]
+            pairs = zip(lefts, rights, strict=True)
+            misses = [(a - true).abs() + (b - true).abs() for a, b in pairs]
+            belief = Belief(likelihood, relative(_windowed(torch.cat(misses, 1))), self.distance)
+        return Settled(motion + torch.cat((change, -change), 1), belief)
+
+
+class Grey(NamedTuple):
+    """Normalised frames without their colours, (N, 1, H, W); the middle only in training."""
+
+    left: Tensor
+    right: Tensor
+    middle: Tensor | None
+
+    @classmethod
+    def of(cls, left: Tensor, right: Tensor, middle: Tensor | None) -> Self:
+        """Average the channels of frames (N, 3, H, W)."""
+        return cls(
+            left.mean(1, keepdim=True),
+            right.mean(1, keepdim=True),
+            None if middle is None else middle.mean(1, keepdim=True),
+        )
+
+
+class Settled(NamedTuple):
+    """A motion that has been chosen, and in training what was thought of the alternatives."""
+
+    motion: Tensor
+    """(N, 4, H/4, W/4)."""
+    belief: Belief | None
+
+
+def relative(cost: Tensor) -> Tensor:
+    """Costs over their mean: what counts is how much better one match is than the rest."""
+    return cost / (cost.mean(1, keepdim=True) + 0.015)
+
+
+def still_and_smooth(motion: Tensor) -> list[Tensor]:
+    """Candidates: the motion itself, none, and its mean over some 80 pixels around."""
+    coarse = F.avg_pool2d(F.avg_pool2d(motion, 4), 5, 1, 2, count_include_pad=False)
+    return [motion, torch.zeros_like(motion), upsample(coarse, 4)]
+
+
+def neighbours(motion: Tensor, cells: int) -> list[Tensor]:
+    """Candidates: the motion itself, and what it is so many cells above, below, left and right."""
+    height, width = motion.shape[-2:]
+    padded = F.pad(motion, [cells] * 4, mode="replicate")
+    corners = ((0, cells), (2 * cells, cells), (cells, 0), (cells, 2 * cells))
+    return [motion, *(padded[..., y : y + height, x : x + width] for y, x in corners)]
+
+
+def _mean_offset(likelihood: Tensor, offsets: Tensor) -> Tensor:
+    # not einsum, which autocast would run in half precision
+    return (likelihood[:, :, None] * offsets.float()[:, :, None, None]).sum(1)
+
+
+def _sampled(frame: Tensor, motion: Tensor) -> Tensor:
+    """Every STEP-th pixel and row of a moved frame: (N, 1, H, W) to (N, 1, H/STEP, W/STEP)."""
+    return warp(frame, upsample(motion, CELL // STEP), STEP)
+
+
+def _shifted(frame: Tensor, radius: int) -> list[Tensor]:
+    """The frame moved by each of `displacements(radius)`, every STEP-th pixel and row."""
+    height, width = frame.shape[-2:]
+    padded = F.pad(frame, [radius] * 4, mode="replicate")
+    side = range(2 * radius + 1)
+    return [padded[..., y : y + height : STEP, x : x + width : STEP] for y in side for x in side]
+
+
+def _windowed(difference: Tensor) -> Tensor:
+    """Average (N, D, H/STEP, W/STEP) over a window around each cell: (N, D, H/4, W/4)."""
+    cells = F.avg_pool2d(difference, CELL // STEP)
+    return box(cells, WINDOW)
+
+
+def _one_sided(moved: Tensor, fixed: Tensor, radius: int) -> Tensor:
+    """Mean |moved(x + d) - fixed(x)| over the channels, (N, D, H, W)."""
+    height, width = fixed.shape[-2:]
+    windows = F.pad(moved, [radius] * 4, mode="replicate").unfold(3, width, 1)
+    rows = [
+        (windows[:, :, dy : dy + height] - fixed[:, :, :, None]).abs().mean(1).transpose(1, 2)
+        for dy in range(2 * radius + 1)
+    ]
+    return torch.cat(rows, dim=1)
