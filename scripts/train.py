@@ -82,7 +82,10 @@ def run_training(
     network = NETWORKS[model]().to(device)
     if start is not None:
         state = torch.load(start, map_location="cpu", weights_only=True)
-        network.load_state_dict(state["average"])
+        # parts that the checkpoint does not know start neutral
+        unknown = network.load_state_dict(state["average"], strict=False).unexpected_keys
+        if unknown:
+            raise click.UsageError(f"`{start}` is of another network: it has {unknown[0]}")
     clips = list(read_folder(data / "train").values())
     pictures = [read_picture(path) for path in sorted((data / "images").glob("*.jpg"))]
     samples = Samples(clips, pictures, patch, torch.device(device), seed)

@@ -56,9 +56,14 @@ class Prediction(NamedTuple):
 class Fast(nn.Module):
     """About 60,000 multiply-accumulates per pixel; an untrained one follows small motion only."""
 
-    def __init__(self) -> None:
-        """Build the network with random features and neutral heads."""
+    def __init__(self, rounds: int = 2) -> None:
+        """Build the network with random features and neutral heads.
+
+        Args:
+            rounds: How often the search for the motion is gone through.
+        """
         super().__init__()
+        self.rounds = rounds
         self.fine = Matching(CELL, FINE_RADIUS, 48, 64)
         self.coarse = Matching(COARSE_CELL, COARSE_RADIUS, 48, 128)
         self.down2 = nn.Sequential(conv_act(24, 32), ResidualBlock(32))
@@ -133,12 +138,15 @@ class Fast(nn.Module):
 
     def _settle(self, grey: Grey, motion: Tensor, at4: Tensor) -> tuple[Tensor, list[Belief]]:
         """Improve the motion: by what else it could be, by neighbours', and pixel by pixel."""
-        compared = self.compare(grey, still_and_smooth(motion), at4)
-        far = self.spread_far(grey, neighbours(compared.motion, 4), at4)
-        searched = self.search(grey, far.motion, at4)
-        near = self.spread_near(grey, neighbours(searched.motion, 2), at4)
-        stages = (compared, far, searched, near)
-        return near.motion, [stage.belief for stage in stages if stage.belief is not None]
+        beliefs = []
+        for _ in range(self.rounds):
+            compared = self.compare(grey, still_and_smooth(motion), at4)
+            far = self.spread_far(grey, neighbours(compared.motion, 4), at4)
+            searched = self.search(grey, far.motion, at4)
+            near = self.spread_near(grey, neighbours(searched.motion, 2), at4)
+            motion = near.motion
+            beliefs += [stage.belief for stage in (compared, far, searched, near) if stage.belief]
+        return motion, beliefs
 
     def _resample(self, left: Tensor, right: Tensor, matched: "_Matched") -> Tensor:
         """Look at the frames moved on top of each other, correct, and convolve."""
