@@ -226,7 +226,9 @@ def _pair_cpu(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | None) 
 
 
 def _pair_cuda(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | None) -> Tensor:
-    return _compose_pair(left, right, taps, weight)
+    from sepconv_video.kernels import cuda  # noqa: PLC0415
+
+    return cuda.forward_pair(left, right, taps, weight)
 
 
 def _forward_shape(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
