@@ -190,7 +190,7 @@ def _tensor_bytes(K: int, channels: int, rows: int) -> int:
     tiles, steps = -(-K * channels // 16), -(-(K + 7) // 16)
     window = ((rows - 1) * channels + 16 * tiles) * 4 * (2 * steps + 3)
     taps = ((16 * tiles - 1) // channels + 1) * 20
-    return 4 * (window + WARPS * max(32 * 32, taps) + channels * rows * COLUMNS)
+    return 4 * (window + WARPS * max(4 * 289 + 4, taps) + channels * rows * COLUMNS)
 
 
 def options(variant: Variant) -> tuple[str, ...]:

@@ -167,16 +167,17 @@ struct Column {
 #endif
     }
 
-    // Tap `k` of each pixel.
-    __device__ __forceinline__ void load(int k, Real (&values)[ROWS]) const {
+    // The next tap of each pixel, beginning with the first. Pointers move along, as multiples of
+    // `step` would be kept in registers for all taps.
+    __device__ __forceinline__ void next(Real (&values)[ROWS]) {
         Real across[LINES];
 #pragma unroll
         for (int line = 0; line < LINES; ++line) {
-            const Stored* from = lines[line] + k * step;
-            across[line] = unpack(*from);
+            across[line] = unpack(*lines[line]);
 #ifdef HALVED
-            across[line] = Real(0.75) * across[line] + Real(0.25) * unpack(from[aside]);
+            across[line] = Real(0.75) * across[line] + Real(0.25) * unpack(lines[line][aside]);
 #endif
+            lines[line] += step;
         }
 #pragma unroll
         for (int p = 0; p < ROWS; ++p) {

@@ -8,8 +8,7 @@ __device__ __forceinline__ void filter(const Arguments& a, int f, long long y, l
                                        const Real* window, Real (&sums)[FORWARD_ROWS][CHANNELS]) {
     const int ROWS = FORWARD_ROWS;
     const int rows = WARPS * ROWS + K - 1;
-    const Column<ROWS> vertical(a.frames[f].vertical, a, y, x);
-    const Column<ROWS> horizontal(a.frames[f].horizontal, a, y, x);
+    Column<ROWS> horizontal(a.frames[f].horizontal, a, y, x);
     Real share[ROWS];
 #pragma unroll
     for (int p = 0; p < ROWS; ++p) share[p] = share_of(a, f, y + p, x);
@@ -18,15 +17,16 @@ __device__ __forceinline__ void filter(const Arguments& a, int f, long long y, l
 #pragma unroll
         for (int j = 0; j < CHUNK; ++j) {
             Real taps[ROWS] = {};
-            if (first + j < K) horizontal.load(first + j, taps);
+            if (first + j < K) horizontal.next(taps);
 #pragma unroll
             for (int p = 0; p < ROWS; ++p) h[p][j] = share[p] * taps[p];
         }
         // Row `row` of the window is tap `row - p` of pixel p: its tap `row` is held back p times.
         Real held[ROWS][ROWS] = {};
+        Column<ROWS> vertical(a.frames[f].vertical, a, y, x);
         for (int row = 0; row < K + ROWS - 1; ++row) {
             Real taps[ROWS] = {};
-            if (row < K) vertical.load(row, taps);
+            if (row < K) vertical.next(taps);
 #pragma unroll
             for (int p = 0; p < ROWS; ++p) {
 #pragma unroll

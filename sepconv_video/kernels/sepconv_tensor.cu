@@ -23,13 +23,15 @@
 // each other: so the 8 rows that a warp reads at once lie in different banks.
 #define PITCH (4 * UNITS)
 #define TAP_PITCH 20
-#define BAND_WORDS (32 * 32)                   // 64 halves for each pixel of a warp
+#define BAND_PITCH 36                          // 64 halves for each pixel, and room for `shift`
+#define GROUP_PITCH (8 * BAND_PITCH + 1)
+#define BAND_WORDS (4 * GROUP_PITCH + 4)
 #define TAP_WORDS (TAP_ROWS * TAP_PITCH)
 #define STAGE_WORDS (BAND_WORDS > TAP_WORDS ? BAND_WORDS : TAP_WORDS)
 #define SAMPLES 4                              // of each thread, for the picture's mean
 #define ALL 0xffffffffu
 
-static_assert(8 * STEPS <= 32, "the band of a pixel must fit 32 words");
+static_assert(8 * STEPS + 3 <= BAND_PITCH, "the band of a pixel must fit");
 
 __device__ __forceinline__ unsigned int pack_two(float low, float high) {
     return to_half(low) | (unsigned int)to_half(high) << 16;
@@ -97,25 +99,25 @@ __device__ __forceinline__ void load_centred(const Arguments& a, const Tensor& i
     }
 }
 
-// Where word `word` of a pixel's band is kept, so that neither writing nor reading meets conflicts.
-__device__ __forceinline__ int band_place(int pixel, int word) {
-    return 32 * pixel + (word ^ (4 * (pixel & 7) + pixel / 8));
+// Where the band of a pixel begins: reading it meets no bank conflicts, writing it few.
+__device__ __forceinline__ int band_place(int pixel) {
+    return pixel / 8 * GROUP_PITCH + pixel % 8 * BAND_PITCH + 3;
 }
 
 // Write the band of horizontal taps, each thread those of its pixel; return their sum.
 // Pixel `x` of a group starts `x` halves later, so for odd `x` a word is made of the later tap of
-// one pair and the earlier tap of the next.
-__device__ __forceinline__ float stage_horizontal(const Column<1>& taps, unsigned int* band) {
-    const int pixel = threadIdx.x, odd = pixel & 1, shift = (pixel & 7) / 2;
+// one pair and the earlier tap of the next. Words before the first and after the last one fall
+// between the bands of two pixels.
+__device__ __forceinline__ float stage_horizontal(Column<1> taps, unsigned int* band) {
+    const bool odd = threadIdx.x & 1;
+    band += band_place(threadIdx.x) + (threadIdx.x & 7) / 2;
     float sum = 0, before = 0;
 #pragma unroll
     for (int pair = -3; pair < 8 * STEPS; ++pair) {
         float first[1] = {}, second[1] = {};
-        if (pair >= 0 && 2 * pair < K) taps.load(2 * pair, first);
-        if (pair >= 0 && 2 * pair + 1 < K) taps.load(2 * pair + 1, second);
-        const unsigned int word = odd ? pack_two(before, first[0]) : pack_two(first[0], second[0]);
-        const int at = pair + shift;
-        if (at >= 0 && at < 8 * STEPS) band[band_place(pixel, at)] = word;
+        if (pair >= 0 && 2 * pair < K) taps.next(first);
+        if (pair >= 0 && 2 * pair + 1 < K) taps.next(second);
+        band[pair] = odd ? pack_two(before, first[0]) : pack_two(first[0], second[0]);
         sum += rounded(first[0]) + rounded(second[0]);
         before = second[0];
     }
@@ -123,13 +125,13 @@ __device__ __forceinline__ float stage_horizontal(const Column<1>& taps, unsigne
 }
 
 // Write the vertical taps, one row of 32 pixels for each; return the sum of the thread's own.
-__device__ __forceinline__ float stage_vertical(const Column<1>& taps, unsigned int* words) {
+__device__ __forceinline__ float stage_vertical(Column<1> taps, unsigned int* words) {
     unsigned short* place = (unsigned short*)words + threadIdx.x;
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < TAP_ROWS; ++i) {
         float tap[1] = {};
-        if (i < K) taps.load(i, tap);
+        if (i < K) taps.next(tap);
         place[i * 2 * TAP_PITCH] = to_half(tap[0]);
         sum += rounded(tap[0]);
     }
@@ -144,7 +146,7 @@ __device__ __forceinline__ void read_band(const unsigned int* band,
     for (int q = 0; q < 4; ++q) {
 #pragma unroll
         for (int unit = 0; unit < 2 * STEPS; ++unit) {
-            b[q][unit] = band[band_place(8 * q + group, 4 * unit + pair)];
+            b[q][unit] = band[band_place(8 * q + group) + 4 * unit + pair];
         }
     }
 }
@@ -179,7 +181,9 @@ __device__ __forceinline__ void filter(const unsigned int* window, const unsigne
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const int row = 16 * tile + 8 * half;
-            const unsigned int* line = taps + (row + group) / CHANNELS * TAP_PITCH + pair;
+            // (row + group) / CHANNELS, in two parts: few values of the first, the other constant
+            const int tap = (row % CHANNELS + group) / CHANNELS + row / CHANNELS;
+            const unsigned int* line = taps + tap * TAP_PITCH + pair;
 #pragma unroll
             for (int q = 0; q < 4; ++q) {
                 const unsigned int two = line[4 * q];
