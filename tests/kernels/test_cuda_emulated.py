@@ -220,9 +220,8 @@ def pair(N, C, H, W, K, *, half=False, blend=True, dtype=torch.float32):
 
 def composition(left, right, taps, weight):
     """The specification of a pair, in float64."""
-    H, W = left.shape[2] + 1 - taps.shape[1] // 4, left.shape[3] + 1 - taps.shape[1] // 4
     taps = taps.double()
-    if taps.shape[2:] != (H, W):
+    if taps.shape[2] + taps.shape[1] // 4 - 1 != left.shape[2]:
         taps = F.interpolate(taps, scale_factor=2, mode="bilinear", align_corners=False)
     vertical1, horizontal1, vertical2, horizontal2 = taps.chunk(4, 1)
     first = reference.sepconv(left.double(), vertical1, horizontal1)
@@ -315,3 +314,46 @@ def test_matrix_instructions_agree_with_the_composition(emulate, sizes, half, bl
     emulate(**AMPERE)
     inputs = pair(*sizes, half=half, blend=blend, dtype=torch.float16)
     assert_near(cuda.forward_pair(*inputs), composition(*inputs), 1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_matrix_instructions_with_one_frame_and_strides(emulate, dtype):
+    emulate(**AMPERE)
+    image, vertical, horizontal, _ = operands(1, 3, 10, 35, 25, dtype)
+    image = image.contiguous(memory_format=torch.channels_last)
+    vertical = vertical.transpose(2, 3).contiguous().transpose(2, 3)
+    wanted = reference.sepconv(image.double(), vertical.double(), horizontal.double())
+    tolerance = {torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
+    assert_near(cuda.forward(image, vertical, horizontal), wanted, tolerance)
+
+
+def picture(generator, H, W):
+    """Shades at all scales, as pictures have them, with sharp edges, in [0, 1]."""
+    spectrum = torch.fft.rfft2(torch.randn(1, 3, H, W, generator=generator))
+    rows, columns = torch.fft.fftfreq(H)[:, None], torch.fft.rfftfreq(W)
+    shades = torch.fft.irfft2(spectrum / ((rows**2 + columns**2).sqrt() + 0.02), s=(H, W))
+    shades = 0.6 * (shades - shades.amin()) / (shades.amax() - shades.amin())
+    edges = (torch.rand(1, 3, -(-H // 9), -(-W // 7), generator=generator) > 0.5).float() * 0.4
+    return shades + F.interpolate(edges, (H, W), mode="nearest")
+
+
+def natural_taps(generator, N, K, H, W):
+    """Bumps of any place and width with some ripple; each quarter sums to about one."""
+    place = torch.rand(4, 1, H, W, generator=generator) * K
+    width = torch.rand(4, 1, H, W, generator=generator) * 8 + 0.5
+    taps = torch.exp(-(((torch.arange(K)[:, None, None] - place) / width) ** 2))
+    taps += 0.02 * torch.randn(4, K, H, W, generator=generator)
+    return (taps / taps.sum(1, keepdim=True)).reshape(1, 4 * K, H, W)
+
+
+def test_precision_of_matrix_instructions_on_pictures(emulate):
+    generator = torch.Generator().manual_seed(1)
+    left, right = (picture(generator, 16 + 50, 96 + 50) for _ in range(2))
+    inputs = left, right, natural_taps(generator, 1, 51, 16, 96), torch.full((1, 1, 16, 96), 0.5)
+    wanted = composition(*inputs)
+    emulate(**AMPERE)
+    found = cuda.forward_pair(*(tensor.half() for tensor in inputs))
+    levels = 255 * (found.double() - wanted).abs()
+    print(f"error in 8-bit levels: mean {levels.mean():.4f}, max {levels.max():.4f}")
+    assert levels.mean() < 0.05
+    assert levels.max() < 0.5
