@@ -33,12 +33,27 @@
 
 static_assert(8 * STEPS + 3 <= BAND_PITCH, "the band of a pixel must fit");
 
-__device__ __forceinline__ unsigned int pack_two(float low, float high) {
+// Two halves in a word, to and fro.
+#ifdef EMULATED
+__device__ unsigned int pack_two(float low, float high) {
     return to_half(low) | (unsigned int)to_half(high) << 16;
 }
-
-// The value as the matrix instructions will see it.
-__device__ __forceinline__ float rounded(float value) { return from_half(to_half(value)); }
+__device__ void unpack_two(unsigned int word, float& low, float& high) {
+    low = from_half(word & 0xffff);
+    high = from_half(word >> 16);
+}
+#else
+__device__ __forceinline__ unsigned int pack_two(float low, float high) {
+    unsigned int word;
+    asm("cvt.rn.f16x2.f32 %0, %2, %1;" : "=r"(word) : "f"(low), "f"(high));
+    return word;
+}
+__device__ __forceinline__ void unpack_two(unsigned int word, float& low, float& high) {
+    asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}"
+        : "=f"(low), "=f"(high)
+        : "r"(word));
+}
+#endif
 
 // d += a * b for a 16x16 and a 16x8 matrix, spread over the 32 threads of a warp.
 // With group = lane / 4 and pair = lane % 4, a thread holds (PTX ISA, m16n8k16):
@@ -117,8 +132,12 @@ __device__ __forceinline__ float stage_horizontal(Column<1> taps, unsigned int* 
         float first[1] = {}, second[1] = {};
         if (pair >= 0 && 2 * pair < K) taps.next(first);
         if (pair >= 0 && 2 * pair + 1 < K) taps.next(second);
-        band[pair] = odd ? pack_two(before, first[0]) : pack_two(first[0], second[0]);
-        sum += rounded(first[0]) + rounded(second[0]);
+        const unsigned int word =
+            pack_two(odd ? before : first[0], odd ? first[0] : second[0]);
+        band[pair] = word;
+        float low, high;
+        unpack_two(word, low, high);
+        sum += low + high;  // of the taps as the matrix instructions see them
         before = second[0];
     }
     return sum;
@@ -132,8 +151,9 @@ __device__ __forceinline__ float stage_vertical(Column<1> taps, unsigned int* wo
     for (int i = 0; i < TAP_ROWS; ++i) {
         float tap[1] = {};
         if (i < K) taps.next(tap);
-        place[i * 2 * TAP_PITCH] = to_half(tap[0]);
-        sum += rounded(tap[0]);
+        const unsigned short half = to_half(tap[0]);
+        place[i * 2 * TAP_PITCH] = half;
+        sum += from_half(half);
     }
     return sum;
 }
@@ -186,10 +206,11 @@ __device__ __forceinline__ void filter(const unsigned int* window, const unsigne
             const unsigned int* line = taps + tap * TAP_PITCH + pair;
 #pragma unroll
             for (int q = 0; q < 4; ++q) {
-                const unsigned int two = line[4 * q];
+                float low, high;
+                unpack_two(line[4 * q], low, high);
                 float(&sum)[2] = sums[row % CHANNELS][q];
-                sum[0] += from_half(two & 0xffff) * d[q][2 * half];
-                sum[1] += from_half(two >> 16) * d[q][2 * half + 1];
+                sum[0] += low * d[q][2 * half];
+                sum[1] += high * d[q][2 * half + 1];
             }
         }
     }

@@ -83,6 +83,10 @@ def test_dtypes(device, dtype, tolerance):
     compare(operands(2, 3, 8, 66, 5, half=True, dtype=dtype, device=device), tolerance)
 
 
+def test_half_precision_with_many_taps(device):  # matrix instructions, where there are any
+    compare(operands(1, 3, 19, 37, 51, dtype=torch.float16, device=device), 4e-3)
+
+
 def test_only_the_gradients_asked_for(device):
     left, right, taps, weight = operands(1, 3, 4, 6, 5, device=device)
     (wanted,) = torch.autograd.grad(sepconv_pair(left, right, taps, weight).sum(), taps)
