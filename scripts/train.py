@@ -24,7 +24,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @click.command(help=__doc__)
-@click.option("--model", type=click.Choice(["fast"]), default="fast", show_default=True)
+@click.option("--model", type=click.Choice(["fast", "fine"]), default="fast", show_default=True)
 @click.option(
     "--data",
     type=click.Path(path_type=Path),

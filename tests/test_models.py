@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from sepconv_video.models import Fast, SepConv2017
+from sepconv_video.models import Fast, Fine, SepConv2017
 
 CHANNELS = {"1": (6, 32), "2": (32, 64), "3": (64, 128), "4": (128, 256), "5": (256, 512)}
 DECODER = {"5": (512, 512), "4": (512, 256), "3": (256, 128), "2": (128, 64)}
@@ -84,6 +84,25 @@ def test_fast_network_keeps_its_budget():
     assert 25_000 <= macs_per_pixel(model, 128, 128) <= 60_000
 
 
+def test_fine_network_keeps_its_budget():
+    model = Fine()
+    assert sum(p.numel() for p in model.parameters()) <= 7e6
+    assert macs_per_pixel(model, 64, 64) <= 380_000
+
+
+def test_fine_makes_the_same_frame_of_a_mirrored_or_reversed_pair():
+    random = torch.Generator().manual_seed(0)
+    left, right = torch.rand(2, 1, 3, 48, 64, generator=random)
+    model = Fine()
+    nn.init.normal_(model.network.head2.weight, std=0.1)  # so that each look differs
+    with torch.inference_mode():
+        made = model(left, right)
+        torch.testing.assert_close(model(right, left), made, atol=1e-4, rtol=0)
+        mirrored = model(left.flip(3), right.flip(3)).flip(3)
+        torch.testing.assert_close(mirrored, made, atol=1e-4, rtol=0)
+        assert (model.network(left, right) - made).abs().max() > 1e-2
+
+
 def texture(height, width):
     """Colourful noise with details of some three pixels, in [0, 1]."""
     random = torch.Generator().manual_seed(0)
@@ -108,7 +127,7 @@ def test_an_untrained_fast_network_keeps_a_still(size):
     torch.testing.assert_close(made, still, atol=1e-2, rtol=0)
 
 
-@pytest.mark.parametrize("network", [Fast, SepConv2017])
+@pytest.mark.parametrize("network", [Fast, Fine, SepConv2017])
 def test_any_size_comes_back_at_its_size(network):
     with torch.inference_mode():
         made = network()(torch.rand(1, 3, 35, 61), torch.rand(1, 3, 35, 61))

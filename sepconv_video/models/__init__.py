@@ -5,9 +5,14 @@ from collections.abc import Callable
 from torch import nn
 
 from sepconv_video.models.fast import Fast
+from sepconv_video.models.fine import Fine
 from sepconv_video.models.sepconv2017 import SepConv2017
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {"fast": Fast, "sepconv2017": SepConv2017}
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "fast": Fast,
+    "fine": Fine,
+    "sepconv2017": SepConv2017,
+}
 """Constructors by the name of the architecture, which weights files declare."""
 
-__all__ = ["NETWORKS", "Fast", "SepConv2017"]
+__all__ = ["NETWORKS", "Fast", "Fine", "SepConv2017"]

@@ -1,0 +1,41 @@
+"""`fine`: our network for a GPU, `Fast` with more search, looked through four ways.
+
+A network that is shown a pair mirrored, or with the order of the frames exchanged, makes the
+same frame with other errors; their mean has less of them. (Self-ensembling: +0.18 dB for
+SepConv++, Niklaus et al., WACV 2021.)
+"""
+
+from torch import Tensor, nn
+
+from sepconv_video.models.fast import Fast, Prediction
+
+ROUNDS = 3
+
+
+class Fine(nn.Module):
+    """About 235,000 multiply-accumulates per pixel, in four looks one after the other."""
+
+    def __init__(self) -> None:
+        """Build the network that looks."""
+        super().__init__()
+        self.network = Fast(ROUNDS)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        """Predict the frame half way: the mean of four looks.
+
+        Args:
+            left: Earlier frames, (N, 3, H, W), RGB in [0, 1], any H and W.
+            right: Later frames; shape, dtype and device of `left`.
+
+        Returns:
+            (N, 3, H, W), same dtype; not clamped.
+        """
+        seen = self.network(left, right) + self.network(right, left)
+        left, right = left.flip(3), right.flip(3)
+        mirrored = self.network(left, right) + self.network(right, left)
+        mean: Tensor = (seen + mirrored.flip(3)) / 4
+        return mean
+
+    def predict(self, left: Tensor, middle: Tensor, right: Tensor) -> Prediction:
+        """One look, for training, which shows all ways anyhow; see `Fast.predict`."""
+        return self.network.predict(left, middle, right)
