@@ -111,7 +111,7 @@ def report(run: Path, step: int, psnr: float) -> None:
     last = list(csv.DictReader((run / "log.csv").read_text().splitlines()))[-1]
     print(
         f"step {step}: loss {last['loss']}, {last['samples_per_s']} samples/s, "
-        f"validation {psnr:.2f} dB",
+        f"{float(last['sampling']):.0%} of the time for samples, validation {psnr:.2f} dB",
         flush=True,
     )
     plot(run)

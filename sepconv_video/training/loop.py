@@ -62,15 +62,19 @@ class Trainer:
         )
         self.scaler = torch.amp.GradScaler(samples.device.type, enabled=recipe.autocast == "fp16")
         self.step_count = 0
+        self.sampling_s = 0.0
+        """Time spent on samples so far, of this process; on a GPU that of launching the work."""
 
     def step(self) -> float:
         """One optimiser step; the loss of its batch."""
         recipe = self.recipe
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.rate_at(self.step_count)
+        started = time.monotonic()
         left, middle, right = self.samples.batch(
             recipe.batch, round(recipe.batch * recipe.synthetic)
         )
+        self.sampling_s += time.monotonic() - started
         measure = LOSSES[recipe.loss]
         with self._precision():
             prediction = self.model.predict(left, middle, right)  # type: ignore[operator]
@@ -156,21 +160,28 @@ def train(trainer: Trainer, minutes: float, save_minutes: float, run: Path) -> I
     checkpoint = run / "checkpoint.pt"
     while trainer.step_count < trainer.recipe.steps and time.monotonic() < end:
         started, first, losses = time.monotonic(), trainer.step_count, []
+        trainer.sampling_s = 0.0
         pause = min(end, started + save_minutes * 60)
         while trainer.step_count < trainer.recipe.steps and time.monotonic() < pause:
             losses.append(trainer.step())
         trainer.save(checkpoint)
         seconds = time.monotonic() - started
         rate = (trainer.step_count - first) * trainer.recipe.batch / seconds
-        _log(run / "log.csv", trainer, sum(losses) / len(losses), rate)
+        shares = {"samples_per_s": f"{rate:.1f}", "sampling": f"{trainer.sampling_s / seconds:.3f}"}
+        _log(run / "log.csv", trainer, sum(losses) / len(losses), shares)
         yield trainer.step_count
 
 
-def _log(path: Path, trainer: Trainer, loss: float, samples_per_s: float) -> None:
+def _log(path: Path, trainer: Trainer, loss: float, speed: dict[str, str]) -> None:
+    row = {
+        "step": trainer.step_count,
+        "loss": f"{loss:.5f}",
+        "learning_rate": f"{trainer.recipe.rate_at(trainer.step_count):.2e}",
+        **speed,
+    }
     is_new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.DictWriter(file, list(row))
         if is_new:
-            writer.writerow(["step", "loss", "learning_rate", "samples_per_s"])
-        rate = trainer.recipe.rate_at(trainer.step_count)
-        writer.writerow([trainer.step_count, f"{loss:.5f}", f"{rate:.2e}", f"{samples_per_s:.1f}"])
+            writer.writeheader()
+        writer.writerow(row)
