@@ -19,6 +19,7 @@ from sepconv_video.frames import POSITIONS, Frame, Interval, Plane, VideoInfo
 from sepconv_video.kernels import implementations
 from sepconv_video.options import Options
 from sepconv_video.schedule import held_frame, is_made
+from sepconv_video.timing import busy, measure, read_events
 from sepconv_video.weights import load_model
 
 Interpolator = Callable[[Tensor, Tensor], Tensor]
@@ -145,7 +146,7 @@ class Engine:
 
     @classmethod
     def from_options(cls, options: Options) -> Self:
-        """Choose device and precision, and load the model.
+        """Choose device and precision, and load the model; measure from now on, if wanted.
 
         Raises:
             DeviceError: The device does not exist or lacks CuPy.
@@ -155,6 +156,7 @@ class Engine:
         device = choose_device(options.device)
         dtype = choose_dtype(options.precision, device)
         model = load_model(options.model, device).to(dtype)
+        measure(options.verbose)
         return cls(model, device=device, dtype=dtype, batch=options.batch)
 
     def run(self, intervals: Iterable[Interval], info: VideoInfo) -> Iterator[list[Frame]]:
@@ -203,7 +205,8 @@ class Engine:
         """Make the picture between two pictures (H, W, 3) of 8-bit RGB."""
         pair = torch.from_numpy(np.stack((left, right))).to(self.device, self.dtype)
         pair = pair.permute(0, 3, 1, 2) / 255
-        middle = self.model(pair[:1], pair[1:])[0].float()
+        with busy("network", self.device):
+            middle = self.model(pair[:1], pair[1:])[0].float()
         codes = (middle * 255 + 0.5).floor().clamp(0, 255).to(torch.uint8)
         made: npt.NDArray[np.uint8] = codes.permute(1, 2, 0).cpu().numpy()
         return made
@@ -248,8 +251,9 @@ class Engine:
             host = tuple(
                 torch.empty(plane.shape, dtype=plane.dtype, pin_memory=True) for plane in made
             )
-            for target, plane in zip(host, made, strict=True):
-                target.copy_(plane, non_blocking=True)
+            with busy("download", self.device):
+                for target, plane in zip(host, made, strict=True):
+                    target.copy_(plane, non_blocking=True)
             is_copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             is_copied.record()
         return _Batch(group, wanted, host, is_copied)
@@ -277,18 +281,22 @@ class Engine:
         # neighbouring pairs share a frame: each is uploaded and converted once
         frames = {frame.index: frame for pair in wanted.pairs for frame in pair}
         place = {index: position for position, index in enumerate(frames)}
-        planes = color.upload(list(frames.values()), self.device)
-        rgb = color.to_rgb(planes, info, self.dtype)
+        with busy("upload", self.device):
+            planes = color.upload(list(frames.values()), self.device)
+            rgb = color.to_rgb(planes, info, self.dtype)
         left = rgb[[place[left.index] for left, _ in wanted.pairs]]
         right = rgb[[place[right.index] for _, right in wanted.pairs]]
-        made = between(self.model, left, right, wanted.positions, self._at_once)
-        return color.from_rgb(made, info)
+        with busy("network", self.device):
+            made = between(self.model, left, right, wanted.positions, self._at_once)
+        with busy("download", self.device):
+            return color.from_rgb(made, info)
 
 
 def _finish(batch: _Batch, numbers: Iterator[int]) -> Iterator[list[Frame]]:
     """Wait for a batch and yield what each of its intervals shows."""
     if batch.is_copied is not None:
         batch.is_copied.synchronize()
+        read_events()
     made = [] if batch.made is None else color.download(batch.made)
     places = batch.wanted.places()
     for interval in batch.intervals:

@@ -72,6 +72,8 @@ class Options:
     """Whether finished pieces of an earlier run that was cut short are used."""
     keep_parts: bool = False
     """Whether the folder `TARGET.parts` stays when the target is complete."""
+    verbose: bool = False
+    """Whether engines made from this measure where the time goes: see `timing`."""
 
     def __post_init__(self) -> None:
         """Refuse what is out of bounds."""

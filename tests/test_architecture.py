@@ -22,7 +22,7 @@ LAYERS = [
     ["weights"],
     ["models"],
     ["kernels", "color", "video", "scenes", "cuts", "schedule", "stream", "parts", "targets"],
-    ["frames", "options", "shipped", "numbered"],
+    ["frames", "options", "shipped", "numbered", "timing"],
     ["errors"],
 ]
 LEVELS = {module: level for level, layer in enumerate(reversed(LAYERS)) for module in layer}
@@ -53,6 +53,7 @@ FENCES = {
         "doctor",
         "cluster",
         "report",
+        "timing",
         "training",
     },
 }

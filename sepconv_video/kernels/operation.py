@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sepconv_video.errors import DeviceError
+from sepconv_video.timing import busy
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -123,7 +124,8 @@ torch.library.define(
 def _forward_cpu(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     from sepconv_video.kernels import cpu  # noqa: PLC0415 - numba takes a second to import
 
-    return cpu.forward(image, vertical, horizontal)
+    with busy("operator"):
+        return cpu.forward(image, vertical, horizontal)
 
 
 def _backward_cpu(
@@ -137,7 +139,8 @@ def _backward_cpu(
 def _forward_cuda(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     from sepconv_video.kernels import cuda  # noqa: PLC0415
 
-    return cuda.forward(image, vertical, horizontal)
+    with busy("operator", image.device):
+        return cuda.forward(image, vertical, horizontal)
 
 
 def _backward_cuda(
