@@ -1,10 +1,11 @@
 """The adaptive separable convolution: one operator, three implementations.
 
-`sepconv` works on the CPU (numba) and on NVIDIA GPUs (CuPy), under autograd, `torch.compile` and
-`torch.library.opcheck`. `reference` holds its specification. This package owns the arithmetic
-only: it knows nothing of networks, frames or videos, and imports numba and cupy on first use.
+`sepconv`, and `sepconv_pair` for both frames at once, work on the CPU (numba) and on NVIDIA GPUs
+(CuPy), under autograd, `torch.compile` and `torch.library.opcheck`. `reference` holds the
+specification. This package owns the arithmetic only: it knows nothing of networks, frames or
+videos, and imports numba and cupy on first use.
 """
 
-from sepconv_video.kernels.operation import implementations, sepconv
+from sepconv_video.kernels.operation import implementations, sepconv, sepconv_pair
 
-__all__ = ["implementations", "sepconv"]
+__all__ = ["implementations", "sepconv", "sepconv_pair"]

@@ -8,6 +8,7 @@ can trace through it.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sepconv_video.errors import DeviceError
@@ -38,9 +39,39 @@ def sepconv(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
         ValueError: A shape does not fit, or devices differ.
         DeviceError: The tensors are on a GPU and CuPy is missing or does not work.
     """
-    _check_kinds(image, vertical, horizontal)
+    _check_kinds(image=image, vertical=vertical, horizontal=horizontal)
     _check_shapes(image, vertical, horizontal)
     result: Tensor = torch.ops.sepconv_video.sepconv(image, vertical, horizontal)
+    return result
+
+
+def sepconv_pair(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Filter two padded frames, each as `sepconv` does, and add or blend the results.
+
+    weight * sepconv(left, v1, h1) + (1 - weight) * sepconv(right, v2, h2), or without `weight`
+    their plain sum (Niklaus et al., ICCV 2017, equation 1), where v1, h1, v2, h2 are the four
+    quarters of `taps`. Taps at half resolution are enlarged bilinearly on the way, as
+    `F.interpolate(taps, scale_factor=2, mode="bilinear", align_corners=False)` would.
+    Once differentiable in all arguments.
+
+    Args:
+        left: (N, C, H+K-1, W+K-1), any strides; float32, float16, bfloat16 or float64.
+        right: As `left`.
+        taps: (N, 4*K, H, W), or (N, 4*K, H/2, W/2) for even H and W: K each for vertical and
+            horizontal of `left`, then of `right`; dtype and device of `left`.
+        weight: The left frame's share, (N, 1, H, W) in the dtype of `left`, or None.
+
+    Returns:
+        (N, C, H, W), contiguous; sums are kept in float32 whatever the dtype (float64 in float64).
+
+    Raises:
+        TypeError: A dtype is not supported, or dtypes differ.
+        ValueError: A shape does not fit, or devices differ.
+        DeviceError: The tensors are on a GPU and CuPy is missing or does not work.
+    """
+    _check_kinds(left=left, right=right, taps=taps, weight=weight)
+    _check_pair_shapes(left, right, taps, weight)
+    result: Tensor = torch.ops.sepconv_video.sepconv_pair(left, right, taps, weight)
     return result
 
 
@@ -73,18 +104,20 @@ def _try_cuda() -> str:
     return "ok"
 
 
-def _check_kinds(image: Tensor, vertical: Tensor, horizontal: Tensor) -> None:
-    dtypes = [tensor.dtype for tensor in (image, vertical, horizontal)]
-    if image.dtype not in DTYPES or len(set(dtypes)) > 1:
+def _check_kinds(**named: Tensor | None) -> None:
+    tensors = {name: tensor for name, tensor in named.items() if tensor is not None}
+    *others, last = tensors
+    names = f"{', '.join(others)} and {last}"
+    dtypes = [tensor.dtype for tensor in tensors.values()]
+    if dtypes[0] not in DTYPES or len(set(dtypes)) > 1:
         raise TypeError(
-            "image, vertical and horizontal must share one dtype of float32, float16, bfloat16, "
+            f"{names} must share one dtype of float32, float16, bfloat16, "
             f"float64; found {', '.join(str(dtype).removeprefix('torch.') for dtype in dtypes)}"
         )
-    devices = [tensor.device for tensor in (image, vertical, horizontal)]
+    devices = [tensor.device for tensor in tensors.values()]
     if len(set(devices)) > 1:
         raise ValueError(
-            "image, vertical and horizontal must be on one device; "
-            f"found {', '.join(str(device) for device in devices)}"
+            f"{names} must be on one device; found {', '.join(str(device) for device in devices)}"
         )
 
 
@@ -107,6 +140,31 @@ def _check_shapes(image: Tensor, vertical: Tensor, horizontal: Tensor) -> None:
         )
 
 
+def _check_pair_shapes(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | None) -> None:
+    shapes = [tuple(tensor.shape) for tensor in (left, right, taps)]
+    found = "left {}, right {}, taps {}".format(*shapes)
+    if any(len(shape) != 4 for shape in shapes) or shapes[0] != shapes[1]:
+        raise ValueError(f"left and right must both be (N, C, H+K-1, W+K-1); found {found}")
+    N, K, H, W = _pair_sizes(left, taps)
+    if taps.shape[1] % 4 or min(K, H, W) < 1:
+        raise ValueError(f"taps must be (N, 4*K, H, W) with K >= 1, H, W >= 1; found {found}")
+    halved = [(N, 4 * K, H // 2, W // 2)] if H % 2 == W % 2 == 0 else []
+    allowed = [(N, 4 * K, H, W), *halved]
+    if shapes[2] not in allowed:
+        raise ValueError(
+            f"taps must be {' or '.join(map(str, allowed))} for frames {shapes[0]}; "
+            f"found {shapes[2]}"
+        )
+    if weight is not None and tuple(weight.shape) != (N, 1, H, W):
+        raise ValueError(f"weight must be {(N, 1, H, W)}; found {tuple(weight.shape)}")
+
+
+def _pair_sizes(left: Tensor, taps: Tensor) -> tuple[int, int, int, int]:
+    """N, K, H and W of a call of `sepconv_pair`."""
+    K = taps.shape[1] // 4
+    return left.shape[0], K, left.shape[2] - K + 1, left.shape[3] - K + 1
+
+
 # Not `torch.library.custom_op`: its first call imports all of torch._dynamo, which takes seconds.
 torch.library.define(
     "sepconv_video::sepconv",
@@ -119,6 +177,21 @@ torch.library.define(
     " -> (Tensor, Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
+torch.library.define(
+    "sepconv_video::sepconv_pair",
+    "(Tensor left, Tensor right, Tensor taps, Tensor? weight) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+def _compose_pair(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | None) -> Tensor:
+    """What `sepconv_pair` equals; the source of its gradients."""
+    if taps.shape[2:] != _pair_sizes(left, taps)[2:]:
+        taps = F.interpolate(taps, scale_factor=2, mode="bilinear", align_corners=False)
+    vertical1, horizontal1, vertical2, horizontal2 = taps.chunk(4, dim=1)
+    first: Tensor = torch.ops.sepconv_video.sepconv(left, vertical1, horizontal1)
+    second: Tensor = torch.ops.sepconv_video.sepconv(right, vertical2, horizontal2)
+    return first + second if weight is None else weight * first + (1 - weight) * second
 
 
 def _forward_cpu(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
@@ -151,6 +224,14 @@ def _backward_cuda(
     return cuda.backward(grad, image, vertical, horizontal, image_needs_grad)
 
 
+def _pair_cpu(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | None) -> Tensor:
+    return _compose_pair(left, right, taps, weight)
+
+
+def _pair_cuda(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | None) -> Tensor:
+    return _compose_pair(left, right, taps, weight)
+
+
 def _forward_shape(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     N, _, H, W = vertical.shape
     return image.new_empty((N, image.shape[1], H, W))
@@ -163,7 +244,12 @@ def _backward_shapes(
     return grad_image, vertical.new_empty(vertical.shape), horizontal.new_empty(horizontal.shape)
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401
+def _pair_shape(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | None) -> Tensor:
+    N, _, H, W = _pair_sizes(left, taps)
+    return left.new_empty((N, left.shape[1], H, W))
+
+
+def _save(ctx: Any, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:  # noqa: ANN401
     ctx.save_for_backward(*inputs)
 
 
@@ -177,6 +263,23 @@ def _differentiate(
     return gradients[0] if needs else None, gradients[1], gradients[2]
 
 
+def _differentiate_pair(
+    ctx: Any,  # noqa: ANN401 - PyTorch makes it up
+    grad: Tensor,
+) -> tuple[Tensor | None, ...]:
+    """Recompute the composition, this time with its parts kept, and differentiate that."""
+    needs = ctx.needs_input_grad
+    inputs: list[Any] = [
+        None if tensor is None else tensor.detach().requires_grad_(need)
+        for tensor, need in zip(ctx.saved_tensors, needs, strict=True)
+    ]
+    with torch.enable_grad():
+        output = _compose_pair(*inputs)
+    asked = [tensor for tensor, need in zip(inputs, needs, strict=True) if need]
+    gradients = iter(torch.autograd.grad(output, asked, grad))
+    return tuple(next(gradients) if need else None for need in needs)
+
+
 torch.library.impl("sepconv_video::sepconv", "cpu", _forward_cpu)
 torch.library.impl("sepconv_video::sepconv_backward", "cpu", _backward_cpu)
 torch.library.impl("sepconv_video::sepconv", "cuda", _forward_cuda)
@@ -184,3 +287,9 @@ torch.library.impl("sepconv_video::sepconv_backward", "cuda", _backward_cuda)
 torch.library.register_fake("sepconv_video::sepconv", _forward_shape)
 torch.library.register_fake("sepconv_video::sepconv_backward", _backward_shapes)
 torch.library.register_autograd("sepconv_video::sepconv", _differentiate, setup_context=_save)
+torch.library.impl("sepconv_video::sepconv_pair", "cpu", _pair_cpu)
+torch.library.impl("sepconv_video::sepconv_pair", "cuda", _pair_cuda)
+torch.library.register_fake("sepconv_video::sepconv_pair", _pair_shape)
+torch.library.register_autograd(
+    "sepconv_video::sepconv_pair", _differentiate_pair, setup_context=_save
+)
