@@ -225,11 +225,13 @@ def _backward_cuda(
 
 
 def _pair_cpu(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | None) -> Tensor:
-    return _compose_pair(left, right, taps, weight)
+    with busy("operator"):
+        return _compose_pair(left, right, taps, weight)
 
 
 def _pair_cuda(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | None) -> Tensor:
-    return _compose_pair(left, right, taps, weight)
+    with busy("operator", left.device):
+        return _compose_pair(left, right, taps, weight)
 
 
 def _forward_shape(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
