@@ -6,10 +6,10 @@
 
 Ours is set beside a straightforward kernel of the reference's design (one output element at a
 time, every tap from memory, a compensated sum), beside what the device could do at most, and the
-whole program beside its own engine and FFmpeg's `minterpolate`. Times are medians of at least
-three runs after one to warm up, on a GPU by its own events. What would take longer than
-`--limit` seconds has dashes. Tables go to the terminal; in a Markdown file each machine has a
-section of its own, which is replaced.
+whole program beside its own engine and, on a CPU, FFmpeg's `minterpolate`. Times are medians of
+at least three runs after one to warm up, on a GPU by its own events. What would take longer than
+`--limit` seconds, or more memory than the GPU has, has dashes. Tables go to the terminal; in a
+Markdown file each machine has a section of its own, which is replaced.
 """
 
 import datetime
@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -168,8 +169,13 @@ def draw(path: Path, about: dict[str, str], results: dict[str, list[speed.Row]])
 
     charts = {"G MAC/s, 51 taps": operator_bars(results), "new frames/s": frame_bars(results)}
     charts = {title: bars for title, bars in charts.items() if bars}
+    most = max(map(len, charts.values()))
     figure, axes = pyplot.subplots(
-        1, len(charts), figsize=(6 * len(charts), 5), layout="constrained", squeeze=False
+        1,
+        len(charts),
+        figsize=(6 * len(charts), 1 + 0.3 * most),
+        layout="constrained",
+        squeeze=False,
     )
     for axis, (title, bars) in zip(axes[0], charts.items(), strict=True):
         axis.barh(list(bars), list(bars.values()))
@@ -186,7 +192,7 @@ def operator_bars(results: dict[str, list[speed.Row]]) -> dict[str, float]:
     """Multiply-accumulates per second of 51 taps, ours and straightforward."""
     bars = {}
     for row in results.get("operator", []):
-        if row["taps"] == 51 and row.get("ms"):
+        if row.get("taps") == 51 and row.get("ms"):
             bars[f"{row['size']} {row['precision']}"] = row["gmacs"]
             if row.get("gain"):
                 bars[f"{row['size']} straightforward"] = row["gmacs"] / row["gain"]
@@ -212,6 +218,18 @@ def sizes_of(text: str) -> list[tuple[int, int]]:
     return sorted(found, key=lambda size: size[0] * size[1])
 
 
+def rows_of(
+    name: str, bench: speed.Bench, size: tuple[int, int], peak: tuple[float, float]
+) -> Iterator[speed.Row]:
+    """One table's rows for one size; those before it runs out of the GPU's memory."""
+    label = {"size": f"{size[0]}x{size[1]}"}
+    try:
+        for row in TABLES[name][2](bench, size, peak):
+            yield label | row
+    except torch.OutOfMemoryError:
+        yield label
+
+
 def measure(
     bench: speed.Bench, sizes: list[tuple[int, int]], names: tuple[str, ...]
 ) -> tuple[dict[str, str], dict[str, list[speed.Row]]]:
@@ -221,11 +239,7 @@ def measure(
     print("\n".join(f"{key}: {value}" for key, value in about.items()), flush=True)
     results: dict[str, list[speed.Row]] = {}
     for name in names or TABLES:
-        results[name] = [
-            {"size": f"{size[0]}x{size[1]}"} | row
-            for size in sizes
-            for row in TABLES[name][2](bench, size, peak)
-        ]
+        results[name] = [row for size in sizes for row in rows_of(name, bench, size, peak)]
         print(aligned(name, results[name]), flush=True)
     return about, results
 
