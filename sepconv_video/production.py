@@ -204,7 +204,7 @@ class Production:
                 if not scribe.is_at_end and watch.wants_to_stop():
                     scribe.finish()
                     raise self._interrupted()
-            scribe.finish(reader)
+            scribe.finish(reader, engine.notes)
 
     def _interrupted(self) -> Interrupted:
         return Interrupted(
