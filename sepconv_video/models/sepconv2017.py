@@ -94,7 +94,7 @@ class SepConv2017(nn.Module):
     """
 
     halo = 192
-    bytes_per_pixel = 1000
+    bytes_per_pixel = 1150
 
     def __init__(self) -> None:
         """Build with random weights."""
