@@ -121,8 +121,9 @@ class Ladder:
 
     def _network_bytes(self) -> int:
         """Memory of the network for each pixel that it sees at once."""
-        known = isinstance(self._model, Tiled)
-        size = self._model.bytes_per_pixel if known else UNKNOWN_BYTES_PER_PIXEL
+        size = UNKNOWN_BYTES_PER_PIXEL
+        if isinstance(self._model, Tiled):
+            size = self._model.bytes_per_pixel
         return size * self._dtype.itemsize // 4
 
     def _pair_bytes(self) -> int:

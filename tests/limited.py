@@ -1,9 +1,10 @@
-"""One new frame under a limit of memory, for test_memory.py: prints as JSON what it took.
+"""One new frame under a limit of memory, for test_memory.py: prints what it took, a JSON line.
 
-    python limited.py MODEL WIDTH HEIGHT BYTES
+    python limited.py fast WIDTH HEIGHT BYTES      the whole address space is limited
+    python limited.py hungry WIDTH HEIGHT BYTES    what may be taken besides the libraries
 
-BYTES is the whole address space or, for the MODEL `hungry`, what may be taken on top of what
-the libraries have. `hungry-whole` is the same network, of which the engine knows no tiles.
+`hungry` is a made-up network, run three times: without a limit, with it, and with it when the
+engine knows of no tiles.
 """
 
 import itertools
@@ -28,9 +29,9 @@ from sepconv_video.weights import load_model
 
 
 class Hungry(torch.nn.Module):
-    """A box filter by way of 255 channels, twice."""
+    """A box filter that wastes memory."""
 
-    halo, bytes_per_pixel = 16, 2100
+    halo, bytes_per_pixel = 16, 2050
 
     def forward(self, left, right, tile=None):
         if tile is None:
@@ -38,18 +39,9 @@ class Hungry(torch.nn.Module):
         return in_tiles(self._predict, left, right, tile=tile, halo=self.halo, multiple=16)
 
     def _predict(self, left, right, place=None):
-        wide = ((left + right) / 2).repeat_interleave(85, 1)
-        return torch.nn.functional.avg_pool2d(wide, 3, 1, 1)[:, ::85]
-
-
-def network(name):
-    """The network, and the memory that was taken so far."""
-    if not name.startswith("hungry"):
-        return load_model(name), 0
-    model = Hungry()
-    model(*torch.rand(2, 1, 3, 64, 64))
-    taken = status("VmSize")
-    return (model if name == "hungry" else model._predict), taken
+        height, width = left.shape[-2:]
+        waste = torch.zeros(len(left), 512, height, width)
+        return torch.nn.functional.avg_pool2d((left + right) / 2, 3, 1, 1) + waste[:, :3]
 
 
 def status(name):
@@ -67,22 +59,38 @@ def pair(width, height):
         yield Frame(index=index, pts=2 * index, duration=2, planes=planes)
 
 
-def main(name, width, height, limit):
-    width, height = int(width), int(height)
+def limit(size):
+    """Forbid the process more address space than this."""
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+def make(model, width, height):
+    """Make the frame between two."""
     info = replace(INFO, width=width, height=height, pix_fmt="yuv420p", chroma_shift=(1, 1))
-    model, taken = network(name)
-    resource.setrlimit(resource.RLIMIT_AS, (taken + int(limit),) * 2)
     engine = Engine(model)
     joined = zip(pair(width, height), [Relation.JOINED] * 2, strict=True)
-    started, error, digest = time.monotonic(), None, None
+    started, error, sums = time.monotonic(), None, None
     try:
         made = list(itertools.chain(*engine.run(intervals(joined, by_factor(info, 2)), info)))
-        digest = [int(plane.astype(np.int64).sum()) for plane in made[1].planes]
+        sums = [int(plane.astype(np.int64).sum()) for plane in made[1].planes]
     except DeviceError as failure:
         error = failure.message
     took = {"seconds": time.monotonic() - started, "cpu_s": time.process_time()}
     sizes = {"address_space": status("VmPeak"), "resident": status("VmHWM")}
-    print(json.dumps({"notes": engine.notes, "error": error, "sums": digest, **took, **sizes}))
+    print(json.dumps({"notes": engine.notes, "error": error, "sums": sums, **took, **sizes}))
+
+
+def main(name, width, height, size):
+    width, height, size = int(width), int(height), int(size)
+    if name == "hungry":
+        model = Hungry()
+        make(model, width, height)
+        limit(status("VmSize") + size)
+        make(model, width, height)
+        make(model._predict, width, height)
+    else:
+        limit(size)
+        make(load_model(name), width, height)
 
 
 if __name__ == "__main__":
