@@ -261,6 +261,8 @@ def main(*, device, sizes, only, limit, frames, clips, quick, json_path, chart, 
     if quick:
         sizes, limit, frames = QUICK_SIZES, 1, 4
     where = choose_device(device)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
     precisions = ["fp32", "fp16", "bf16"] if where.type == "cuda" else ["fp32"]
     bench = speed.Bench(where, precisions, limit, frames, Path(clips))
     about, results = measure(bench, sizes_of(sizes), only)

@@ -37,7 +37,7 @@ split -b 15m "$run/checkpoint.pt" "$run/checkpoint.part."
 rm "$run/checkpoint.pt"
 
 if [ "$benchmark" = 1 ]; then
-    extent=(--frames 240)
+    extent=(--frames 120)
     if [ "$device" != cuda ]; then extent=(--quick); fi
     timeout 300 python3 scripts/benchmark.py --device "$device" --clips "$data/val" "${extent[@]}" \
         --json "$out/benchmark.json" --markdown "$out/BENCHMARK.md" --chart "$out/benchmark.png" \

@@ -71,7 +71,9 @@ class Bench:
         """Median of several runs, after one to warm up."""
         work()
         times: list[float] = []
-        while len(times) < LEAST_RUNS or (sum(times) < self.limit_s / 8 and len(times) < MOST_RUNS):
+        while len(times) < LEAST_RUNS or (
+            sum(times) < self.limit_s / 15 and len(times) < MOST_RUNS
+        ):
             times.append(self.seconds(work))
         self.rates[what] = statistics.median(times) / pixels
         return statistics.median(times)

@@ -153,6 +153,10 @@ def _flag(name: str, callback: Callable[..., None], text: str) -> Callable[..., 
 @click.option(
     "--batch", type=click.IntRange(min=1), help="Pairs of frames at once.  [default: by memory]"
 )
+@click.option(
+    "--tile", type=int, metavar="PIXELS",
+    help="Work on frames in tiles of at most so many a side.  [default: by memory]",
+)  # fmt: skip
 @click.option("--codec", help="FFmpeg encoder, e.g. libx265.  [default: by container and depth]")
 @click.option(
     "--crf", type=click.IntRange(0, MAX_CRF),
@@ -234,8 +238,10 @@ def _join_pictures(
         )
     from sepconv_video.pipeline import interpolate_pictures  # noqa: PLC0415 - imports torch
 
-    interpolate_pictures(inputs[0], inputs[1], output, options)
+    notes = interpolate_pictures(inputs[0], inputs[1], output, options)
     if not quiet:
+        for note in notes:
+            click.echo(f"note: {one_line(note)}", err=True)
         click.echo(f"wrote `{one_line(str(output))}`", err=True)
     return 0
 

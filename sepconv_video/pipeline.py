@@ -145,6 +145,7 @@ def interpolate_stream(
             damage=reader.damage,
             notes=[
                 *reader.notes,
+                *engine.notes,
                 *advise(seen, end, options),
                 *filter(None, [reader.left_out]),
             ],
@@ -276,7 +277,7 @@ def _file_sink(job: Job, info: VideoInfo, grid: Grid, options: Options) -> Itera
 
 def interpolate_pictures(
     first: Path, second: Path, target: Path, options: Options | None = None
-) -> None:
+) -> list[str]:
     """Write the picture half way between two pictures of one size, 8 bits per channel.
 
     To numbered pictures, such as `between/%02d.png`, `factor - 1` are written, evenly spaced.
@@ -286,6 +287,9 @@ def interpolate_pictures(
         second: Later picture.
         target: File to write, or the pattern of several; its suffix chooses the format.
         options: Model, device and precision; by default `fast` on what there is.
+
+    Returns:
+        What the user must know of it, one line each.
 
     Raises:
         SepConvVideoError: Anything that keeps the picture from being made, with a hint.
@@ -311,6 +315,7 @@ def interpolate_pictures(
     with timing.busy("encode"):
         for path, picture in made.items():
             write_picture(path, picture)
+    return engine.notes
 
 
 def _between(engine: Engine, left: Picture, right: Picture, factor: int) -> list[Picture]:

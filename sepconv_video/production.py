@@ -207,7 +207,7 @@ class Production:
                     scribe.finish()
                     raise self._interrupted()
             with timing.busy("encode"):
-                scribe.finish(reader)
+                scribe.finish(reader, engine.notes)
 
     def _interrupted(self) -> Interrupted:
         return Interrupted(
