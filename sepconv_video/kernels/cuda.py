@@ -1,4 +1,4 @@
-"""The operator on NVIDIA GPUs: compiles `sepconv.cu` with CuPy and launches it.
+"""The operator on NVIDIA GPUs: compiles `sepconv*.cu` with CuPy and launches it.
 
 Owns the choice of the kernel's variant, the packing of its arguments and the errors of a machine
 whose CuPy does not work. Nothing falls back to another device or implementation.
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,17 +24,65 @@ STORAGE = {
 }
 # as in sepconv.cu
 COLUMNS, WARPS = 32, 4
-ROWS = {"forward": 4, "backward_vertical": 2, "backward_horizontal": 2, "backward_image": 4}
+ROWS = {
+    "forward": 4,
+    "forward_tensor": 4,
+    "backward_vertical": 2,
+    "backward_horizontal": 2,
+    "backward_image": 4,
+}
 GROUPS = (1, 3, 4)  # numbers of channels that one launch may handle
+TENSOR_STORAGE, TENSOR_TAPS = ("HALF", "BFLOAT16"), range(17, 58)  # what forward_tensor can do
+TENSOR_CAPABILITY = 80
+SOURCES = ("sepconv.cu", "sepconv_forward.cu", "sepconv_tensor.cu", "sepconv_backward.cu")
 SHARED_WITHOUT_OPT_IN = 48 * 1024  # bytes of shared memory that a block gets without asking
+
+
+class Variant(NamedTuple):
+    """One kernel, as compiled: the macros of sepconv.cu."""
+
+    name: str
+    storage: str
+    K: int
+    channels: int
+    frames: int = 1
+    halved: bool = False
 
 
 def forward(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     """Compute the operator; shapes as in `reference.sepconv`, any strides."""
-    N, K, H, W = vertical.shape
-    result = image.new_empty((N, image.shape[1], H, W))
-    _run("forward", (image, vertical, horizontal, image), result, K)
+    return _forward((image, vertical, horizontal), None)
+
+
+def forward_pair(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | None) -> Tensor:
+    """Compute `operation.sepconv_pair` in one launch; any strides."""
+    vertical1, horizontal1, vertical2, horizontal2 = taps.chunk(4, dim=1)
+    return _forward((left, vertical1, horizontal1, right, vertical2, horizontal2), weight)
+
+
+def _forward(frames: tuple[Tensor, ...], weight: Tensor | None) -> Tensor:
+    """Filter one or two frames, three tensors each, and add them up."""
+    image, taps = frames[:2]
+    K = taps.shape[1]
+    H, W = image.shape[2] - K + 1, image.shape[3] - K + 1
+    result = image.new_empty((*image.shape[:2], H, W))
+    name = forward_name(STORAGE[image.dtype], K, _capability(image.device.index))
+    halved = taps.shape[2:] != (H, W)
+    variant = Variant(name, STORAGE[image.dtype], K, 0, len(frames) // 3, halved)
+    _run(variant, (*frames, weight), result, (H, W))
     return result
+
+
+def forward_name(storage: str, K: int, capability: int) -> str:
+    """Choose the kernel for forward: matrix instructions where they can do it and pay.
+
+    Args:
+        storage: One of the values of `STORAGE`.
+        K: Number of taps; short bands are mostly zeros.
+        capability: Of the device, 80 for 8.0.
+    """
+    fits = storage in TENSOR_STORAGE and K in TENSOR_TAPS and capability >= TENSOR_CAPABILITY
+    return "forward_tensor" if fits else "forward"
 
 
 def backward(
@@ -50,6 +98,7 @@ def backward(
     # sums over the channels may take several launches, so they are kept in full precision
     dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
     inputs = (image, vertical, horizontal, grad)
+    storage, (K, H, W) = STORAGE[image.dtype], vertical.shape[1:]
     shapes = {
         "backward_image": image.shape if image_needs_grad else (0,),
         "backward_vertical": vertical.shape,
@@ -58,7 +107,7 @@ def backward(
     results = []
     for name, shape in shapes.items():
         result = torch.empty(shape, dtype=dtype, device=image.device)
-        _run(name, inputs, result, vertical.shape[1])
+        _run(Variant(name, storage, K, 0), inputs, result, (H, W))
         results.append(result.to(image.dtype))
     return results[0], results[1], results[2]
 
@@ -69,41 +118,43 @@ def check(index: int) -> None:
     Raises:
         DeviceError: It does not.
     """
-    _kernel(index, "FLOAT", "forward", 1, 1)
+    _kernel(index, Variant("forward", "FLOAT", 1, 1))
 
 
-def _run(name: str, inputs: tuple[Tensor, ...], result: Tensor, K: int) -> None:
+def _run(
+    variant: Variant, inputs: tuple[Tensor | None, ...], result: Tensor, size: tuple[int, int]
+) -> None:
     """Launch a kernel for each group of channels, on PyTorch's current stream.
 
     Args:
-        name: Of the kernel.
-        inputs: image, vertical, horizontal and grad, as in `Arguments` of sepconv.cu.
+        variant: Of the kernel, its number of channels yet to be chosen.
+        inputs: As in `pack`.
         result: What the kernel writes: contiguous, (N, C or K, height, width).
-        K: Number of taps.
+        size: H and W of the taps.
     """
-    image, vertical = inputs[:2]
-    C, (H, W) = image.shape[1], vertical.shape[2:]
+    image = inputs[0]
+    assert image is not None
+    C = image.shape[1]
     if not result.numel() or not C:
         result.zero_()
         return
-    index, storage = image.device.index, STORAGE[image.dtype]
-    channels = _channels(name, C, K, storage, _shared_limit(index))
-    kernel = _kernel(index, storage, name, K, channels)
-    grid = grid_of(name, result.shape)
-    shared = shared_bytes(name, K, channels, storage)
+    index = image.device.index
+    variant = _with_channels(variant, C, _shared_limit(index))
+    kernel = _kernel(index, variant)
+    grid, shared = grid_of(variant.name, result.shape), shared_bytes(variant)
     with _current_stream(index):
-        for first in range(0, C, channels):
-            arguments = pack(inputs, result, (C, H, W, first))
+        for first in range(0, C, variant.channels):
+            arguments = pack(inputs, result, (C, *size, first))
             kernel(grid, (COLUMNS, WARPS, 1), (arguments,), shared_mem=shared)
 
 
 def pack(
-    inputs: tuple[Tensor, ...], result: Tensor, sizes: tuple[int, int, int, int]
+    inputs: tuple[Tensor | None, ...], result: Tensor, sizes: tuple[int, int, int, int]
 ) -> np.ndarray[Any, Any]:
     """Lay out the kernel's argument, `struct Arguments` in sepconv.cu.
 
     Args:
-        inputs: image, vertical, horizontal and grad.
+        inputs: image, vertical and horizontal of each frame, then `other`.
         result: What the kernel writes.
         sizes: C, H, W and the first channel of the launch.
 
@@ -112,7 +163,7 @@ def pack(
     """
     words: list[int] = []
     for tensor in inputs:
-        words += (tensor.data_ptr(), *tensor.stride())
+        words += [0] * 5 if tensor is None else [tensor.data_ptr(), *tensor.stride()]
     words += (result.data_ptr(), *sizes)
     return np.array(words, np.int64).view(f"V{8 * len(words)}")
 
@@ -123,34 +174,54 @@ def grid_of(name: str, shape: torch.Size) -> tuple[int, int, int]:
     return -(-shape[3] // COLUMNS), -(-shape[2] // rows), shape[0]
 
 
-def shared_bytes(name: str, K: int, channels: int, storage: str) -> int:
-    """Bytes of shared memory that hold the window of one block."""
+def shared_bytes(variant: Variant) -> int:
+    """Bytes of shared memory that one block needs: its window, and what it stages."""
+    name, storage, K, channels, _, _ = variant
+    rows = WARPS * ROWS[name]
+    if name == "forward_tensor":
+        return _tensor_bytes(K, channels, rows)
     chunks = -(-K // 16)
     width = COLUMNS - 1 + chunks * -(-K // chunks)
-    return channels * (WARPS * ROWS[name] + K - 1) * width * (8 if storage == "DOUBLE" else 4)
+    return channels * (rows + K - 1) * width * (8 if storage == "DOUBLE" else 4)
 
 
-def options(storage: str, K: int, channels: int, backward: bool) -> tuple[str, ...]:
-    """Compiler options that select a variant of sepconv.cu."""
-    variant = (f"-DSTORAGE={storage}", f"-DK={K}", f"-DCHANNELS={channels}")
-    return (*variant, *(["-DBACKWARD"] if backward else []), "-std=c++17")
+def _tensor_bytes(K: int, channels: int, rows: int) -> int:
+    """As the macros of sepconv_tensor.cu: window, taps staged by each warp, values kept."""
+    tiles, steps = -(-K * channels // 16), -(-(K + 7) // 16)
+    window = ((rows - 1) * channels + 16 * tiles) * 4 * (2 * steps + 3)
+    taps = ((16 * tiles - 1) // channels + 1) * 20
+    return 4 * (window + WARPS * max(4 * 289 + 4, taps) + channels * rows * COLUMNS)
+
+
+def options(variant: Variant) -> tuple[str, ...]:
+    """Compiler options that select a variant."""
+    name, storage, K, channels, frames, halved = variant
+    flags = {
+        "-DTENSOR": name == "forward_tensor",
+        "-DBACKWARD": name.startswith("backward"),
+        "-DHALVED": halved,
+    }
+    macros = (f"-DSTORAGE={storage}", f"-DK={K}", f"-DCHANNELS={channels}", f"-DFRAMES={frames}")
+    return (*macros, *(flag for flag, given in flags.items() if given), "-std=c++17")
 
 
 def source() -> str:
-    """The text of sepconv.cu."""
-    return (resources.files(__package__) / "sepconv.cu").read_text(encoding="utf-8")
+    """The text of all kernels."""
+    folder = resources.files(__package__)
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in SOURCES)
 
 
-def _channels(name: str, C: int, K: int, storage: str, limit: int) -> int:
+def _with_channels(variant: Variant, C: int, limit: int) -> Variant:
     """Choose how many of C channels a launch handles, within `limit` bytes of shared memory."""
-    fitting = [group for group in GROUPS if shared_bytes(name, K, group, storage) <= limit]
+    variants = [variant._replace(channels=group) for group in GROUPS]
+    fitting = [one for one in variants if shared_bytes(one) <= limit]
     if not fitting:
         raise DeviceError(
-            f"cannot filter with {K} taps on the GPU: needs "
-            f"{shared_bytes(name, K, 1, storage)} bytes of shared memory, the device has {limit}",
+            f"cannot filter with {variant.K} taps on the GPU: needs "
+            f"{shared_bytes(variants[0])} bytes of shared memory, the device has {limit}",
             hint="run on the CPU instead",
         )
-    return next((group for group in fitting if group >= C), fitting[-1])
+    return next((one for one in fitting if one.channels >= C), fitting[-1])
 
 
 @contextmanager
@@ -170,14 +241,19 @@ def _shared_limit(index: int) -> int:
 
 
 @cache
-def _kernel(index: int, storage: str, name: str, K: int, channels: int) -> Any:  # noqa: ANN401
+def _capability(index: int) -> int:
+    """Compute capability of a GPU, 80 for 8.0."""
+    return int(_cupy().cuda.Device(index).compute_capability)
+
+
+@cache
+def _kernel(index: int, variant: Variant) -> Any:  # noqa: ANN401
     """Return a `cupy.RawKernel` that may use the shared memory it needs."""
     cupy = _cupy()
-    shared = shared_bytes(name, K, channels, storage)
+    shared = shared_bytes(variant)
     try:
         with cupy.cuda.Device(index):
-            module = _module(index, options(storage, K, channels, name != "forward"))
-            kernel = module.get_function(name)
+            kernel = _module(index, options(variant)).get_function(variant.name)
             if shared > SHARED_WITHOUT_OPT_IN:
                 kernel.max_dynamic_shared_size_bytes = shared
     except (OSError, RuntimeError) as error:  # no NVRTC, a driver that is too old, ...

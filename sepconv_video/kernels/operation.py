@@ -230,8 +230,10 @@ def _pair_cpu(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | None) 
 
 
 def _pair_cuda(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | None) -> Tensor:
+    from sepconv_video.kernels import cuda  # noqa: PLC0415
+
     with busy("operator", left.device):
-        return _compose_pair(left, right, taps, weight)
+        return cuda.forward_pair(left, right, taps, weight)
 
 
 def _forward_shape(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:

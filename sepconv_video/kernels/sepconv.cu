@@ -1,10 +1,13 @@
-// The operator on NVIDIA GPUs: forward and the three gradients.
+// The operator on NVIDIA GPUs: forward for one frame or a pair, and the three gradients.
 //
 // Compiled by NVRTC with these macros, one module for each combination (see cuda.py):
 //   K         number of taps
 //   CHANNELS  channels handled by one launch: 1, 3 or 4; a launch may have fewer left to do
 //   STORAGE   FLOAT, HALF, BFLOAT16 or DOUBLE; sums are kept in float, or double for DOUBLE
-//   BACKWARD  if defined: the three gradients, which take seconds to compile; else forward
+//   FRAMES    1, or 2: the sum of two frames, each with its own taps, optionally weighted
+//   HALVED    if defined: the taps have half the resolution and are enlarged on the way
+//   TENSOR    if defined: forward with matrix instructions
+//   BACKWARD  if defined: the three gradients, which take seconds to compile; FRAMES is 1
 // Sizes and strides are arguments, so a new resolution compiles nothing. Offsets are 64 bits wide:
 // a coefficient map has N*K*H*W elements, over 2^31 for a batch of six at 3840x2160.
 //
@@ -13,7 +16,10 @@
 // works on a few pixels of one column, one above the other: they share each value of the window
 // that is read, and neighbouring threads touch neighbouring addresses.
 //
-// The test suite compiles this very file for the CPU (tests/kernels/emulation.cpp).
+// This file holds what the kernels share; cuda.py joins it with sepconv_forward.cu,
+// sepconv_tensor.cu and sepconv_backward.cu, of which the macros select one.
+//
+// The test suite compiles this very text for the CPU (tests/kernels/emulation.cpp).
 
 #define FLOAT 0
 #define HALF 1
@@ -30,6 +36,23 @@
 #define CHUNKS ((K + 15) / 16)
 #define CHUNK ((K + CHUNKS - 1) / CHUNKS)
 #define WIDTH (COLUMNS - 1 + CHUNKS * CHUNK)  // columns of the window in shared memory
+
+// IEEE half precision, as its bits.
+#ifdef EMULATED
+__device__ float from_half(unsigned short value) { return half_to_float(value); }
+__device__ unsigned short to_half(float value) { return float_to_half(value); }
+#else
+__device__ __forceinline__ float from_half(unsigned short value) {
+    float result;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value));
+    return result;
+}
+__device__ __forceinline__ unsigned short to_half(float value) {
+    unsigned short result;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result) : "f"(value));
+    return result;
+}
+#endif
 
 #if STORAGE == DOUBLE
 typedef double Real;
@@ -54,21 +77,8 @@ __device__ __forceinline__ Stored pack(Real value) {
 }
 #else
 typedef unsigned short Stored;
-#ifdef EMULATED
-__device__ Real unpack(Stored value) { return half_to_float(value); }
-__device__ Stored pack(Real value) { return float_to_half(value); }
-#else
-__device__ __forceinline__ Real unpack(Stored value) {
-    Real result;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value));
-    return result;
-}
-__device__ __forceinline__ Stored pack(Real value) {
-    Stored result;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result) : "f"(value));
-    return result;
-}
-#endif
+__device__ __forceinline__ Real unpack(Stored value) { return from_half(value); }
+__device__ __forceinline__ Stored pack(Real value) { return to_half(value); }
 #endif
 
 // A tensor of four dimensions with any strides, counted in elements.
@@ -82,11 +92,15 @@ struct Tensor {
 };
 
 // The one argument of every kernel; cuda.py packs it from 64-bit integers in this order.
-struct Arguments {
+struct Frame {
     Tensor image;       // (N, C, H+K-1, W+K-1)
-    Tensor vertical;    // (N, K, H, W)
-    Tensor horizontal;  // (N, K, H, W)
-    Tensor grad;        // (N, C, H, W); not used by forward
+    Tensor vertical;    // (N, K, H, W), or (N, K, H/2, W/2) if HALVED
+    Tensor horizontal;  // as `vertical`
+};
+struct Arguments {
+    Frame frames[FRAMES];
+    Tensor other;       // (N, C, H, W): the output's gradient, in backward
+                        // (N, 1, H, W): the first frame's share, or null, in forward of a pair
     void* result;       // contiguous; of Stored in forward, of Real in the gradients
     long long C, H, W;
     long long channel;  // the first channel of this launch
@@ -116,217 +130,72 @@ __device__ __forceinline__ void load_window(const Tensor& source, const Argument
 
 #ifndef BACKWARD
 
-// out[c, y, x] = sum_i vertical[i, y, x] * sum_j image[c, y+i, x+j] * horizontal[j, y, x]
-extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS) forward(const Arguments a) {
-    const int ROWS = FORWARD_ROWS;
-    const int rows = WARPS * ROWS + K - 1;
-    const long long n = blockIdx.z;
-    const long long x = (long long)blockIdx.x * COLUMNS + threadIdx.x;
-    const long long top = (long long)blockIdx.y * WARPS * ROWS;
-    const long long y = top + threadIdx.y * ROWS;
-    load_window(a.image, a, rows, top, x - threadIdx.x, a.H + K - 1, a.W + K - 1);
-    if (x >= a.W || y >= a.H) return;
-
-    const Real* window = (const Real*)shared_bytes + threadIdx.y * ROWS * WIDTH + threadIdx.x;
-    const Stored* vertical = a.vertical.at(n, 0, y, x);
-    const Stored* horizontal = a.horizontal.at(n, 0, y, x);
-    Real sums[ROWS][CHANNELS] = {};
-    for (int first = 0; first < K; first += CHUNK) {
-        Real h[ROWS][CHUNK];
-#pragma unroll
-        for (int p = 0; p < ROWS; ++p) {
-#pragma unroll
-            for (int j = 0; j < CHUNK; ++j) {
-                const bool valid = y + p < a.H && first + j < K;
-                h[p][j] = valid ? unpack(horizontal[p * a.horizontal.y +
-                                                    (first + j) * a.horizontal.c])
-                                : Real(0);
-            }
-        }
-        for (int row = 0; row < K + ROWS - 1; ++row) {  // row `row` is tap `row - p` of pixel p
-            Real v[ROWS];
-#pragma unroll
-            for (int p = 0; p < ROWS; ++p) {
-                const bool valid = y + p < a.H && row >= p && row - p < K;
-                v[p] = valid ? unpack(vertical[p * a.vertical.y + (row - p) * a.vertical.c])
-                             : Real(0);
-            }
-#pragma unroll
-            for (int c = 0; c < CHANNELS; ++c) {
-                const Real* values = window + (c * rows + row) * WIDTH + first;
-                Real across[ROWS] = {};
-#pragma unroll
-                for (int j = 0; j < CHUNK; ++j) {
-                    const Real value = values[j];
-#pragma unroll
-                    for (int p = 0; p < ROWS; ++p) across[p] += h[p][j] * value;
-                }
-#pragma unroll
-                for (int p = 0; p < ROWS; ++p) sums[p][c] += v[p] * across[p];
-            }
-        }
-    }
-    Stored* result = (Stored*)a.result;
-#pragma unroll
-    for (int p = 0; p < ROWS; ++p) {
-#pragma unroll
-        for (int c = 0; c < CHANNELS; ++c) {
-            if (y + p < a.H && a.channel + c < a.C) {
-                result[((n * a.C + a.channel + c) * a.H + y + p) * a.W + x] = pack(sums[p][c]);
-            }
-        }
-    }
-}
-
+// Where the taps of ROWS pixels lie, one above the other. Places below the last row or right of
+// the last column are moved onto it: what is computed there is not stored.
+template <int ROWS>
+struct Column {
+#ifdef HALVED
+    // Pixel p is 3/4 of the nearer line and 1/4 of the next one: above for even rows, else below.
+    static const int LINES = ROWS == 1 ? 2 : ROWS / 2 + 2;
+    long long aside;  // from the nearer column to the next one
 #else
+    static const int LINES = ROWS;
+#endif
+    const Stored* lines[LINES];
+    long long step;  // from one tap to the next
 
-// Load the taps and the output's gradients of MAPS_ROWS pixels, with zeros below the last row.
-__device__ __forceinline__ void load_pixels(const Arguments& a, const Tensor& taps, long long y,
-                                            long long x, Real (&tap)[MAPS_ROWS][K],
-                                            Real (&grad)[MAPS_ROWS][CHANNELS]) {
+    // The first row `y` must be even for ROWS > 1.
+    __device__ __forceinline__ Column(const Tensor& taps, const Arguments& a, long long y,
+                                      long long x)
+        : step(taps.c) {
+#ifdef HALVED
+        const long long near_x = min(x, a.W - 1) >> 1, near_y = min(y, a.H - 1) >> 1;
+        const long long next_x = near_x + (x & 1 ? 1 : -1);
+        aside = (min(max(next_x, 0ll), a.W / 2 - 1) - near_x) * taps.x;
 #pragma unroll
-    for (int p = 0; p < MAPS_ROWS; ++p) {
-        const bool inside = y + p < a.H;
-#pragma unroll
-        for (int k = 0; k < K; ++k) {
-            tap[p][k] = inside ? unpack(*taps.at(blockIdx.z, k, y + p, x)) : Real(0);
+        for (int line = 0; line < LINES; ++line) {
+            const long long from_y =
+                near_y + (ROWS > 1 ? line - 1 : line == 0 ? 0 : (y & 1) ? 1 : -1);
+            lines[line] =
+                taps.at(blockIdx.z, 0, min(max(from_y, 0ll), a.H / 2 - 1), near_x);
         }
+#else
 #pragma unroll
-        for (int c = 0; c < CHANNELS; ++c) {
-            const bool valid = inside && a.channel + c < a.C;
-            grad[p][c] =
-                valid ? unpack(*a.grad.at(blockIdx.z, a.channel + c, y + p, x)) : Real(0);
+        for (int line = 0; line < LINES; ++line) {
+            lines[line] = taps.at(blockIdx.z, 0, min(y + line, a.H - 1), min(x, a.W - 1));
         }
+#endif
     }
-}
 
-// Write one coefficient's gradient; later launches add their channels to the first one's.
-__device__ __forceinline__ void store_tap(const Arguments& a, int k, long long y, long long x,
-                                          Real value) {
-    Real* target = (Real*)a.result + ((blockIdx.z * (long long)K + k) * a.H + y) * a.W + x;
-    *target = a.channel == 0 ? value : *target + value;
-}
-
-// out[i, y, x] = sum_c grad[c, y, x] * sum_j image[c, y+i, x+j] * horizontal[j, y, x]
-extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS) backward_vertical(const Arguments a) {
-    const int ROWS = MAPS_ROWS;
-    const int rows = WARPS * ROWS + K - 1;
-    const long long x = (long long)blockIdx.x * COLUMNS + threadIdx.x;
-    const long long top = (long long)blockIdx.y * WARPS * ROWS;
-    const long long y = top + threadIdx.y * ROWS;
-    load_window(a.image, a, rows, top, x - threadIdx.x, a.H + K - 1, a.W + K - 1);
-    if (x >= a.W || y >= a.H) return;
-
-    const Real* window = (const Real*)shared_bytes + threadIdx.y * ROWS * WIDTH + threadIdx.x;
-    Real h[ROWS][K], g[ROWS][CHANNELS];
-    load_pixels(a, a.horizontal, y, x, h, g);
-    for (int row = 0; row < K + ROWS - 1; ++row) {  // row `row` is tap `row - p` of pixel p
-        Real sums[ROWS] = {};
+    // The next tap of each pixel, beginning with the first. Pointers move along, as multiples of
+    // `step` would be kept in registers for all taps.
+    __device__ __forceinline__ void next(Real (&values)[ROWS]) {
+        Real across[LINES];
 #pragma unroll
-        for (int c = 0; c < CHANNELS; ++c) {
-            const Real* values = window + (c * rows + row) * WIDTH;
-            Real across[ROWS] = {};
-#pragma unroll
-            for (int j = 0; j < K; ++j) {
-                const Real value = values[j];
-#pragma unroll
-                for (int p = 0; p < ROWS; ++p) across[p] += h[p][j] * value;
-            }
-#pragma unroll
-            for (int p = 0; p < ROWS; ++p) sums[p] += g[p][c] * across[p];
+        for (int line = 0; line < LINES; ++line) {
+            across[line] = unpack(*lines[line]);
+#ifdef HALVED
+            across[line] = Real(0.75) * across[line] + Real(0.25) * unpack(lines[line][aside]);
+#endif
+            lines[line] += step;
         }
 #pragma unroll
         for (int p = 0; p < ROWS; ++p) {
-            if (y + p < a.H && row >= p && row - p < K) store_tap(a, row - p, y + p, x, sums[p]);
+#ifdef HALVED
+            const int near = ROWS == 1 ? 0 : p / 2 + 1, next = near + (p & 1 || ROWS == 1 ? 1 : -1);
+            values[p] = Real(0.75) * across[near] + Real(0.25) * across[next];
+#else
+            values[p] = across[p];
+#endif
         }
     }
-}
+};
 
-// out[j, y, x] = sum_c grad[c, y, x] * sum_i image[c, y+i, x+j] * vertical[i, y, x]
-extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
-    backward_horizontal(const Arguments a) {
-    const int ROWS = MAPS_ROWS;
-    const int rows = WARPS * ROWS + K - 1;
-    const long long x = (long long)blockIdx.x * COLUMNS + threadIdx.x;
-    const long long top = (long long)blockIdx.y * WARPS * ROWS;
-    const long long y = top + threadIdx.y * ROWS;
-    load_window(a.image, a, rows, top, x - threadIdx.x, a.H + K - 1, a.W + K - 1);
-    if (x >= a.W || y >= a.H) return;
-
-    const Real* window = (const Real*)shared_bytes + threadIdx.y * ROWS * WIDTH + threadIdx.x;
-    Real v[ROWS][K], g[ROWS][CHANNELS];
-    load_pixels(a, a.vertical, y, x, v, g);
-    for (int j = 0; j < K; ++j) {
-        Real sums[ROWS] = {};
-#pragma unroll
-        for (int c = 0; c < CHANNELS; ++c) {
-            const Real* values = window + c * rows * WIDTH + j;
-            Real down[ROWS] = {};
-#pragma unroll
-            for (int row = 0; row < K + ROWS - 1; ++row) {
-                const Real value = values[row * WIDTH];
-#pragma unroll
-                for (int p = 0; p < ROWS; ++p) {
-                    if (row >= p && row - p < K) down[p] += v[p][row - p] * value;
-                }
-            }
-#pragma unroll
-            for (int p = 0; p < ROWS; ++p) sums[p] += g[p][c] * down[p];
-        }
-#pragma unroll
-        for (int p = 0; p < ROWS; ++p) {
-            if (y + p < a.H) store_tap(a, j, y + p, x, sums[p]);
-        }
-    }
-}
-
-// out[c, y, x] = sum_ij (grad[c] * vertical[i] * horizontal[j])[y-i, x-j]
-// Gathered, so that there are no atomics and the result is the same on every run.
-extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS) backward_image(const Arguments a) {
-    const int ROWS = FORWARD_ROWS;
-    const int rows = WARPS * ROWS + K - 1;
-    const long long n = blockIdx.z;
-    const long long x = (long long)blockIdx.x * COLUMNS + threadIdx.x;
-    const long long top = (long long)blockIdx.y * WARPS * ROWS;
-    const long long y = top + threadIdx.y * ROWS;
-    load_window(a.grad, a, rows, top - (K - 1), x - threadIdx.x - (K - 1), a.H, a.W);
-    if (x >= a.W + K - 1 || y >= a.H + K - 1) return;
-
-    const Real* window = (const Real*)shared_bytes + threadIdx.y * ROWS * WIDTH + threadIdx.x;
-    Real sums[ROWS][CHANNELS] = {};
-    for (int row = 0; row < K + ROWS - 1; ++row) {
-        const long long from_y = y + row - (K - 1);
-        if (from_y < 0 || from_y >= a.H) continue;
-        for (int column = 0; column < K; ++column) {
-            const int j = K - 1 - column;
-            const long long from_x = x - j;
-            if (from_x < 0 || from_x >= a.W) continue;
-            const Real h = unpack(*a.horizontal.at(n, j, from_y, from_x));
-            Real v[ROWS];
-#pragma unroll
-            for (int p = 0; p < ROWS; ++p) {
-                const int i = p + K - 1 - row;
-                v[p] = i >= 0 && i < K ? unpack(*a.vertical.at(n, i, from_y, from_x)) : Real(0);
-            }
-#pragma unroll
-            for (int c = 0; c < CHANNELS; ++c) {
-                const Real value = h * window[(c * rows + row) * WIDTH + column];
-#pragma unroll
-                for (int p = 0; p < ROWS; ++p) sums[p][c] += v[p] * value;
-            }
-        }
-    }
-    const long long height = a.H + K - 1, width = a.W + K - 1;
-#pragma unroll
-    for (int p = 0; p < ROWS; ++p) {
-#pragma unroll
-        for (int c = 0; c < CHANNELS; ++c) {
-            if (y + p < height && a.channel + c < a.C) {
-                const long long at = ((n * a.C + a.channel + c) * height + y + p) * width + x;
-                ((Real*)a.result)[at] = sums[p][c];
-            }
-        }
-    }
+// What frame `f` counts at a pixel.
+__device__ __forceinline__ Real share_of(const Arguments& a, int f, long long y, long long x) {
+    if (FRAMES == 1 || a.other.data == nullptr) return 1;
+    const Real share = unpack(*a.other.at(blockIdx.z, 0, min(y, a.H - 1), min(x, a.W - 1)));
+    return f == 0 ? share : 1 - share;
 }
 
 #endif

@@ -1,4 +1,4 @@
-"""`cuda.py` and `sepconv.cu` without a GPU: the kernel compiled for the CPU by the C++ compiler.
+"""`cuda.py` and `sepconv*.cu` without a GPU: the kernel compiled for the CPU by the C++ compiler.
 
 Only CuPy is replaced, by a stub that compiles with `emulation.cpp` instead of NVRTC and launches
 on CPU tensors. Everything else is the code that runs on a GPU.
@@ -9,12 +9,12 @@ import contextlib
 import ctypes
 import shutil
 import subprocess
-from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from sepconv_video.errors import DeviceError
 from sepconv_video.kernels import cuda, reference
@@ -49,11 +49,12 @@ class EmulatedKernel:
 class EmulatedModule:
     """Stands in for `cupy.RawModule`."""
 
-    def __init__(self, folder, options):
+    def __init__(self, code, folder, options):
         path = folder / ("".join(options).replace("=", "") + ".so")
         if not path.exists():
-            source = resources.files("sepconv_video.kernels") / "sepconv.cu"
-            command = [COMPILER, "-shared", "-fPIC", "-pthread", "-O1", "-Wall", "-Werror"]
+            source = folder / "kernels.cu"
+            source.write_text(code)
+            command = [COMPILER, "-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
             command += ["-Wno-unknown-pragmas", "-Wno-unused-function", f'-DSOURCE="{source}"']
             command += [str(Path(__file__).with_name("emulation.cpp")), "-o", str(path), *options]
             subprocess.run(command, check=True)
@@ -70,16 +71,17 @@ def build_folder(tmp_path_factory):
 
 @pytest.fixture
 def emulate(build_folder, monkeypatch):
-    """Return a function that makes `cuda` run here, with so much shared memory."""
+    """Return a function that makes `cuda` run here, as on a GPU of such a kind."""
     stub = SimpleNamespace(
-        RawModule=lambda code, options: EmulatedModule(build_folder, options),
+        RawModule=lambda code, options: EmulatedModule(code, build_folder, options),
         cuda=SimpleNamespace(Device=lambda index: contextlib.nullcontext()),
     )
 
-    def start(limit=HOPPER):
+    def start(limit=HOPPER, capability=75):
         monkeypatch.setattr(cuda, "_cupy", lambda: stub)
         monkeypatch.setattr(cuda, "_current_stream", lambda index: contextlib.nullcontext())
         monkeypatch.setattr(cuda, "_shared_limit", lambda index: limit)
+        monkeypatch.setattr(cuda, "_capability", lambda index: capability)
 
     yield start
     cuda._kernel.cache_clear()
@@ -198,3 +200,160 @@ def test_too_many_taps(emulate):
     emulate(limit=TURING)
     with pytest.raises(DeviceError, match=r"301 taps .* the device has 65536"):
         cuda.forward(*operands(1, 1, 2, 2, 301)[:3])
+
+
+AMPERE = {"limit": 99 * 1024, "capability": 86}
+
+
+def pair(N, C, H, W, K, *, half=False, blend=True, dtype=torch.float32):
+    """Two frames of random noise around a half, taps and, with `blend`, a weight."""
+    generator = torch.Generator().manual_seed(K)
+
+    def sample(*shape):
+        return torch.randn(shape, generator=generator)
+
+    frames = [0.5 + sample(N, C, H + K - 1, W + K - 1) for _ in range(2)]
+    taps = sample(N, 4 * K, H // (1 + half), W // (1 + half))
+    weight = sample(N, 1, H, W).sigmoid().to(dtype) if blend else None
+    return *(tensor.to(dtype) for tensor in (*frames, taps)), weight
+
+
+def composition(left, right, taps, weight):
+    """The specification of a pair, in float64."""
+    taps = taps.double()
+    if taps.shape[2] + taps.shape[1] // 4 - 1 != left.shape[2]:
+        taps = F.interpolate(taps, scale_factor=2, mode="bilinear", align_corners=False)
+    vertical1, horizontal1, vertical2, horizontal2 = taps.chunk(4, 1)
+    first = reference.sepconv(left.double(), vertical1, horizontal1)
+    second = reference.sepconv(right.double(), vertical2, horizontal2)
+    if weight is None:
+        return first + second
+    return weight.double() * first + (1 - weight.double()) * second
+
+
+@pytest.mark.parametrize(
+    ("sizes", "half", "blend"),
+    [
+        ((1, 1, 1, 1, 1), False, True),
+        ((2, 3, 2, 2, 5), True, False),
+        ((2, 3, 18, 34, 5), True, True),
+        ((1, 4, 22, 66, 11), True, True),
+        ((2, 3, 19, 37, 11), False, False),
+        ((1, 3, 6, 40, 51), True, True),
+        ((1, 3, 7, 33, 51), False, False),
+    ],
+)
+def test_pair_agrees_with_the_composition(emulate, sizes, half, blend):
+    emulate()
+    inputs = pair(*sizes, half=half, blend=blend)
+    assert_near(cuda.forward_pair(*inputs), composition(*inputs), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float16, 1e-3), (torch.bfloat16, 8e-3), (torch.float64, 1e-13)],
+)
+def test_pair_dtypes(emulate, dtype, tolerance):
+    emulate()
+    inputs = pair(1, 3, 10, 36, 5, half=True, dtype=dtype)
+    assert_near(cuda.forward_pair(*inputs), composition(*inputs), tolerance)
+
+
+def test_pair_strides(emulate):
+    emulate()
+    left, right, taps, weight = pair(2, 3, 10, 34, 5, half=True)
+    inputs = (
+        left.contiguous(memory_format=torch.channels_last),
+        right.transpose(2, 3).contiguous().transpose(2, 3),
+        taps.contiguous(memory_format=torch.channels_last),
+        weight[..., :1].expand(-1, -1, -1, 34),
+    )
+    assert_near(cuda.forward_pair(*inputs), composition(*inputs), 1e-5)
+
+
+def test_matrix_instruction_agrees_with_a_matrix_product(emulate, build_folder):
+    emulate()
+    left, right = torch.randn(16, 16).half(), torch.randn(16, 8).half()
+    start = torch.randn(16, 8)
+    packed = torch.empty(32, 10, dtype=torch.int32)
+    # as PTX draws it: a in quarters of 8x8, b in halves; a lane has two neighbours of each row of
+    # a quarter, of each column of a half
+    quarters = [left[:8, :8], left[8:, :8], left[:8, 8:], left[8:, 8:]]
+    halves = [right[:8].T, right[8:].T]
+    for place, part in enumerate((*quarters, *halves)):
+        packed[:, place] = part.contiguous().view(torch.int32).reshape(32)
+    packed[:, 6:8] = start[:8].reshape(32, 2).view(torch.int32)
+    packed[:, 8:] = start[8:].reshape(32, 2).view(torch.int32)
+    result = torch.empty(32, 4)
+    variant = cuda.Variant("forward_tensor", "HALF", 51, 3)
+    kernel = EmulatedModule(cuda.source(), build_folder, cuda.options(variant)).get_function(
+        "multiply_once"
+    )
+    kernel(
+        (1, 1, 1),
+        (32, 4, 1),
+        (cuda.pack((None,) * 3 + (packed[None, None],), result, (0,) * 4),),
+        0,
+    )
+    found = torch.cat((result[:, :2].reshape(8, 8), result[:, 2:].reshape(8, 8)))
+    torch.testing.assert_close(found, start + left.float() @ right.float())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "half", "blend"),
+    [
+        ((1, 1, 1, 1, 17), False, True),
+        ((2, 3, 18, 34, 25), True, True),
+        ((1, 4, 5, 66, 51), False, True),
+        ((1, 1, 21, 33, 51), False, False),
+        ((1, 3, 33, 37, 51), False, False),
+        ((1, 6, 3, 5, 50), False, True),
+    ],
+)
+def test_matrix_instructions_agree_with_the_composition(emulate, sizes, half, blend):
+    emulate(**AMPERE)
+    inputs = pair(*sizes, half=half, blend=blend, dtype=torch.float16)
+    assert_near(cuda.forward_pair(*inputs), composition(*inputs), 1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_matrix_instructions_with_one_frame_and_strides(emulate, dtype):
+    emulate(**AMPERE)
+    image, vertical, horizontal, _ = operands(1, 3, 10, 35, 25, dtype)
+    image = image.contiguous(memory_format=torch.channels_last)
+    vertical = vertical.transpose(2, 3).contiguous().transpose(2, 3)
+    wanted = reference.sepconv(image.double(), vertical.double(), horizontal.double())
+    tolerance = {torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
+    assert_near(cuda.forward(image, vertical, horizontal), wanted, tolerance)
+
+
+def picture(generator, H, W):
+    """Shades at all scales, as pictures have them, with sharp edges, in [0, 1]."""
+    spectrum = torch.fft.rfft2(torch.randn(1, 3, H, W, generator=generator))
+    rows, columns = torch.fft.fftfreq(H)[:, None], torch.fft.rfftfreq(W)
+    shades = torch.fft.irfft2(spectrum / ((rows**2 + columns**2).sqrt() + 0.02), s=(H, W))
+    shades = 0.6 * (shades - shades.amin()) / (shades.amax() - shades.amin())
+    edges = (torch.rand(1, 3, -(-H // 9), -(-W // 7), generator=generator) > 0.5).float() * 0.4
+    return shades + F.interpolate(edges, (H, W), mode="nearest")
+
+
+def natural_taps(generator, N, K, H, W):
+    """Bumps of any place and width with some ripple; each quarter sums to about one."""
+    place = torch.rand(4, 1, H, W, generator=generator) * K
+    width = torch.rand(4, 1, H, W, generator=generator) * 8 + 0.5
+    taps = torch.exp(-(((torch.arange(K)[:, None, None] - place) / width) ** 2))
+    taps += 0.02 * torch.randn(4, K, H, W, generator=generator)
+    return (taps / taps.sum(1, keepdim=True)).reshape(1, 4 * K, H, W)
+
+
+def test_precision_of_matrix_instructions_on_pictures(emulate):
+    generator = torch.Generator().manual_seed(1)
+    left, right = (picture(generator, 16 + 50, 96 + 50) for _ in range(2))
+    inputs = left, right, natural_taps(generator, 1, 51, 16, 96), torch.full((1, 1, 16, 96), 0.5)
+    wanted = composition(*inputs)
+    emulate(**AMPERE)
+    found = cuda.forward_pair(*(tensor.half() for tensor in inputs))
+    levels = 255 * (found.double() - wanted).abs()
+    print(f"error in 8-bit levels: mean {levels.mean():.4f}, max {levels.max():.4f}")
+    assert levels.mean() < 0.05
+    assert levels.max() < 0.5

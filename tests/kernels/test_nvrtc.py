@@ -1,12 +1,16 @@
-"""`sepconv.cu` compiled by NVRTC for each generation of GPU; needs NVRTC, but no GPU."""
+"""`sepconv*.cu` compiled by NVRTC for each generation of GPU; needs NVRTC, but no GPU."""
 # ruff: noqa: N803, N806 - N, C, H, W, K are the field's names for tensor sizes
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 
 from sepconv_video.kernels import cuda
+from sepconv_video.kernels.cuda import Variant
+
+SLOW = pytest.mark.slow
 
 
 def load_nvrtc():
@@ -21,28 +25,39 @@ def load_nvrtc():
     return nvrtc
 
 
-def resources_used(arch, storage, K, channels, backward):
+def resources_used(arch, variant):
     """Compile a variant; return registers and bytes spilled, for each of its kernels."""
     nvrtc = load_nvrtc()
     program = nvrtc.createProgram(cuda.source(), "sepconv.cu", (), ())
     options = (f"-arch=sm_{arch}", "--ptxas-options=-v")
     try:
-        nvrtc.compileProgram(program, (*options, *cuda.options(storage, K, channels, backward)))
+        nvrtc.compileProgram(program, (*options, *cuda.options(variant)))
     except nvrtc.NVRTCError:
         pytest.fail(nvrtc.getProgramLog(program))
     log = nvrtc.getProgramLog(program)
     assert "warning" not in log
     spilled = [int(count) for count in re.findall(r"(\d+) bytes spill", log)]
     registers = [int(count) for count in re.findall(r"Used (\d+) registers", log)]
-    assert len(registers) == (3 if backward else 1)
+    assert len(registers) == (3 if variant.name.startswith("backward") else 1)
     return registers, spilled
 
 
 @pytest.mark.parametrize("arch", [75, 80, 86, 89, 90, 120])
 def test_forward_fits_the_registers(arch):
-    registers, spilled = resources_used(arch, "FLOAT", 51, 3, backward=False)
+    registers, spilled = resources_used(arch, Variant("forward", "FLOAT", 51, 3, 2))
     assert max(registers) <= 128  # four blocks of 128 threads to a multiprocessor
     assert not any(spilled)
+
+
+@pytest.mark.parametrize(
+    "arch", [80, pytest.param(86, marks=SLOW), pytest.param(89, marks=SLOW), 90, 120]
+)
+def test_matrix_instructions_fit_the_registers(arch):
+    variant = Variant("forward_tensor", "HALF", 51, 3, 2)
+    registers, spilled = resources_used(arch, variant)
+    assert max(registers) <= 168  # three blocks to a multiprocessor
+    assert not any(spilled)
+    assert cuda.shared_bytes(variant) <= 75 * 1024  # three blocks to one of Hopper
 
 
 @pytest.mark.parametrize(
@@ -50,14 +65,30 @@ def test_forward_fits_the_registers(arch):
     [(75, "HALF", 51, 4), (80, "BFLOAT16", 11, 3), (120, "FLOAT", 51, 3)],
 )
 def test_backward_fits_the_registers(arch, storage, K, channels):
-    _, spilled = resources_used(arch, storage, K, channels, backward=True)
+    _, spilled = resources_used(arch, Variant("backward_image", storage, K, channels))
     assert not any(spilled)
 
 
 @pytest.mark.parametrize("storage", ["HALF", "BFLOAT16", "DOUBLE"])
 @pytest.mark.parametrize("K", [1, 5, 11])
 def test_forward_in_other_precisions(storage, K):
-    _, spilled = resources_used(90, storage, K, 4, backward=False)
+    _, spilled = resources_used(90, Variant("forward", storage, K, 4))
+    assert not any(spilled)
+
+
+@pytest.mark.parametrize(
+    ("arch", "variant"),
+    [
+        (75, Variant("forward", "HALF", 11, 3, 2, halved=True)),  # the network `fast`
+        (90, Variant("forward", "FLOAT", 51, 3, 2, halved=True)),
+        (75, Variant("forward", "FLOAT", 51, 3, 1)),
+        pytest.param(80, Variant("forward_tensor", "BFLOAT16", 51, 3, 2, halved=True), marks=SLOW),
+        pytest.param(90, Variant("forward_tensor", "HALF", 57, 4, 1), marks=SLOW),
+        (120, Variant("forward_tensor", "HALF", 17, 1, 2)),
+    ],
+)
+def test_other_variants(arch, variant):
+    _, spilled = resources_used(arch, variant)
     assert not any(spilled)
 
 
@@ -67,5 +98,16 @@ def test_forward_in_other_precisions(storage, K):
 @pytest.mark.parametrize("channels", cuda.GROUPS)
 def test_all_variants_compile(arch, storage, channels):
     for K in (15, 51):
-        for backward in (False, True):
-            resources_used(arch, storage, K, channels, backward)
+        for name in ("forward", "backward_image"):
+            resources_used(arch, Variant(name, storage, K, channels))
+        for name in {"forward", cuda.forward_name(storage, K, arch)}:
+            for halved in (False, True):
+                resources_used(arch, Variant(name, storage, K, channels, 2, halved))
+
+
+def test_the_baseline_of_the_benchmark_compiles():
+    nvrtc = load_nvrtc()
+    source = Path(__file__).parents[2] / "scripts" / "baseline.cu"
+    program = nvrtc.createProgram(source.read_text(), "baseline.cu", (), ())
+    nvrtc.compileProgram(program, ("-arch=sm_90",))
+    assert "warning" not in nvrtc.getProgramLog(program)
