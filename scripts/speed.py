@@ -128,7 +128,7 @@ def operator_macs(K: int) -> int:
 
 def operator_rows(bench: Bench, size: tuple[int, int], peak: tuple[float, float]) -> Iterator[Row]:
     """Filter both frames of a pair with random taps."""
-    pixels = size[0] * size[1]
+    pixels, plain_s = size[0] * size[1], 0.0
     for K, scale in OPERATORS.items():
         for precision in bench.precisions:
             what = f"operator {K} {precision}"
@@ -144,6 +144,7 @@ def operator_rows(bench: Bench, size: tuple[int, int], peak: tuple[float, float]
             row |= {"ms": ours_s * 1e3, "gmacs": work / ours_s / 1e9, "floor": floor_s / ours_s}
             if scale == 1 and precision == "fp32":
                 plain_s = baseline_s(bench, inputs)
+            if scale == 1 and plain_s:  # it knows single precision only
                 row |= {"plain_ms": plain_s * 1e3, "gain": plain_s / ours_s}
             yield row
 
