@@ -261,7 +261,7 @@ class Peak(TorchDispatchMode):
         self.live -= size
 
 
-def networks_bytes(network, side=256):
+def networks_bytes(network, side=128):
     left, right = torch.rand(2, 1, 3, side, side)
     model = network().eval()
     with torch.inference_mode(), Peak() as peak:
