@@ -146,8 +146,13 @@ class Ladder:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Tell an allocation that failed from other faults."""
-    # a CPU's allocator raises a bare RuntimeError, and so does oneDNN
-    words = ("can't allocate memory", "could not create a memory", "std::bad_alloc")
+    # a CPU's allocator raises a bare RuntimeError, and so do oneDNN and the CUDA runtime
+    words = (
+        "can't allocate memory",
+        "could not create a memory",
+        "std::bad_alloc",
+        "CUDA error: out of memory",
+    )
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
         word in str(error) for word in words
     )

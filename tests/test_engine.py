@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from sepconv_video import color
+from sepconv_video.color import to_rgb
 from sepconv_video.engine import Engine, between, choose_device, choose_dtype
 from sepconv_video.errors import DeviceError, OptionsError
 from sepconv_video.frames import ColorSpec, Frame, Relation, VideoInfo
@@ -144,6 +146,25 @@ def test_a_long_still_does_not_pile_up():
     made = Engine(average, batch=2).run(endless(), INFO)
     next(made)
     assert taken <= 17  # two groups of 8, and one that showed the second to be full
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_a_frame_between_two_pairs_is_converted_once(monkeypatch, batch):
+    converted = []
+
+    def counted(planes, *rest):
+        converted.append(len(planes[0]))
+        return to_rgb(planes, *rest)
+
+    monkeypatch.setattr(color, "to_rgb", counted)
+    engine = Engine(average, batch=batch)
+    for _ in range(2):  # of the next video no frame may be taken for one of this
+        made = run(engine, gray_intervals([0, 40, 80, 120, 160, 200]))
+        assert levels_of(made) == [*range(0, 200, 20), 200, 200]
+        assert sum(converted) == 6
+        assert max(converted) <= batch
+        converted.clear()
+    assert levels_of(run(engine, gray_intervals([100, 140]))) == [100, 120, 140, 140]
 
 
 def test_out_of_memory_halves_the_batch_and_loses_nothing():

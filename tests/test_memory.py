@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clips import ClipSpec, make_clip
 from test_engine import INFO, average, levels_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -24,6 +25,9 @@ from sepconv_video.frames import Frame, Relation
 from sepconv_video.memory import FRAME_BYTES_PER_PIXEL, Ladder, free_host_bytes
 from sepconv_video.models import NETWORKS
 from sepconv_video.models.tiles import SMALLEST_TILE
+from sepconv_video.options import Job, Options
+from sepconv_video.pipeline import interpolate_file
+from sepconv_video.production import identity_of
 from sepconv_video.schedule import by_factor, intervals
 from sepconv_video.weights import load_model
 
@@ -49,7 +53,7 @@ class Averager:
         return average(left, right)
 
 
-def run_large(engine, width=1000, height=600, count=3, factor=2):
+def run_large(engine, width=640, height=384, count=3, factor=2):
     """Levels of what an engine makes of flat frames, a step of 40 apart."""
     info = replace(INFO, width=width, height=height)
     frames = [
@@ -80,21 +84,22 @@ def with_memory(monkeypatch, size):
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         MemoryError(),
+        RuntimeError("CUDA error: out of memory"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: tried 9 bytes"),
     ],
 )
 def test_out_of_memory_goes_down_to_tiles_and_stays_there(error):
-    model = Averager(600 * 500, error)
+    model = Averager(384 * 320, error)
     engine = Engine(model, batch=4)
     assert run_large(engine, count=6) == [0, 20, 40, 60, 80, 100, 120, 140, 160, 180, 200, 200]
-    assert model.calls[:4] == [(4, None), (2, None), (1, None), (1, 500)]
-    assert set(model.calls[3:]) == {(1, 500)}
+    assert model.calls[:4] == [(4, None), (2, None), (1, None), (1, 320)]
+    assert set(model.calls[3:]) == {(1, 320)}
     assert engine.notes == [
-        "a pair of 1000x600 frames does not fit into the memory of `cpu`: used tiles of 500 pixels"
+        "a pair of 640x384 frames does not fit into the memory of `cpu`: used tiles of 320 pixels"
     ]
     model.calls.clear()
     run_large(engine)  # the next video of this size
-    assert set(model.calls) == {(1, 500)}
+    assert set(model.calls) == {(1, 320)}
     run_large(engine, 8, 6)
     assert model.calls[-1][1] is None
     assert engine.notes == []
@@ -103,14 +108,14 @@ def test_out_of_memory_goes_down_to_tiles_and_stays_there(error):
 @pytest.mark.usefixtures("_plenty")
 def test_below_the_smallest_tile_there_is_nothing():
     model = Averager(0)
-    with pytest.raises(DeviceError, match="1000x600 frames does not fit, not even in tiles of 256"):
+    with pytest.raises(DeviceError, match="640x384 frames does not fit, not even in tiles of 256"):
         run_large(Engine(model))
-    assert [tile for _, tile in model.calls] == [None, 500, SMALLEST_TILE]
+    assert [tile for _, tile in model.calls] == [None, 320, SMALLEST_TILE]
 
 
 @pytest.mark.usefixtures("_plenty")
 def test_a_smaller_batch_than_asked_for_is_told():
-    engine = Engine(Averager(1000 * 600), batch=2)
+    engine = Engine(Averager(640 * 384), batch=2)
     run_large(engine)
     assert engine.notes == ["a batch of 2 does not fit into the memory of `cpu`: used 1"]
 
@@ -118,9 +123,9 @@ def test_a_smaller_batch_than_asked_for_is_told():
 @pytest.mark.usefixtures("_plenty")
 def test_a_forced_tile_is_used_without_a_note():
     model = Averager()
-    engine = Engine(model, tile=320)
+    engine = Engine(model, tile=300)
     assert run_large(engine) == [0, 20, 40, 60, 80, 80]
-    assert set(model.calls) == {(1, 320)}
+    assert set(model.calls) == {(1, 300)}
     assert engine.notes == []
 
 
@@ -168,6 +173,19 @@ def test_pictures_go_down_the_ladder_too():
     assert (engine.middle_picture(left, right) == 51).all()
     assert model.calls == [(1, None), (1, 500)]
     assert len(engine.notes) == 1
+
+
+def test_the_report_tells_of_tiles_once(tmp_path, monkeypatch):
+    with_memory(monkeypatch, 1)
+    source = make_clip(tmp_path / "clip.mp4", ClipSpec(count=4, width=320, height=64))
+    job = Job(source=source, target=tmp_path / "made.mp4")
+    report = interpolate_file(job, engine=Engine(Averager()))
+    told = [note for note in report.notes if "tiles" in note]
+    assert told == [
+        "a pair of 320x64 frames does not fit into the memory of `cpu`: used tiles of 256 pixels"
+    ]
+    # made in tiles or not, what is finished is finished: the result is the same
+    assert identity_of(job, Options(tile=256, batch=4)) == identity_of(job, Options())
 
 
 PROC = {
@@ -244,7 +262,7 @@ class Peak(TorchDispatchMode):
         self.live -= size
 
 
-def networks_bytes(network, side=256):
+def networks_bytes(network, side=128):
     left, right = torch.rand(2, 1, 3, side, side)
     model = network().eval()
     with torch.inference_mode(), Peak() as peak:
@@ -264,7 +282,7 @@ def test_bytes_per_pixel_of_a_network_are_as_measured(name):
 def test_bytes_per_pixel_of_frames_are_as_measured():
     with Peak() as peak:
         run_large(Engine(Averager()), factor=8)
-    found = peak.peak / 600_000
+    found = peak.peak / (640 * 384)
     print(f"frames: {found:.0f} bytes per pixel, constant {FRAME_BYTES_PER_PIXEL}")
     assert found <= FRAME_BYTES_PER_PIXEL <= 1.2 * found
 

@@ -93,7 +93,7 @@ class SepConv2017(nn.Module):
     Attribute names are the authors' without `module` or `net` and with a small first letter.
     """
 
-    halo = 192
+    halo = 256
     bytes_per_pixel = 1150
 
     def __init__(self) -> None:
