@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # Half an hour of a rented GPU, used in order of worth: correctness, training, benchmark.
 #
-#   OUT=... scripts/gpu_session.sh [MINUTES]        everything that comes back lies in $OUT
+#   OUT=... [MODEL=fast|fine] [BENCHMARK=0] scripts/gpu_session.sh [MINUTES]
 #
-# Call it again with the last call's $OUT/MODEL as .carry/MODEL to continue the training run: commands
-# there end after ten minutes. Clips are read from .carry/data (a copy of ../shared/data, which
-# does not travel by itself). Dry run on a CPU: DEVICE=cpu STEPS=4 scripts/gpu_session.sh 1
+# Everything that comes back lies in $OUT, logs and tables in $OUT/MODEL/reports.tgz. MINUTES are those
+# of training, 4 by default; the benchmark takes up to 5 more, and BENCHMARK=0 leaves it out. Call it
+# again with the last call's $OUT/MODEL as .carry/MODEL to continue the training run: commands there
+# end after ten minutes. Clips are read from .carry/data (a copy of ../shared/data, which does not
+# travel by itself). Dry run on a CPU: DEVICE=cpu STEPS=2 scripts/gpu_session.sh 1
 set -euo pipefail
 cd "$(dirname "$0")/.."
-minutes=${1:-9} device=${DEVICE:-cuda} steps=${STEPS:-60000} model=${MODEL:-fast}
+minutes=${1:-4} benchmark=${BENCHMARK:-1}
+device=${DEVICE:-cuda} steps=${STEPS:-60000} model=${MODEL:-fast}
 out=${OUT:?say where results go, e.g. OUT=runs/gpu}
 data=${DATA:-.carry/data}
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
@@ -32,3 +35,15 @@ python3 scripts/train.py --model "$model" --data "$data" --run "$run" --device "
 # files of over 16 MiB do not come back
 split -b 15m "$run/checkpoint.pt" "$run/checkpoint.part."
 rm "$run/checkpoint.pt"
+
+if [ "$benchmark" = 1 ]; then
+    extent=(--frames 120)
+    if [ "$device" != cuda ]; then extent=(--quick); fi
+    timeout 300 python3 scripts/benchmark.py --device "$device" --clips "$data/val" "${extent[@]}" \
+        --json "$out/benchmark.json" --markdown "$out/BENCHMARK.md" --chart "$out/benchmark.png" \
+        2>&1 | tee "$out/benchmark.log" || echo "benchmark cut short" | tee -a "$out/benchmark.log"
+fi
+
+# nor do more than eight: two parts, four files of the run, and this
+find "$out" -maxdepth 1 -type f -printf '%f\0' |
+    tar -C "$out" -czf "$out/$model/reports.tgz" --remove-files --null --files-from -

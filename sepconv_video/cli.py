@@ -7,6 +7,7 @@ Exit codes: 0 all good, 1 some file failed, 2 usage, 130 or 143 interrupted.
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from sepconv_video import __version__
-from sepconv_video.display import display, one_line, show_error
+from sepconv_video import __version__, timing
+from sepconv_video.display import display, one_line, show_error, show_times
 from sepconv_video.errors import Interrupted, OptionsError, SepConvVideoError
 from sepconv_video.options import (
     CUTS,
@@ -152,6 +153,10 @@ def _flag(name: str, callback: Callable[..., None], text: str) -> Callable[..., 
 @click.option(
     "--batch", type=click.IntRange(min=1), help="Pairs of frames at once.  [default: by memory]"
 )
+@click.option(
+    "--tile", type=int, metavar="PIXELS",
+    help="Work on frames in tiles of at most so many a side.  [default: by memory]",
+)  # fmt: skip
 @click.option("--codec", help="FFmpeg encoder, e.g. libx265.  [default: by container and depth]")
 @click.option(
     "--crf", type=click.IntRange(0, MAX_CRF),
@@ -171,6 +176,7 @@ def _flag(name: str, callback: Callable[..., None], text: str) -> Callable[..., 
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines on stdout.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
+@click.option("--verbose", is_flag=True, help="Say at the end where the time went.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @_flag("--list-models", _list_models, "List the models that there are.")
 @_flag("--doctor", _doctor, "Examine the installation and test the operators.")
@@ -194,8 +200,21 @@ def command(
     given = click.get_current_context().get_parameter_source("factor")
     if chosen["fps"] is not None and given is not ParameterSource.DEFAULT:
         raise click.UsageError("--fps and --factor exclude each other: name one of them")
+    if chosen["quiet"] and chosen["verbose"]:
+        raise click.UsageError("--quiet and --verbose exclude each other: name one of them")
     fields = {name: chosen.pop(name) for name in Options.__dataclass_fields__ if name in chosen}
     options = Options(factor=int(factor), resume=not no_resume, **fields)
+    started = time.monotonic()
+    code = _run(inputs, output, options, chosen)
+    if options.verbose:
+        show_times(timing.take(), time.monotonic() - started)
+    return code
+
+
+def _run(
+    inputs: Sequence[Path], output: Path | None, options: Options, chosen: dict[str, Any]
+) -> int:
+    """Find out what kind of work it is, and do it; the exit code."""
     from sepconv_video.numbered import is_pattern  # noqa: PLC0415 - of use here only
     from sepconv_video.video import PIPE, is_picture  # noqa: PLC0415 - imports av
 
@@ -219,8 +238,10 @@ def _join_pictures(
         )
     from sepconv_video.pipeline import interpolate_pictures  # noqa: PLC0415 - imports torch
 
-    interpolate_pictures(inputs[0], inputs[1], output, options)
+    notes = interpolate_pictures(inputs[0], inputs[1], output, options)
     if not quiet:
+        for note in notes:
+            click.echo(f"note: {one_line(note)}", err=True)
         click.echo(f"wrote `{one_line(str(output))}`", err=True)
     return 0
 

@@ -47,9 +47,21 @@ def upload(frames: Sequence[Frame], device: torch.device | str) -> tuple[Tensor,
     Returns:
         Y, U, V (or Y alone), each (N, rows, columns), torch.uint8 or torch.uint16.
     """
-    # np.stack copies, so padded rows and read-only buffers need no care.
-    stacks = [np.stack(planes) for planes in zip(*(f.planes for f in frames), strict=True)]
-    return tuple(torch.from_numpy(stack).to(device) for stack in stacks)
+    stacks = zip(*(frame.planes for frame in frames), strict=True)
+    return tuple(_upload(planes, torch.device(device)) for planes in stacks)
+
+
+def _upload(planes: Sequence[Plane], device: torch.device) -> Tensor:
+    """Stack planes, through pinned memory where they go to a GPU, without waiting for it."""
+    host = torch.empty(
+        (len(planes), *planes[0].shape),
+        dtype=torch.uint8 if planes[0].dtype == np.uint8 else torch.uint16,
+        # PyTorch gives it to nobody else before the copy has ended
+        pin_memory=device.type == "cuda",
+    )
+    # copies, so padded rows and read-only buffers need no care
+    np.stack(planes, out=host.numpy())
+    return host.to(device, non_blocking=True)
 
 
 def download(planes: Sequence[Tensor]) -> list[tuple[Plane, ...]]:

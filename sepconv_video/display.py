@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,14 @@ def show_error(error: SepConvVideoError) -> None:
     click.echo(f"error: {one_line(error.message)}", err=True)
     if error.hint:
         click.echo(f"\nhint: {one_line(error.hint)}", err=True)
+
+
+def show_times(busy_s: Mapping[str, float], wall_s: float) -> None:
+    """Print how long each stage of the work was busy, in seconds and as a share of the whole."""
+    stages = ", ".join(
+        f"{stage} {seconds:.1f} s ({seconds / wall_s:.0%})" for stage, seconds in busy_s.items()
+    )
+    click.echo(f"busy, side by side: {stages}; {wall_s:.1f} s in all", err=True)
 
 
 def one_line(text: str) -> str:

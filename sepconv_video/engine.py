@@ -6,7 +6,7 @@ It knows neither files nor codecs. The network may be any callable `(left, right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,26 +17,24 @@ from sepconv_video import color
 from sepconv_video.errors import DeviceError, OptionsError
 from sepconv_video.frames import POSITIONS, Frame, Interval, Plane, VideoInfo
 from sepconv_video.kernels import implementations
+from sepconv_video.memory import Interpolator, Ladder, is_out_of_memory
 from sepconv_video.options import Options
 from sepconv_video.schedule import held_frame, is_made
+from sepconv_video.timing import busy, measure, read_events
 from sepconv_video.weights import load_model
 
-Interpolator = Callable[[Tensor, Tensor], Tensor]
-"""Predicts the frame half way between two batches (N, 3, H, W) of RGB in [0, 1]."""
-
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-BYTES_PER_PIXEL = 4000
-"""Rough peak memory of a network in fp32 for one pair, per pixel: chooses the first batch."""
-LARGEST_AUTO_BATCH = 8
+
+T = TypeVar("T")
 
 
 def between(
     model: Interpolator,
-    left: Tensor,
-    right: Tensor,
+    left: Sequence[Tensor] | Tensor,
+    right: Sequence[Tensor] | Tensor,
     wanted: Sequence[Collection[int]],
     batch: int | None = None,
-) -> Tensor:
+) -> list[Tensor]:
     """Synthesise frames between each pair, by repeated halving.
 
     SepConv predicts only the middle of two frames: first the middle of each pair, then, where
@@ -44,14 +42,14 @@ def between(
 
     Args:
         model: Predicts the frame half way between two batches.
-        left: Earlier frames, (N, 3, H, W), RGB in [0, 1], gamma as decoded.
+        left: Earlier frames, N times (3, H, W), RGB in [0, 1], gamma as decoded.
         right: Later frames; shape, dtype and device of `left`.
         wanted: For each pair where frames are wanted, in eighths (`POSITIONS`) of the way from
             left to right, 1 to 7.
         batch: Pairs in the network at once, at most; None for all there are.
 
     Returns:
-        (frames wanted, 3, H, W), pair by pair, in time order.
+        The frames wanted, (3, H, W) each, pair by pair, in time order.
     """
     frames = {(n, 0): frame for n, frame in enumerate(left)}
     frames |= {(n, POSITIONS): frame for n, frame in enumerate(right)}
@@ -66,36 +64,29 @@ def between(
         size = batch or max(1, len(places))
         for start in range(0, len(places), size):
             some = places[start : start + size]
-            before = torch.stack([frames[n, position - step] for n, position in some])
-            after = torch.stack([frames[n, position + step] for n, position in some])
+            before = _stack([frames[n, position - step] for n, position in some])
+            after = _stack([frames[n, position + step] for n, position in some])
             frames |= dict(zip(some, model(before, after), strict=True))
         step //= 2
-    return torch.stack([frames[n, p] for n, group in enumerate(wanted) for p in sorted(group)])
+    return [frames[n, p] for n, group in enumerate(wanted) for p in sorted(group)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Some intervals and, on their way back from the device, what was made for them."""
-
-    intervals: list[Interval]
-    wanted: "_Wanted"
-    made: tuple[Tensor, ...] | None
-    """One tensor per plane, (frames made, rows, columns); None where all are held."""
-    is_copied: torch.cuda.Event | None
-    """Set when `made` has arrived in the host's memory; None on a CPU."""
+def _stack(frames: Sequence[Tensor]) -> Tensor:
+    """Make a batch; of one frame it is a view, as a copy of a large one would be half a GB."""
+    return frames[0].unsqueeze(0) if len(frames) == 1 else torch.stack(list(frames))
 
 
-class _Wanted:
-    """Which frames are to be made for some intervals: pairs, and positions between them."""
+class _Group:
+    """Some intervals, and what is to be made for them: pairs, and positions between them."""
 
-    def __init__(self, intervals: Sequence[Interval] = ()) -> None:
+    def __init__(self) -> None:
         self._positions: dict[tuple[int, int], set[int]] = {}
+        self.intervals: list[Interval] = []
         self.pairs: list[tuple[Frame, Frame]] = []
-        for interval in intervals:
-            self.add(interval)
 
     def add(self, interval: Interval) -> None:
-        """Take in what is to be made for an interval; several may lie between the same pair."""
+        """Take in an interval; several may lie between the same pair."""
+        self.intervals.append(interval)
         positions = {m.position for m in interval.moments if is_made(interval, m)}
         if not positions or interval.right is None:
             return
@@ -104,6 +95,12 @@ class _Wanted:
             self._positions[key] = set()
             self.pairs.append((interval.left, interval.right))
         self._positions[key] |= positions
+
+    def would_grow(self, interval: Interval) -> bool:
+        """Whether an interval brings a pair that is not here yet."""
+        if interval.right is None or not any(is_made(interval, m) for m in interval.moments):
+            return False
+        return (interval.left.index, interval.right.index) not in self._positions
 
     @property
     def positions(self) -> list[set[int]]:
@@ -120,6 +117,17 @@ class _Wanted:
         return {key: place for place, key in enumerate(keys)}
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A group and, on their way back from the device, the frames that were made for it."""
+
+    group: _Group
+    made: tuple[Tensor, ...] | None
+    """One tensor per plane, (frames made, rows, columns); None where all are held."""
+    is_copied: torch.cuda.Event | None
+    """Set when `made` has arrived in the host's memory; None on a CPU."""
+
+
 class Engine:
     """A network on a device, fed in batches; one engine serves many files in turn."""
 
@@ -130,6 +138,7 @@ class Engine:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         batch: int | None = None,
+        tile: int | None = None,
     ) -> None:
         """Take a network that is already on `device` in `dtype`.
 
@@ -138,14 +147,18 @@ class Engine:
             device: Where the network is.
             dtype: Floating type of the frames that it gets.
             batch: Pairs in the network at once; None chooses by free memory.
+            tile: Pixels a side that it works on at once; None chooses likewise.
+
+        Raises:
+            OptionsError: A tile is given, and the network knows no tiles.
         """
-        self.model, self.device, self.dtype = model, torch.device(device), dtype
-        self.batch = batch
-        self._at_once = batch or 1  # of the run in hand, as its memory allows
+        self.device, self.dtype = torch.device(device), dtype
+        self._ladder = Ladder(model, self.device, dtype, batch, tile)
+        self._kept: dict[int, Tensor] = {}  # the last frame in RGB, which the next pair shares
 
     @classmethod
     def from_options(cls, options: Options) -> Self:
-        """Choose device and precision, and load the model.
+        """Choose device and precision, and load the model; measure from now on, if wanted.
 
         Raises:
             DeviceError: The device does not exist or lacks CuPy.
@@ -155,7 +168,10 @@ class Engine:
         device = choose_device(options.device)
         dtype = choose_dtype(options.precision, device)
         model = load_model(options.model, device).to(dtype)
-        return cls(model, device=device, dtype=dtype, batch=options.batch)
+        measure(options.verbose)
+        return cls(
+            model, device=device, dtype=dtype, batch=options.batch, tile=options.tile or None
+        )
 
     def run(self, intervals: Iterable[Interval], info: VideoInfo) -> Iterator[list[Frame]]:
         """Make the output: source frames untouched, and what is to be made between them.
@@ -171,12 +187,20 @@ class Engine:
         Raises:
             DeviceError: Not even one pair fits into the memory, or the GPU itself failed.
         """
+        self._ladder.begin(info.width, info.height)
         try:
             yield from self._run(intervals, info)
         except RuntimeError as error:
             if "CUDA error" in str(error):
                 raise self._lost(error) from error
             raise
+        finally:
+            self._kept = {}
+
+    @property
+    def notes(self) -> list[str]:
+        """What the memory forced upon the frames made last, one line each, for the user."""
+        return self._ladder.notes
 
     def _lost(self, error: RuntimeError) -> DeviceError:
         return DeviceError(
@@ -187,7 +211,7 @@ class Engine:
     def _run(self, intervals: Iterable[Interval], info: VideoInfo) -> Iterator[list[Frame]]:
         pending: _Batch | None = None
         numbers = count()
-        for group in self._groups(intervals, info):
+        for group in self._groups(intervals):
             launched = self._launch(group, info)
             # one batch in flight: the device works on this one while that one is written
             if pending is not None:
@@ -200,98 +224,118 @@ class Engine:
     def middle_picture(
         self, left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8]
     ) -> npt.NDArray[np.uint8]:
-        """Make the picture between two pictures (H, W, 3) of 8-bit RGB."""
-        pair = torch.from_numpy(np.stack((left, right))).to(self.device, self.dtype)
-        pair = pair.permute(0, 3, 1, 2) / 255
-        middle = self.model(pair[:1], pair[1:])[0].float()
-        codes = (middle * 255 + 0.5).floor().clamp(0, 255).to(torch.uint8)
-        made: npt.NDArray[np.uint8] = codes.permute(1, 2, 0).cpu().numpy()
+        """Make the picture between two pictures (H, W, 3) of 8-bit RGB.
+
+        Raises:
+            DeviceError: They do not fit into the memory.
+        """
+        self._ladder.begin(left.shape[1], left.shape[0])
+        made: npt.NDArray[np.uint8] = self._within_memory(lambda: self._picture(left, right))
         return made
 
-    def _groups(self, intervals: Iterable[Interval], info: VideoInfo) -> Iterator[list[Interval]]:
-        """Cut the intervals into lists that hold one batch of work each.
+    def _picture(
+        self, left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8]
+    ) -> npt.NDArray[np.uint8]:
+        pair = torch.from_numpy(np.stack((left, right))).to(self.device, self.dtype)
+        pair = pair.permute(0, 3, 1, 2) / 255
+        with busy("network", self.device):
+            middle = self._ladder.predict(pair[:1], pair[1:])[0].float()
+        codes = (middle * 255 + 0.5).floor().clamp(0, 255).to(torch.uint8)
+        return codes.permute(1, 2, 0).cpu().numpy()
+
+    def _groups(self, intervals: Iterable[Interval]) -> Iterator[_Group]:
+        """Cut the intervals into groups that hold one batch of work each.
 
         Those between the same pair stay together, as they share what is made on the way.
         """
-        self._at_once = self.batch or self._auto_batch(info)
-        group: list[Interval] = []
-        wanted = _Wanted()
+        group = _Group()
         for interval in intervals:
-            wanted.add(interval)
+            most = self._ladder.batch
+            is_full = len(group.pairs) >= most and group.would_grow(interval)
             # a long still must not pile up either
-            if len(wanted.pairs) > self._at_once or len(group) >= 4 * self._at_once:
+            if is_full or len(group.intervals) >= 4 * most:
                 yield group
-                group, wanted = [], _Wanted([interval])
-            group.append(interval)
-        if group:
+                group = _Group()
+            group.add(interval)
+        if group.intervals:
             yield group
-
-    def _auto_batch(self, info: VideoInfo) -> int:
-        if self.device.type != "cuda":
-            return 1  # a CPU gains nothing from batches, and the first frame comes sooner
-        free, _ = torch.cuda.mem_get_info(self.device)
-        size = BYTES_PER_PIXEL * self.dtype.itemsize // 4
-        fitting = int(free * 0.6) // (size * info.width * info.height)
-        return max(1, min(LARGEST_AUTO_BATCH, fitting))
 
     # as a decorator of a plain function, never around a `yield`: it would leak to the consumer
     @torch.inference_mode()
-    def _launch(self, group: list[Interval], info: VideoInfo) -> _Batch:
+    def _launch(self, group: _Group, info: VideoInfo) -> _Batch:
         """Start the work for one group; on a GPU it is still going on when this returns."""
-        wanted = _Wanted(group)
-        if not wanted.pairs:
-            return _Batch(group, wanted, None, None)
-        made = self._synthesise(wanted, info)
+        if not group.pairs:
+            return _Batch(group, None, None)
+        made = self._within_memory(lambda: self._forward(group, info))
         if self.device.type != "cuda":
-            return _Batch(group, wanted, made, None)
+            return _Batch(group, made, None)
         with torch.cuda.device(self.device):
             host = tuple(
                 torch.empty(plane.shape, dtype=plane.dtype, pin_memory=True) for plane in made
             )
-            for target, plane in zip(host, made, strict=True):
-                target.copy_(plane, non_blocking=True)
+            with busy("download", self.device):
+                for target, plane in zip(host, made, strict=True):
+                    target.copy_(plane, non_blocking=True)
             is_copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             is_copied.record()
-        return _Batch(group, wanted, host, is_copied)
+        return _Batch(group, host, is_copied)
 
-    def _synthesise(self, wanted: _Wanted, info: VideoInfo) -> tuple[Tensor, ...]:
-        """Planes of all new frames, (frames, rows, columns) each; less at once if need be."""
+    def _within_memory(self, work: Callable[[], T]) -> T:
+        """Do some work, with less at once each time that the memory does not suffice."""
         while True:
             try:
-                return self._forward(wanted, info)
-            except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
                     raise
             # outside of `except`, whose traceback would keep the failed tensors alive
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            if self._at_once == 1:
-                raise DeviceError(
-                    f"out of memory: one pair of {info.width}x{info.height} frames does not fit "
-                    f"on `{self.device}`",
-                    "close other programs, use `--precision fp16` on a GPU, or `--device cpu`",
-                )
-            self._at_once //= 2
+            self._ladder.step_down()
 
-    def _forward(self, wanted: _Wanted, info: VideoInfo) -> tuple[Tensor, ...]:
-        # neighbouring pairs share a frame: each is uploaded and converted once
-        frames = {frame.index: frame for pair in wanted.pairs for frame in pair}
-        place = {index: position for position, index in enumerate(frames)}
-        planes = color.upload(list(frames.values()), self.device)
-        rgb = color.to_rgb(planes, info, self.dtype)
-        left = rgb[[place[left.index] for left, _ in wanted.pairs]]
-        right = rgb[[place[right.index] for _, right in wanted.pairs]]
-        made = between(self.model, left, right, wanted.positions, self._at_once)
-        return color.from_rgb(made, info)
+    def _forward(self, group: _Group, info: VideoInfo) -> tuple[Tensor, ...]:
+        """Planes of all new frames, (frames, rows, columns) each."""
+        with busy("upload", self.device):
+            rgb = self._to_rgb(group, info)
+        with busy("network", self.device):
+            made = between(
+                self._ladder.predict,
+                [rgb[left.index] for left, _ in group.pairs],
+                [rgb[right.index] for _, right in group.pairs],
+                group.positions,
+                self._ladder.batch,
+            )
+        last = group.pairs[-1][1].index
+        self._kept = {last: rgb[last]}
+        del rgb
+        with busy("download", self.device):
+            planes = [color.from_rgb(_stack(some), info) for some in self._batches(made)]
+            return tuple(map(torch.cat, zip(*planes, strict=True)))
+
+    def _to_rgb(self, group: _Group, info: VideoInfo) -> dict[int, Tensor]:
+        """Frames by their index, (3, H, W); each is uploaded and converted only once."""
+        frames = {frame.index: frame for pair in group.pairs for frame in pair}
+        rgb = {index: frame for index, frame in self._kept.items() if index in frames}
+        new = [frame for index, frame in frames.items() if index not in rgb]
+        for some in self._batches(new):
+            planes = color.upload(some, self.device)
+            converted = color.to_rgb(planes, info, self.dtype)
+            rgb |= zip((frame.index for frame in some), converted, strict=True)
+        return rgb
+
+    def _batches(self, frames: Sequence[T]) -> Iterator[Sequence[T]]:
+        size = self._ladder.batch
+        return (frames[start : start + size] for start in range(0, len(frames), size))
 
 
 def _finish(batch: _Batch, numbers: Iterator[int]) -> Iterator[list[Frame]]:
     """Wait for a batch and yield what each of its intervals shows."""
     if batch.is_copied is not None:
         batch.is_copied.synchronize()
+        read_events()
     made = [] if batch.made is None else color.download(batch.made)
-    places = batch.wanted.places()
-    for interval in batch.intervals:
+    places = batch.group.places()
+    for interval in batch.group.intervals:
         shown = []
         for moment in interval.moments:
             planes: tuple[Plane, ...] = held_frame(interval, moment).planes
@@ -303,11 +347,6 @@ def _finish(batch: _Batch, numbers: Iterator[int]) -> Iterator[list[Frame]]:
                 Frame(index=index, pts=moment.pts, duration=moment.duration, planes=planes)
             )
         yield shown
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    # a CPU's allocator raises a bare RuntimeError
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def choose_device(name: str) -> torch.device:

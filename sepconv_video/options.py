@@ -14,6 +14,8 @@ MAX_CRF = 63
 """The largest value any codec takes (VP9, AV1); H.264 and H.265 end at 51."""
 MAX_FPS = 1000
 """Beyond it no player follows, and hardly a container."""
+MIN_TILE = 64
+"""Pixels a side; with less, all the work is done around the tiles."""
 CUTS = ("auto", "off")
 _TELEVISION_RATES = {"23.976", "23.98", "29.97", "47.952", "59.94", "119.88"}
 """Written short for multiples of 1000/1001, which they mean."""
@@ -58,6 +60,8 @@ class Options:
     """`auto` is fp16 on a GPU and fp32 on a CPU."""
     batch: int | None = None
     """Pairs of frames in the network at once; None chooses by the memory at hand."""
+    tile: int | None = None
+    """Pixels a side that the network works on at once; None or 0 chooses by the memory at hand."""
     codec: str | None = None
     """FFmpeg's name of an encoder; None chooses by container and bit depth."""
     crf: int | None = None
@@ -72,6 +76,8 @@ class Options:
     """Whether finished pieces of an earlier run that was cut short are used."""
     keep_parts: bool = False
     """Whether the folder `TARGET.parts` stays when the target is complete."""
+    verbose: bool = False
+    """Whether engines made from this measure where the time goes: see `timing`."""
 
     def __post_init__(self) -> None:
         """Refuse what is out of bounds."""
@@ -83,6 +89,11 @@ class Options:
             )
         if self.batch is not None and self.batch < 1:
             raise OptionsError(f"a batch of {self.batch} is impossible", "use 1 or more")
+        if self.tile and self.tile < MIN_TILE:
+            raise OptionsError(
+                f"tiles of {self.tile} pixels are too small",
+                f"use {MIN_TILE} or more, or 0 to choose by the memory at hand",
+            )
         if self.crf is not None and not 0 <= self.crf <= MAX_CRF:
             raise OptionsError(f"a crf of {self.crf} is out of bounds", f"use 0 to {MAX_CRF}")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sepconv_video import timing
 from sepconv_video.engine import Engine
 from sepconv_video.errors import Interrupted, OptionsError, VideoError
 from sepconv_video.frames import Frame, Timeline, VideoInfo
@@ -144,6 +145,7 @@ def interpolate_stream(
             damage=reader.damage,
             notes=[
                 *reader.notes,
+                *engine.notes,
                 *advise(seen, end, options),
                 *filter(None, [reader.left_out]),
             ],
@@ -155,7 +157,8 @@ def _made(reader: Reader, judge: Judge, engine: Engine, stack: ExitStack) -> Ite
     """Decode and make frames in a thread each, which end with the stack."""
     info, depth = reader.info, queue_depth(reader.info)
     # no patience: who sends may take as long as they like
-    todo = stack.enter_context(prefetch(judge.watch(reader.frames(), 0), depth, "decode"))
+    pairs = timing.each("decode", judge.watch(reader.frames(), 0))
+    todo = stack.enter_context(prefetch(pairs, depth, "decode"))
     return stack.enter_context(prefetch(engine.run(todo, info), depth, "engine"))
 
 
@@ -163,8 +166,9 @@ def _write_all(sink: "_PipeSink | _FileSink", made: Iterator[list[Frame]], watch
     """Write all frames, and count them."""
     count = 0
     for shown in made:
-        for frame in shown:
-            sink.write(frame)
+        with timing.busy("encode"):
+            for frame in shown:
+                sink.write(frame)
         count += len(shown)
         if watch.on_progress is not None:
             watch.on_progress(count, None)
@@ -273,7 +277,7 @@ def _file_sink(job: Job, info: VideoInfo, grid: Grid, options: Options) -> Itera
 
 def interpolate_pictures(
     first: Path, second: Path, target: Path, options: Options | None = None
-) -> None:
+) -> list[str]:
     """Write the picture half way between two pictures of one size, 8 bits per channel.
 
     To numbered pictures, such as `between/%02d.png`, `factor - 1` are written, evenly spaced.
@@ -284,6 +288,9 @@ def interpolate_pictures(
         target: File to write, or the pattern of several; its suffix chooses the format.
         options: Model, device and precision; by default `fast` on what there is.
 
+    Returns:
+        What the user must know of it, one line each.
+
     Raises:
         SepConvVideoError: Anything that keeps the picture from being made, with a hint.
     """
@@ -291,19 +298,24 @@ def interpolate_pictures(
     for source in (first, second):
         check_place(Job(source=source, target=target))
     check_free(Job(source=first, target=target), options)
-    left, right = read_picture(first), read_picture(second)
+    engine = Engine.from_options(options)
+    with timing.busy("decode"):
+        left, right = read_picture(first), read_picture(second)
     if left.shape != right.shape:
         raise VideoError(
             f"cannot join `{first}` and `{second}`: one is {left.shape[1]}x{left.shape[0]}, "
             f"the other {right.shape[1]}x{right.shape[0]}",
             "scale or crop one of them to the size of the other first",
         )
-    engine = Engine.from_options(options)
     if not is_pattern(target):
-        write_picture(target, engine.middle_picture(left, right))
-        return
-    for number, picture in enumerate(_between(engine, left, right, options.factor), 1):
-        write_picture(numbered(target, number), picture)
+        made = {target: engine.middle_picture(left, right)}
+    else:
+        between = _between(engine, left, right, options.factor)
+        made = {numbered(target, number): one for number, one in enumerate(between, 1)}
+    with timing.busy("encode"):
+        for path, picture in made.items():
+            write_picture(path, picture)
+    return engine.notes
 
 
 def _between(engine: Engine, left: Picture, right: Picture, factor: int) -> list[Picture]:

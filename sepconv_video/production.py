@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from sepconv_video import __version__
+from sepconv_video import __version__, timing
 from sepconv_video.cuts import chosen_cuts
 from sepconv_video.errors import DeviceError, Interrupted, VideoError
 from sepconv_video.frames import Frame, Reading, Timeline, VideoInfo
@@ -187,7 +187,8 @@ class Production:
             depth = queue_depth(info)
             frames = reader.frames(max(0, first - CONTEXT_FRAMES))
             pairs = islice(judge.watch(frames, first), end and end - first)
-            todo = stack.enter_context(prefetch(pairs, depth, "decode", PATIENCE_S))
+            timed = timing.each("decode", pairs)
+            todo = stack.enter_context(prefetch(timed, depth, "decode", PATIENCE_S))
             # what lies between two source frames waits together
             per_frame = grid.factor or grid.rate / info.rate
             ahead = max(1, depth // math.ceil(per_frame))
@@ -197,14 +198,16 @@ class Production:
             expected = expected and round(expected * per_frame)
             done = 0
             for shown in explained_frames(made, job.source):
-                scribe.write(shown)
+                with timing.busy("encode"):
+                    scribe.write(shown)
                 done += len(shown)
                 if watch.on_progress is not None:
                     watch.on_progress(done, expected)
                 if not scribe.is_at_end and watch.wants_to_stop():
                     scribe.finish()
                     raise self._interrupted()
-            scribe.finish(reader)
+            with timing.busy("encode"):
+                scribe.finish(reader, engine.notes)
 
     def _interrupted(self) -> Interrupted:
         return Interrupted(

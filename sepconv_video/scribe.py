@@ -171,8 +171,8 @@ class Scribe:
             return False
         return self._end % SEGMENT_FRAMES == 0 or time.monotonic() - self._started > SEGMENT_S
 
-    def finish(self, reader: Reader | None = None) -> None:
-        """Finish the segment in hand, if any; the last one takes what the reader has to say."""
+    def finish(self, reader: Reader | None = None, notes: Sequence[str] = ()) -> None:
+        """Finish the segment in hand, if any; the last one takes the reader's and other notes."""
         if self._writer is None:
             return
         first, end, is_last = self._first, self._end, self.is_at_end
@@ -189,7 +189,7 @@ class Scribe:
             seen=self._judge.seen(first, end),
             **asdict(segment),
             damage=reader.damage if reader is not None and is_last else None,
-            notes=tuple(reader.notes) if reader is not None and is_last else (),
+            notes=(*reader.notes, *notes) if reader is not None and is_last else (),
             size_bytes=path.stat().st_size,
         )
         self._parts.add(part)

@@ -6,9 +6,10 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
+from sepconv_video import timing
 from sepconv_video.crew import (
     MOST_ATTEMPTS,
     Frames,
@@ -95,6 +96,8 @@ class Message:
     is_fatal: bool = False
     """Whether no other task can be done by this worker either."""
     error: SepConvVideoError | None = None
+    busy: dict[str, float] = field(default_factory=dict)
+    """Where its time went, in seconds per stage; with the end of a task."""
 
 
 class _Shift:
@@ -162,6 +165,7 @@ class _Shift:
             on_frames(task, message.frames, message.expected)
             return None
         worker.task = None
+        timing.give(message.busy)
         if message.error is not None and message.is_fatal:
             self._dismiss(worker, task, message.error)
             return None
@@ -252,7 +256,8 @@ def _answer(
             connection.send(Message(frames, expected))
 
     try:
-        return Message(is_end=True, error=do(work, task, tell, should_stop).error)
+        error = do(work, task, tell, should_stop).error
+        return Message(is_end=True, error=error, busy=timing.take())
     except SepConvVideoError as error:
         is_fatal = not isinstance(error, Interrupted)
         return Message(is_end=True, is_fatal=is_fatal, error=error)

@@ -19,10 +19,10 @@ LAYERS = [
     ["crew"],
     ["production"],
     ["engine", "doctor", "scribe"],
-    ["weights"],
+    ["weights", "memory"],
     ["models"],
     ["kernels", "color", "video", "scenes", "cuts", "schedule", "stream", "parts", "targets"],
-    ["frames", "options", "shipped", "numbered"],
+    ["frames", "options", "shipped", "numbered", "timing"],
     ["errors"],
 ]
 LEVELS = {module: level for level, layer in enumerate(reversed(LAYERS)) for module in layer}
@@ -49,10 +49,12 @@ FENCES = {
         "color",
         "models",
         "weights",
+        "memory",
         "engine",
         "doctor",
         "cluster",
         "report",
+        "timing",
         "training",
     },
 }

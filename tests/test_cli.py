@@ -144,6 +144,8 @@ def test_bad_input_is_one_line_with_a_hint(tmp_path, capsys, kind):
         (["--device", "tpu"], 2, "unknown device `tpu`"),
         (["--precision", "fp16", "--device", "cpu"], 2, "needs a GPU"),
         (["--batch", "0"], 2, "0 is not in the range"),
+        (["--tile", "5"], 2, "tiles of 5 pixels are too small"),
+        (["--tile", "-300"], 2, "tiles of -300 pixels are too small"),
         (["--codec", "nonesuch"], 2, "nonesuch"),
         (["-o", "{tmp}/no/such/folder/x.mp4"], 2, "there is no folder"),
         (["-o", "{tmp}/clip.mp4"], 2, "the source itself"),

@@ -3,11 +3,12 @@
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import ray
 
+from sepconv_video import timing
 from sepconv_video.crew import Task, Work, do
 from sepconv_video.errors import Interrupted, SepConvVideoError, VideoError
 from sepconv_video.parts import Parts, read_json
@@ -26,6 +27,8 @@ class Word:
     error: SepConvVideoError | None = None
     is_fatal: bool = False
     """Whether no other task can be done by this worker either."""
+    busy: dict[str, float] = field(default_factory=dict)
+    """Where its time went, in seconds per stage; with the end of a task."""
 
 
 class Hand:
@@ -66,7 +69,7 @@ class Hand:
             return replace(self._word, error=stopped)
         except SepConvVideoError as lost:
             return replace(self._word, error=self._here(lost), is_fatal=True)
-        return replace(self._word, error=outcome.error)
+        return replace(self._word, error=outcome.error, busy=timing.take())
 
     @ray.method(concurrency_group="control")
     def pulse(self, is_stopping: bool) -> Word:

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnschedulableError, RayActorError, RayError, RayTaskError
 
+from sepconv_video import timing
 from sepconv_video.cluster.hand import Word
 from sepconv_video.cluster.places import Place, living_nodes, places
 from sepconv_video.crew import MOST_ATTEMPTS, Frames, Outcome, ShouldStop, Task, Work, interrupted
@@ -178,6 +179,7 @@ class Shift:
             worker.pulse = None
             return None
         worker.answer = worker.pulse = worker.task = None
+        timing.give(word.busy)
         if word.error is not None and word.is_fatal:
             self._refuse(worker, task, word.error)
             return None

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sepconv_video.errors import DeviceError
+from sepconv_video.timing import busy
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -197,7 +198,8 @@ def _compose_pair(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | No
 def _forward_cpu(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     from sepconv_video.kernels import cpu  # noqa: PLC0415 - numba takes a second to import
 
-    return cpu.forward(image, vertical, horizontal)
+    with busy("operator"):
+        return cpu.forward(image, vertical, horizontal)
 
 
 def _backward_cpu(
@@ -211,7 +213,8 @@ def _backward_cpu(
 def _forward_cuda(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     from sepconv_video.kernels import cuda  # noqa: PLC0415
 
-    return cuda.forward(image, vertical, horizontal)
+    with busy("operator", image.device):
+        return cuda.forward(image, vertical, horizontal)
 
 
 def _backward_cuda(
@@ -223,13 +226,15 @@ def _backward_cuda(
 
 
 def _pair_cpu(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | None) -> Tensor:
-    return _compose_pair(left, right, taps, weight)
+    with busy("operator"):
+        return _compose_pair(left, right, taps, weight)
 
 
 def _pair_cuda(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | None) -> Tensor:
     from sepconv_video.kernels import cuda  # noqa: PLC0415
 
-    return cuda.forward_pair(left, right, taps, weight)
+    with busy("operator", left.device):
+        return cuda.forward_pair(left, right, taps, weight)
 
 
 def _forward_shape(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sepconv_video.kernels import sepconv
 from sepconv_video.models.blocks import pad_to_multiple
+from sepconv_video.models.tiles import Place, in_tiles
 
 TAPS = 51
 MULTIPLE = 32
@@ -24,26 +25,64 @@ def _basic(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _double() -> nn.Upsample:
-    return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+class _Double(nn.Module):
+    """Bilinear enlargement by 2 that maps the frame's corners to corners (`align_corners`).
+
+    It stretches 2N-1 steps over N-1, so what it makes of a place depends on where in the frame
+    that place is: by up to half a cell, which shows.
+    """
+
+    def __init__(self, cell: int) -> None:
+        """Enlarge maps whose cells are `cell` pixels of the frame."""
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, maps: Tensor, place: Place | None = None) -> Tensor:
+        """(N, C, rows, columns), of the whole frame or of the piece at `place`, to twice that."""
+        if place is None:
+            return F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=True)
+        maps = _stretch(maps, 2, place.top // self.cell, place.height // self.cell)
+        return _stretch(maps, 3, place.left // self.cell, place.width // self.cell)
 
 
-def _upsample(channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        _double(), nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True)
+def _stretch(maps: Tensor, dim: int, start: int, size: int) -> Tensor:
+    """Double along a dimension what begins at cell `start` of the `size` that the frame has."""
+    count = maps.shape[dim]
+    made = torch.arange(2 * start, 2 * (start + count), dtype=torch.float64, device=maps.device)
+    # beyond the piece lies its edge again; that is in the halo
+    at = (made * ((size - 1) / (2 * size - 1)) - start).clamp(0, count - 1)
+    before = at.long()
+    after = (before + 1).clamp(max=count - 1)
+    shape = [-1 if d == dim else 1 for d in range(maps.dim())]
+    weight = (at - before).to(maps.dtype).view(shape)
+    return maps.index_select(dim, before).lerp_(maps.index_select(dim, after), weight)
+
+
+class _Layers(nn.Sequential):
+    """Layers one after the other, of which some want to know the place."""
+
+    def forward(self, maps: Tensor, place: Place | None = None) -> Tensor:
+        for layer in self:
+            maps = layer(maps, place) if isinstance(layer, _Double) else layer(maps)
+        return maps
+
+
+def _upsample(channels: int, cell: int) -> _Layers:
+    return _Layers(
+        _Double(cell), nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True)
     )
 
 
-def _subnet() -> nn.Sequential:
+def _subnet() -> _Layers:
     """Features (N, 64, H/2, W/2) to one map of coefficients (N, TAPS, H, W)."""
-    return nn.Sequential(
+    return _Layers(
         nn.Conv2d(64, 64, 3, padding=1),
         nn.ReLU(inplace=True),
         nn.Conv2d(64, 64, 3, padding=1),
         nn.ReLU(inplace=True),
         nn.Conv2d(64, TAPS, 3, padding=1),
         nn.ReLU(inplace=True),
-        _double(),
+        _Double(2),
         nn.Conv2d(TAPS, TAPS, 3, padding=1),
     )
 
@@ -53,6 +92,9 @@ class SepConv2017(nn.Module):
 
     Attribute names are the authors' without `module` or `net` and with a small first letter.
     """
+
+    halo = 256
+    bytes_per_pixel = 1150
 
     def __init__(self) -> None:
         """Build with random weights."""
@@ -66,19 +108,20 @@ class SepConv2017(nn.Module):
         self.deconv4 = _basic(512, 256)
         self.deconv3 = _basic(256, 128)
         self.deconv2 = _basic(128, 64)
-        self.upsample5 = _upsample(512)
-        self.upsample4 = _upsample(256)
-        self.upsample3 = _upsample(128)
-        self.upsample2 = _upsample(64)
+        self.upsample5 = _upsample(512, 32)
+        self.upsample4 = _upsample(256, 16)
+        self.upsample3 = _upsample(128, 8)
+        self.upsample2 = _upsample(64, 4)
         self.vertical1, self.vertical2 = _subnet(), _subnet()
         self.horizontal1, self.horizontal2 = _subnet(), _subnet()
 
-    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+    def forward(self, left: Tensor, right: Tensor, tile: int | None = None) -> Tensor:
         """Predict the frame half way.
 
         Args:
             left: Earlier frames, (N, 3, H, W), RGB in [0, 1], any H and W.
             right: Later frames; shape, dtype and device of `left`.
+            tile: Most pixels a side to work on at once (besides a halo); None for whole frames.
 
         Returns:
             (N, 3, H, W), same dtype; not clamped.
@@ -87,28 +130,38 @@ class SepConv2017(nn.Module):
         # the authors' network was trained on blue-green-red
         first = pad_to_multiple(left.flip(1), MULTIPLE)
         second = pad_to_multiple(right.flip(1), MULTIPLE)
-        features = self._features(torch.cat((first, second), 1))
+        if tile is None:
+            middle = self._predict(first, second)
+        else:
+            middle = in_tiles(
+                self._predict, first, second, tile=tile, halo=self.halo, multiple=MULTIPLE
+            )
+        return middle[..., :height, :width].flip(1)
+
+    def _predict(self, first: Tensor, second: Tensor, place: Place | None = None) -> Tensor:
+        """Predict from padded frames in blue-green-red, or from the pieces of them at `place`."""
+        features = self._features(torch.cat((first, second), 1), place)
         reach = [TAPS // 2] * 4
         middle = sepconv(
             F.pad(first, reach, mode="replicate"),
-            self.vertical1(features),
-            self.horizontal1(features),
+            self.vertical1(features, place),
+            self.horizontal1(features, place),
         )
         middle += sepconv(
             F.pad(second, reach, mode="replicate"),
-            self.vertical2(features),
-            self.horizontal2(features),
+            self.vertical2(features, place),
+            self.horizontal2(features, place),
         )
-        return middle[..., :height, :width].flip(1)
+        return middle
 
-    def _features(self, pair: Tensor) -> Tensor:
+    def _features(self, pair: Tensor, place: Place | None) -> Tensor:
         """(N, 6, H, W) to (N, 64, H/2, W/2)."""
         conv2 = self.conv2(F.avg_pool2d(self.conv1(pair), 2))
         conv3 = self.conv3(F.avg_pool2d(conv2, 2))
         conv4 = self.conv4(F.avg_pool2d(conv3, 2))
         conv5 = self.conv5(F.avg_pool2d(conv4, 2))
-        up = self.upsample5(self.deconv5(F.avg_pool2d(conv5, 2)))
-        up = self.upsample4(self.deconv4(up + conv5))
-        up = self.upsample3(self.deconv3(up + conv4))
-        features: Tensor = self.upsample2(self.deconv2(up + conv3)) + conv2
+        up = self.upsample5(self.deconv5(F.avg_pool2d(conv5, 2)), place)
+        up = self.upsample4(self.deconv4(up + conv5), place)
+        up = self.upsample3(self.deconv3(up + conv4), place)
+        features: Tensor = self.upsample2(self.deconv2(up + conv3), place) + conv2
         return features

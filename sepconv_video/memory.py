@@ -1,0 +1,215 @@
+"""How much a network gets at once: what the memory holds, and less after each failure.
+
+A GPU out of memory says so and is given less. A process out of the host's memory is killed
+without a word, so there the size of the tiles is chosen beforehand, by what the system, the
+control group and the process's own limits leave.
+"""
+
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sepconv_video.errors import DeviceError, OptionsError
+from sepconv_video.models.tiles import SMALLEST_TILE, Tiled, seen_pixels
+
+Interpolator = Callable[[Tensor, Tensor], Tensor]
+"""Predicts the frame half way between two batches (N, 3, H, W) of RGB in [0, 1]. One that has
+the attributes of `Tiled` is also called with `tile`, where frames are too large for it."""
+
+FRAME_BYTES_PER_PIXEL = 170
+"""Peak memory of all but the network for one pair at factor 8, per pixel: conversions, and
+the frames in float32; measured, see `tests/test_memory.py`."""
+UNKNOWN_BYTES_PER_PIXEL = 4000
+"""Peak memory of a network that does not tell, in float32 for one pair, per pixel."""
+SHARE = 0.6
+"""Of the free memory; the rest is for decoder, encoder, kernels' scratch and others."""
+LARGEST_AUTO_BATCH = 8
+
+_CGROUPS = {
+    "": ("", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+"""By controller as `/proc/self/cgroup` names it (version 2, version 1): folder, limit, usage,
+and the entry of `memory.stat` that counts what the kernel would give back."""
+
+
+class Ladder:
+    """A network, and how much it gets at once: a batch of pairs, one pair, one pair in tiles.
+
+    What was chosen for a size of frames holds until there are others.
+
+    Attributes:
+        batch: Pairs at once.
+        tile: Pixels a side of a tile; None for whole frames.
+    """
+
+    def __init__(
+        self,
+        model: Interpolator,
+        device: torch.device,
+        dtype: torch.dtype,
+        batch: int | None = None,
+        tile: int | None = None,
+    ) -> None:
+        """Take a network on `device`; a `batch` and `tile` given are where it starts.
+
+        Raises:
+            OptionsError: A tile is given, and the network knows no tiles.
+        """
+        if tile is not None and not isinstance(model, Tiled):
+            raise OptionsError("this network cannot work in tiles", "leave `--tile` out")
+        self._model, self._device, self._dtype = model, device, dtype
+        self._given = batch, tile
+        self._size = 0, 0
+        self.batch, self.tile = batch or 1, tile
+
+    def begin(self, width: int, height: int) -> None:
+        """Choose for frames of this size, by the memory that is free now."""
+        if self._size == (width, height):
+            return
+        self._size, (batch, self.tile) = (width, height), self._given
+        free = int(SHARE * free_bytes(self._device))
+        # a CPU gains nothing from batches, and the first frame comes sooner
+        most = LARGEST_AUTO_BATCH if self._device.type == "cuda" else 1
+        self.batch = batch or max(1, min(most, free // self._pair_bytes()))
+        if self.tile is None and self.batch * self._pair_bytes() > free:
+            self.tile = self._fitting_tile(free // self.batch)
+
+    def predict(self, left: Tensor, right: Tensor) -> Tensor:
+        """Call the network, with the tile if there is one."""
+        if self.tile is not None and isinstance(self._model, Tiled):
+            return self._model(left, right, self.tile)
+        return self._model(left, right)
+
+    def step_down(self) -> None:
+        """Give less from now on: half the batch, at one pair tiles of half the side.
+
+        Raises:
+            DeviceError: There is nothing less.
+        """
+        largest = self.tile or max(self._size)
+        if self.batch > 1:
+            self.batch //= 2
+        elif isinstance(self._model, Tiled) and largest > SMALLEST_TILE:
+            self.tile = max(SMALLEST_TILE, largest // 2)
+        else:
+            width, height = self._size
+            tiles = f", not even in tiles of {self.tile}," if self.tile else ""
+            raise DeviceError(
+                f"out of memory: one pair of {width}x{height} frames does not fit{tiles} "
+                f"on `{self._device}`",
+                "close other programs, use `--precision fp16` on a GPU, or `--device cpu`",
+            )
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user did not ask for, in at most one line."""
+        batch, tile = self._given
+        width, height = self._size
+        if self.tile != tile:
+            what = f"a pair of {width}x{height} frames", f"tiles of {self.tile} pixels"
+        elif batch is not None and self.batch != batch:
+            what = f"a batch of {batch}", f"{self.batch}"
+        else:
+            return []
+        return [f"{what[0]} does not fit into the memory of `{self._device}`: used {what[1]}"]
+
+    def _network_bytes(self) -> int:
+        """Memory of the network for each pixel that it sees at once."""
+        size = UNKNOWN_BYTES_PER_PIXEL
+        if isinstance(self._model, Tiled):
+            size = self._model.bytes_per_pixel
+        return size * self._dtype.itemsize // 4
+
+    def _pair_bytes(self) -> int:
+        width, height = self._size
+        halo = self._model.halo if isinstance(self._model, Tiled) else 0
+        seen = seen_pixels(height, width, self.tile, halo)
+        return FRAME_BYTES_PER_PIXEL * width * height + self._network_bytes() * seen
+
+    def _fitting_tile(self, free: int) -> int | None:
+        """Side of the largest tile for which this is enough; the smallest where none is."""
+        if not isinstance(self._model, Tiled) or max(self._size) <= SMALLEST_TILE:
+            return None
+        width, height = self._size
+        room = max(0, free - FRAME_BYTES_PER_PIXEL * width * height)
+        pixels = room // self._network_bytes()
+        # a strip across the frame where a square would stick out
+        side = max(math.isqrt(pixels), pixels // min(self._size))
+        return max(SMALLEST_TILE, side - 2 * self._model.halo)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell an allocation that failed from other faults."""
+    # a CPU's allocator raises a bare RuntimeError, and so do oneDNN and the CUDA runtime
+    words = (
+        "can't allocate memory",
+        "could not create a memory",
+        "std::bad_alloc",
+        "CUDA error: out of memory",
+    )
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        word in str(error) for word in words
+    )
+
+
+def free_bytes(device: torch.device) -> int:
+    """Tell how much memory may still be had on a device."""
+    if device.type != "cuda":
+        return free_host_bytes()
+    free, _ = torch.cuda.mem_get_info(device)
+    # torch keeps what it has freed
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def free_host_bytes(root: Path = Path("/")) -> int:
+    """Tell how much memory this process may still take: the least that any limit leaves.
+
+    Args:
+        root: Where `proc` and `sys` lie.
+
+    Returns:
+        Bytes; `sys.maxsize` where the system has no `/proc` and nothing is known.
+    """
+    process = root / "proc/self"
+    if not (process / "limits").is_file():
+        return sys.maxsize
+    used = _sizes(process / "status")
+    limits = dict(re.findall(r"^(Max [a-z ]+?) +(\d+)", (process / "limits").read_text(), re.M))
+    left = [
+        _sizes(root / "proc/meminfo")["MemAvailable"],
+        int(limits.get("Max address space", sys.maxsize)) - used["VmSize"],
+        int(limits.get("Max data size", sys.maxsize)) - used["VmData"],
+        *_left_in_cgroups(root),
+    ]
+    return max(0, min(left))
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    """Read lines like `VmSize:  640680 kB`, as bytes."""
+    found = re.findall(r"^(\w+):\s+(\d+) kB$", path.read_text(), re.M)
+    return {name: int(size) * 1024 for name, size in found}
+
+
+def _left_in_cgroups(root: Path) -> Iterator[int]:
+    """Give what is left to each control group that this process is in, and to those around it."""
+    for line in (root / "proc/self/cgroup").read_text().splitlines():
+        _, controllers, name = line.split(":", 2)
+        if controllers not in _CGROUPS:
+            continue
+        folder, limit, usage, cache = _CGROUPS[controllers]
+        top = root / "sys/fs/cgroup" / folder
+        group = top / name.lstrip("/")
+        for place in (group, *group.parents):
+            most = place / limit
+            if most.is_file() and (text := most.read_text().strip()).isdecimal():
+                kept = dict(re.findall(r"^(\w+) (\d+)$", (place / "memory.stat").read_text(), re.M))
+                used = int((place / usage).read_text()) - int(kept.get(cache, 0))
+                yield int(text) - used
+            if place == top:
+                break

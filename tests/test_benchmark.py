@@ -1,0 +1,76 @@
+"""The benchmark: that it measures what it says, at a tiny size, and where its tables go."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from clips import ClipSpec, make_clip
+
+from sepconv_video.kernels import reference
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    sys.path.insert(0, str(SCRIPTS))
+    import benchmark
+    import speed
+
+    yield benchmark, speed
+    sys.path.remove(str(SCRIPTS))
+
+
+def test_every_table_is_filled(scripts, tmp_path):
+    benchmark, _ = scripts
+    make_clip(tmp_path / "clip.mp4", ClipSpec(width=96, height=64, count=3))
+    paths = {kind: tmp_path / f"out.{kind}" for kind in ("json", "md", "png")}
+    arguments = ["--quick", "--device", "cpu", "--clips", tmp_path, "--json", paths["json"]]
+    arguments += ["--markdown", paths["md"], "--chart", paths["png"]]
+    ran = CliRunner().invoke(benchmark.main, list(map(str, arguments)), catch_exceptions=False)
+    assert ran.exit_code == 0, ran.output
+    results = json.loads(paths["json"].read_text())["results"]
+    for name, rows in results.items():
+        for row in rows:
+            assert all(value for value in row.values()), (name, row)
+            assert row["size"] == "64x48"
+    assert [row["taps"] for row in results["operator"]] == [51, 11]
+    assert results["operator"][0]["gain"] > 1
+    assert [row["model"] for row in results["network"]] == ["fast", "2017"]
+    (program,) = results["program"]
+    assert program["frames"] == 4
+    assert set(benchmark.TABLES["program"][1]) == set(program)
+    assert paths["md"].read_text().count("\n| 64x48 |") == 5
+    assert paths["png"].read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_straightforward_loop_computes_the_operator(scripts):
+    _, speed = scripts
+    torch.manual_seed(1)
+    image, vertical, horizontal = torch.rand(1, 3, 9, 11), *torch.rand(2, 1, 5, 5, 7)
+    made = speed.plain_loop(image.numpy(), vertical.numpy(), horizontal.numpy())
+    expected = reference.sepconv(image, vertical, horizontal)
+    torch.testing.assert_close(torch.from_numpy(made), expected)
+
+
+def test_what_would_take_too_long_is_left_out(scripts):
+    _, speed = scripts
+    bench = speed.Bench(torch.device("cpu"), ["fp32"], 1.0, 4, Path())
+    bench.rates = {"operator 51 fp32": 1.0, "operator 11 fp32": 1.0}
+    rows = list(speed.operator_rows(bench, (8, 8), (1e9, 1e9)))
+    assert rows == [{"taps": K, "precision": "fp32"} for K in (51, 11)]
+
+
+def test_a_machine_replaces_its_own_section_only(scripts, tmp_path):
+    benchmark, _ = scripts
+    path = tmp_path / "B.md"
+    path.write_text("# Title\n\nIntroduction.\n\n## one\n\nold\n\n## two\n\nkept\n")
+    benchmark.put_section(path, "## one\n\nnew\n")
+    benchmark.put_section(path, "## three\n\nmore\n")
+    found = path.read_text()
+    assert (
+        found == "# Title\n\nIntroduction.\n\n## one\n\nnew\n\n## two\n\nkept\n\n## three\n\nmore\n"
+    )
