@@ -1,13 +1,11 @@
 """The operator on the CPU: numba loops over blocks of 64 pixels, held in small local buffers.
 
-Everything rests on one primitive, `_dot4`: four sums of products for each pixel of a block, with
-taps that change from pixel to pixel. The horizontal pass of forward, both coefficient gradients
-and the image gradient are each a few calls of it. Results do not depend on the thread count.
+The arithmetic is vector code in `vectors`; here is what goes where. Forward takes two rows of
+output at a time, and for half-resolution taps enlarges those two rows' taps on the way: maps of
+full resolution never exist. Results do not depend on the thread count.
 
-numba is imported at the top, so import this module only when it is needed. Keep it one file:
-numba's cache looks at the file of the function it compiles, not at those it imports.
+numba is imported at the top, so import this module only when it is needed.
 """
-# ruff: noqa: ANN401 - the objects of numba's and llvmlite's builders carry no types
 
 import threading
 from collections.abc import Callable
@@ -16,16 +14,19 @@ from typing import Any, ParamSpec, TypeVar, cast
 import numba
 import numpy as np
 import torch
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 from torch import Tensor
 
-BLOCK = 64  # pixels along x; taps of one block and one row (K * 64 * 4 bytes) fit the L1 cache
-GROUP = 4  # sums per pass over the taps: each tap is loaded once for four products
-LANES = 16  # pixels per vector: one AVX-512, two AVX or four NEON registers
+from sepconv_video.kernels.vectors import (
+    BLOCK,
+    GROUP,
+    PAIR,
+    copy_flat,
+    dot4,
+    enlarge,
+    filter_pair,
+)
 
-ROWS = 16  # rows of a tile: they share one copy of the image patch
+ROWS = 16  # rows of a tile, a multiple of PAIR: they share one copy of the image patch
 
 Array = np.ndarray[Any, Any]
 P = ParamSpec("P")
@@ -37,11 +38,38 @@ _lock = threading.Lock()
 
 def forward(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     """Compute the operator; shapes as in `reference.sepconv`, any strides."""
-    N, _, H, W = vertical.shape
-    arrays = [_as_array(tensor) for tensor in (image, vertical, horizontal)]
-    out = np.empty((N, image.shape[1], H, W), arrays[0].dtype)
-    _run(_forward, *arrays, out)
+    N, K, H, W = vertical.shape
+    frame, *maps = (_as_array(tensor) for tensor in (image, vertical, horizontal))
+    flat = [array.reshape(-1) for array in maps]
+    out = np.empty((N, image.shape[1], H, W), frame.dtype)
+    sizes = (1, K, K * H * W, H, W)
+    _run(_forward, (frame, frame), (*flat, *flat), out.reshape(-1)[:0], out, sizes)
     return torch.from_numpy(out).to(image.dtype)
+
+
+def forward_pair(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | None) -> Tensor:
+    """Compute `operation.sepconv_pair`; any strides.
+
+    Args:
+        left: (N, C, H+K-1, W+K-1), padded.
+        right: Same shape and dtype as `left`.
+        taps: (N, 4*K, H, W), or (N, 4*K, H/2, W/2), which are enlarged bilinearly: vertical and
+            horizontal of left, vertical and horizontal of right.
+        weight: Share of the left frame, (N, 1, H, W); without it the two are added.
+
+    Returns:
+        (N, C, H, W), contiguous, in the dtype of `left`.
+    """
+    N, K = taps.shape[0], taps.shape[1] // 4
+    h, w = taps.shape[2:]
+    H, W = left.shape[2] - K + 1, left.shape[3] - K + 1
+    frames = (_as_array(left), _as_array(right))
+    flat = _as_array(taps).reshape(-1)
+    out = np.empty((N, left.shape[1], H, W), flat.dtype)
+    share = out.reshape(-1)[:0] if weight is None else _as_array(weight).reshape(-1)
+    maps = tuple(flat[k * K * h * w :] for k in range(4))
+    _run(_forward, frames, maps, share, out, (2, K, 4 * K * h * w, h, w))
+    return torch.from_numpy(out).to(left.dtype)
 
 
 def backward(
@@ -74,7 +102,7 @@ def _as_array(tensor: Tensor) -> Array:
     return array
 
 
-def _run(loops: Callable[..., None], *arrays: Array) -> None:
+def _run(loops: Callable[..., None], *arrays: Any) -> None:  # noqa: ANN401 - and tuples of them
     """Run parallel loops on as many threads as PyTorch uses."""
     threads = torch.get_num_threads()
     with _lock:
@@ -89,94 +117,22 @@ def _compiled(*, parallel: bool = False) -> Callable[[Callable[P, R]], Callable[
     """Give `numba.njit` a type, and our options.
 
     Of fast-math only the fusing of multiply and add is allowed: it makes sums more exact. The
-    interpreter's lock is released, so that other threads decode and encode meanwhile.
+    interpreter's lock is released, so that other threads decode and encode meanwhile. Only the
+    parallel loops are called from Python: the rest compiles faster without wrappers.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        compile_ = numba.njit(cache=True, nogil=True, fastmath={"contract"}, parallel=parallel)
+        compile_ = numba.njit(
+            cache=True,
+            nogil=True,
+            fastmath={"contract"},
+            parallel=parallel,
+            no_cpython_wrapper=not parallel,
+            no_cfunc_wrapper=True,
+        )
         return cast("Callable[P, R]", compile_(function))
 
     return decorate
-
-
-def _type_dot4(_: Any, sums: Any, rows: Any, start: Any, steps: Any, taps: Any, count: Any) -> Any:
-    """Set sums[s, x] = sum_t rows[start + s*steps[0] + t*steps[1] + x] * taps[t, x].
-
-    For s in 0..3, t below `count` and x below BLOCK, with `rows` seen as flat memory. Written
-    in LLVM's vector types: its own vectoriser keeps the sums in memory, at a tenth of the speed.
-
-    Args:
-        sums: Contiguous (4, BLOCK), overwritten.
-        rows: Contiguous array of any shape.
-        start: Flat index of the first element used.
-        steps: Flat distance between sums, and between taps.
-        taps: Contiguous (>= count, BLOCK).
-        count: Number of taps.
-    """
-    signature = types.void(sums, rows, start, steps, taps, count)
-    return signature, _build_dot4
-
-
-def _build_dot4(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    """Write the vector code of `dot4`: one loop over the taps for each vector of the block."""
-    pointers = [context.make_array(signature.args[k])(context, builder, args[k]) for k in (0, 1, 4)]
-    sums, rows, taps = (array.data for array in pointers)
-    start, count = args[2], args[5]
-    across, along = (builder.extract_value(args[3], k) for k in (0, 1))
-    word = count.type
-    vector = ir.VectorType(sums.type.pointee, LANES)
-    align = 4 if isinstance(sums.type.pointee, ir.FloatType) else 8
-    zero = ir.Constant(vector, None)
-
-    def at(base: Any, *terms: Any) -> Any:
-        """Address of a vector, at the sum of the terms."""
-        for term in terms:
-            base = builder.gep(base, [term])
-        return builder.bitcast(base, vector.as_pointer())
-
-    def multiply_add(cell: Any, a: Any, b: Any) -> None:
-        # not llvm.fma: without the instruction it would become a library call
-        product = builder.fmul(a, b, flags=("contract",))
-        builder.store(builder.fadd(builder.load(cell), product, flags=("contract",)), cell)
-
-    for x in range(0, BLOCK, LANES):
-        cells = [cgutils.alloca_once(builder, vector) for _ in range(GROUP)]  # type: ignore[no-untyped-call]
-        for cell in cells:
-            builder.store(zero, cell)
-        with cgutils.for_range(builder, count, intp=word) as loop:
-            tap_at = at(taps, builder.mul(loop.index, word(BLOCK)), word(x))
-            tap = builder.load(tap_at, align=align)
-            step = builder.mul(loop.index, along)
-            for s, cell in enumerate(cells):
-                row_at = at(rows, start, step, builder.mul(across, word(s)), word(x))
-                multiply_add(cell, builder.load(row_at, align=align), tap)
-        for s, cell in enumerate(cells):
-            builder.store(builder.load(cell), at(sums, word(s * BLOCK + x)), align=align)
-    return context.get_dummy_value()
-
-
-_dot4 = cast("Callable[..., None]", intrinsic(_type_dot4))
-
-
-def _type_copy(_: Any, target: Any, at: Any, source: Any, source_at: Any, count: Any) -> Any:
-    """Copy `count` >= 0 elements between two arrays seen as flat memory.
-
-    numba's own loop would test each index for being negative, which keeps it from vectorising.
-    """
-    return types.void(target, at, source, source_at, count), _build_copy
-
-
-def _build_copy(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    target, source = (
-        context.make_array(signature.args[k])(context, builder, args[k]).data for k in (0, 2)
-    )
-    size = context.get_abi_sizeof(target.type.pointee)
-    target, source = builder.gep(target, [args[1]]), builder.gep(source, [args[3]])
-    cgutils.raw_memcpy(builder, target, source, args[4], size)  # type: ignore[no-untyped-call]
-    return context.get_dummy_value()
-
-
-_copy = cast("Callable[..., None]", intrinsic(_type_copy))
 
 
 @_compiled()
@@ -202,7 +158,7 @@ def _load(
         last = max(first, min(target.shape[1], width - at))
         for x in range(first):
             target[r, x] = 0
-        _copy(
+        copy_flat(
             target, r * target.shape[1] + first, source, start + r * step + at + first, last - first
         )
         for x in range(last, target.shape[1]):
@@ -227,40 +183,129 @@ def _load_taps(target: Array, maps: Array, n: int, y: int, left: int) -> None:
 
 
 @_compiled()
+def _enlarge_taps(
+    target: Array, shift: int, maps: Array, plane: tuple[int, int, int, int], at: tuple[int, int]
+) -> None:
+    """Enlarge half-resolution taps to target[o, k + o*shift, x], the rows y + o, from `at` = (y, x).
+
+    Args:
+        target: (PAIR, >= K + shift, BLOCK).
+        shift: Rows that the taps of the second row of output move down.
+        maps: Flat array.
+        plane: Flat index of the first map; K; height and width of a map.
+        at: First pixel, even, in the enlarged map.
+    """
+    (start, K, h, w), column = plane, at[1] // 2 - 1
+    lines = (max(at[0] // 2 - 1, 0), at[0] // 2, min(at[0] // 2 + 1, h - 1))
+    cells = np.empty((3, BLOCK // 2 + 2), target.dtype)
+    width = cells.shape[1]
+    inside = column >= 0 and column + width <= w
+    lower = (target.shape[1] + shift) * BLOCK
+    for k in range(K):
+        first = start + k * h * w
+        into = (k * BLOCK, lower + k * BLOCK)
+        if inside:
+            at0, at1, at2 = lines
+            begin = first + column
+            enlarge(target, into, maps, (begin + at0 * w, begin + at1 * w, begin + at2 * w))
+        else:
+            for r in range(3):
+                for x in range(width):
+                    cells[r, x] = maps[first + lines[r] * w + min(max(column + x, 0), w - 1)]
+            enlarge(target, into, cells, (0, width, 2 * width))
+
+
+@_compiled()
+def _load_pair(
+    target: Array, shift: int, maps: Array, plane: tuple[int, int, int, int], at: tuple[int, int]
+) -> None:
+    """As `_enlarge_taps`, from maps of full resolution; zeros where a map ends."""
+    (start, K, h, w), (y, left) = plane, at
+    for o in range(PAIR):
+        rows = target[o].reshape(-1)[o * shift * BLOCK :].reshape(-1, BLOCK)[:K]
+        height = K if y + o < h else 0
+        _load(rows, maps, (start + (y + o) * w, h * w, height, w), left, 0)
+
+
+@_compiled()
+def _load_share(
+    share: Array, weight: Array, frame: int, at: tuple[int, int, int, int, int]
+) -> None:
+    """Set share[o, x] to what `frame` (0 left, 1 right) counts at two rows from (n, y, x)."""
+    n, y, left, H, W = at
+    if weight.size == 0:
+        share[:] = 1
+        return
+    _load(share, weight, ((n * H + y) * W, W, H - y, W), left, 0)
+    if frame == 1:
+        for o in range(PAIR):
+            for x in range(BLOCK):
+                share[o, x] = 1 - share[o, x]
+
+
+@_compiled()
+def _add_weighted(total: Array, sums: Array, share: Array) -> None:
+    """Add sums[o, x] * share[o, x] to total[o, x]."""
+    for o in range(PAIR):
+        for x in range(BLOCK):
+            total[o, x] += sums[o, x] * share[o, x]
+
+
+@_compiled()
 def _forward_tile(
-    image: Array, vertical: Array, horizontal: Array, out: Array, at: tuple[int, int, int]
+    frames: tuple[Array, Array],
+    maps: tuple[Array, Array, Array, Array],
+    weight: Array,
+    out: Array,
+    sizes: tuple[int, int, int, int, int],
+    at: tuple[int, int, int],
 ) -> None:
     """Compute ROWS x BLOCK pixels of `out` at (n, y, x) = `at`."""
-    (n, top, left), (C, H, W), K = at, out.shape[1:], vertical.shape[1]
-    patch = _load_patch(image, n, top, left, K)
-    width = patch.shape[2]
-    v = np.empty((K + GROUP, BLOCK), out.dtype)
-    h = np.empty((K, BLOCK), out.dtype)
-    sums = np.empty((GROUP, BLOCK), out.dtype)
-    total = np.empty(BLOCK, out.dtype)
-    for y in range(top, min(top + ROWS, H)):
-        _load_taps(v, vertical, n, y, left)
-        _load_taps(h, horizontal, n, y, left)
-        for c in range(C):
-            start = (c * patch.shape[1] + y - top) * width
-            for x in range(BLOCK):
-                total[x] = 0
-            for i in range(0, K, GROUP):
-                _dot4(sums, patch, start + i * width, (width, 1), h, K)
-                for x in range(BLOCK):
-                    total[x] += (v[i, x] * sums[0, x] + v[i + 1, x] * sums[1, x]) + (
-                        v[i + 2, x] * sums[2, x] + v[i + 3, x] * sums[3, x]
-                    )
-            _copy(out, ((n * C + c) * H + y) * W + left, total, 0, min(BLOCK, W - left))
+    (n, top, left), (C, H, W), (count, K, stride, h, w) = at, out.shape[1:], sizes
+    total = np.zeros((C, ROWS // PAIR, PAIR, BLOCK), out.dtype)
+    vertical = np.zeros((PAIR, K + GROUP, BLOCK), out.dtype)
+    horizontal = np.empty((PAIR, K, BLOCK), out.dtype)
+    sums, share = np.empty((2, PAIR, BLOCK), out.dtype)
+    rows = min(ROWS, H - top)
+    for f in range(count):
+        patch = _load_patch(frames[f], n, top, left, K)
+        for y in range(0, rows, PAIR):
+            first = (n * stride, K, h, w), (top + y, left)
+            if h < H:
+                _enlarge_taps(vertical, 1, maps[2 * f], *first)
+                _enlarge_taps(horizontal, 0, maps[2 * f + 1], *first)
+            else:
+                _load_pair(vertical, 1, maps[2 * f], *first)
+                _load_pair(horizontal, 0, maps[2 * f + 1], *first)
+            _load_share(share, weight, f, (n, top + y, left, H, W))
+            for c in range(C):
+                start = (c * patch.shape[1] + y) * patch.shape[2]
+                filter_pair(sums, patch, start, horizontal, vertical)
+                _add_weighted(total[c, y // PAIR], sums, share)
+    for c in range(C):
+        for y in range(rows):
+            copy_flat(
+                out,
+                ((n * C + c) * H + top + y) * W + left,
+                total,
+                (c * ROWS + y) * BLOCK,
+                min(BLOCK, W - left),
+            )
 
 
 @_compiled(parallel=True)
-def _forward(image: Array, vertical: Array, horizontal: Array, out: Array) -> None:
+def _forward(
+    frames: tuple[Array, Array],
+    maps: tuple[Array, Array, Array, Array],
+    weight: Array,
+    out: Array,
+    sizes: tuple[int, int, int, int, int],
+) -> None:
     N, _, H, W = out.shape
     down, across = (H + ROWS - 1) // ROWS, (W + BLOCK - 1) // BLOCK
     for task in numba.prange(N * down * across):
         at = (task // (down * across), task // across % down * ROWS, task % across * BLOCK)
-        _forward_tile(image, vertical, horizontal, out, at)
+        _forward_tile(frames, maps, weight, out, sizes, at)
 
 
 @_compiled()
@@ -276,7 +321,7 @@ def _store_taps(maps: Array, taps: Array, n: int, y: int, left: int) -> None:
     """Write one row's coefficients back: maps[n, k, y, left + x] = taps[k, x]."""
     K, H, W = maps.shape[1:]
     for k in range(K):
-        _copy(maps, ((n * K + k) * H + y) * W + left, taps, k * BLOCK, min(BLOCK, W - left))
+        copy_flat(maps, ((n * K + k) * H + y) * W + left, taps, k * BLOCK, min(BLOCK, W - left))
 
 
 @_compiled()
@@ -304,10 +349,10 @@ def _backward_maps_tile(
             _load(g, grad.reshape(-1), (((n * C + c) * H + y) * W, 0, 1, W), left, 0)
             start = (c * patch.shape[1] + y - top) * width
             for k in range(0, K, GROUP):
-                _dot4(sums, patch, start + k * width, (width, 1), h, K)
+                dot4(sums, patch, start + k * width, (width, 1), h, K)
                 _add_products(gv, k, sums, g)
             for k in range(0, K, GROUP):
-                _dot4(sums, patch, start + k, (1, width), v, K)
+                dot4(sums, patch, start + k, (1, width), v, K)
                 _add_products(gh, k, sums, g)
         _store_taps(grad_vertical, gv, n, y, left)
         _store_taps(grad_horizontal, gh, n, y, left)
@@ -352,7 +397,7 @@ def _backward_image_strip(
                 for s in range(GROUP):
                     for x in range(width):
                         rows[s, x] = g[0, x] * v[i + s, x]
-                _dot4(sums, rows, 0, (width, 1), h, K)
+                dot4(sums, rows, 0, (width, 1), h, K)
                 for s in range(min(GROUP, K - i)):
                     total = grad_image[n, c, y + i + s, left:]
                     for x in range(columns):
