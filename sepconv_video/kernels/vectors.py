@@ -7,7 +7,8 @@ load serves more than one multiply-add.
 """
 # ruff: noqa: ANN401 - the objects of numba's and llvmlite's builders carry no types
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from llvmlite import ir  # type: ignore[import-untyped]
@@ -82,55 +83,66 @@ def _emit_dots(v: _Vectors, rows: list[Any], along: Any, taps: list[Any], count:
 
 
 def _data(context: Any, builder: Any, signature: Any, args: Any, at: tuple[int, ...]) -> list[Any]:
-    """The arrays among an intrinsic's arguments, as numba's structures (data, shape, ...)."""
-    return [context.make_array(signature.args[k])(context, builder, args[k]) for k in at]
+    """Addresses of the arrays among an intrinsic's arguments."""
+    return [context.make_array(signature.args[k])(context, builder, args[k]).data for k in at]
 
 
-def _type_filter(_: Any, sums: Any, patch: Any, start: Any, horizontal: Any, vertical: Any) -> Any:
-    """Filter two rows of a block with their separable kernels.
+@contextmanager
+def _for_range(builder: Any, end: Any, step: int) -> Iterator[Any]:
+    """Emit a loop from 0 to below `end`; gives the index."""
+    word = end.type
+    with cgutils.for_range_slice(builder, word(0), end, word(step)) as (index, _):  # type: ignore[no-untyped-call]
+        yield index
 
-    sums[o, x] = sum_ij patch[start + i*width + j + x] * horizontal[o, j, x] * vertical[o, i, x]
-    for o in 0..1 and x below BLOCK, with `patch` seen as flat memory, `width` its last extent.
+
+def _type_filter(_: Any, total: Any, at: Any, patch: Any, sizes: Any, taps: Any) -> Any:
+    """Add two rows of a block, each pixel filtered with its own separable kernel, to `total`.
+
+    total[at + o*BLOCK + x] += share[o, x] * sum_ij
+        patch[start + i*width + j + x] * horizontal[o, j, x] * vertical[o, i, x]
+    for o in 0..1 and x below BLOCK.
 
     Args:
-        sums: Contiguous (PAIR, BLOCK), overwritten.
-        patch: Contiguous (..., width).
-        start: Flat index of the first element used.
-        horizontal: Contiguous (PAIR, K, BLOCK).
-        vertical: Contiguous (PAIR, K + GROUP, BLOCK), zero where a row of output has no tap.
+        total: Flat array.
+        at: Flat index of the first sum.
+        patch: Flat array.
+        sizes: Flat index of the first element of the patch used, its width, and K.
+        taps: Flat arrays of horizontal (PAIR, K, BLOCK), of vertical (PAIR, K + GROUP, BLOCK),
+            zero where a row of output has no tap, and of share (PAIR, BLOCK).
     """
-    return types.void(sums, patch, start, horizontal, vertical), _build_filter
+    return types.void(total, at, patch, sizes, taps), _build_filter
 
 
 def _build_filter(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    sums, patch, horizontal, vertical = _data(context, builder, signature, args, (0, 1, 3, 4))
-    v = _Vectors(context, builder, sums.data.type.pointee)
-    word = args[2].type
-    width = cgutils.unpack_tuple(builder, patch.shape)[-1]  # type: ignore[no-untyped-call]
-    K, padded = (cgutils.unpack_tuple(builder, t.shape)[1] for t in (horizontal, vertical))  # type: ignore[no-untyped-call]
+    total, patch = _data(context, builder, signature, args, (0, 2))
+    horizontal, vertical, share = (
+        context.make_array(signature.args[4][k])(
+            context, builder, builder.extract_value(args[4], k)
+        ).data
+        for k in range(3)
+    )
+    start, width, K = (builder.extract_value(args[3], k) for k in range(3))
+    v, word = _Vectors(context, builder, total.type.pointee), start.type
+    padded = builder.add(K, word(GROUP))
 
-    with cgutils.for_range_slice(builder, word(0), word(BLOCK), word(v.lanes)) as (x, _):  # type: ignore[no-untyped-call]
-        totals = v.cells(PAIR)
-        first = builder.gep(patch.data, [builder.add(args[2], x)])
-        taps = [
-            builder.gep(horizontal.data, [builder.add(builder.mul(word(o * BLOCK), K), x)])
-            for o in range(PAIR)
-        ]
-        weights = [
-            builder.gep(vertical.data, [builder.add(builder.mul(word(o * BLOCK), padded), x)])
-            for o in range(PAIR)
-        ]
-        end = builder.add(K, word(PAIR - 1))
-        with cgutils.for_range_slice(builder, word(0), end, word(GROUP)) as (i, _):  # type: ignore[no-untyped-call]
+    def row_of_taps(taps: Any, count: Any, o: int, x: Any) -> Any:
+        return builder.gep(taps, [builder.add(builder.mul(word(o * BLOCK), count), x)])
+
+    with _for_range(builder, word(BLOCK), v.lanes) as x:
+        sums, first = v.cells(PAIR), builder.gep(patch, [builder.add(start, x)])
+        taps = [row_of_taps(horizontal, K, o, x) for o in range(PAIR)]
+        weights = [row_of_taps(vertical, padded, o, x) for o in range(PAIR)]
+        with _for_range(builder, builder.add(K, word(PAIR - 1)), GROUP) as i:
             lines = [builder.add(i, word(s)) for s in range(GROUP)]
             rows = [builder.gep(first, [builder.mul(line, width)]) for line in lines]
-            dots = _emit_dots(v, rows, word(1), taps, K)
-            for k, dot in enumerate(dots):
-                total, line = totals[k // GROUP], lines[k % GROUP]
+            for k, dot in enumerate(_emit_dots(v, rows, word(1), taps, K)):
+                cell, line = sums[k // GROUP], lines[k % GROUP]
                 weight = v.load(weights[k // GROUP], builder.mul(line, word(BLOCK)))
-                builder.store(v.multiply_add(dot, weight, builder.load(total)), total)
-        for o, total in enumerate(totals):
-            v.store(builder.load(total), sums.data, word(o * BLOCK), x)
+                builder.store(v.multiply_add(dot, weight, builder.load(cell)), cell)
+        for o, cell in enumerate(sums):
+            where = (total, args[1], word(o * BLOCK), x)
+            factor = v.load(share, word(o * BLOCK), x)
+            v.store(v.multiply_add(builder.load(cell), factor, v.load(*where)), *where)
     return context.get_dummy_value()
 
 
@@ -153,7 +165,7 @@ def _type_enlarge(_: Any, target: Any, at: Any, source: Any, rows: Any) -> Any:
 
 
 def _build_enlarge(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    target, source = (a.data for a in _data(context, builder, signature, args, (0, 2)))
+    target, source = _data(context, builder, signature, args, (0, 2))
     v = _Vectors(context, builder, target.type.pointee)
     near, far = v.splat(0.75), v.splat(0.25)
     at = [builder.gep(target, [builder.extract_value(args[1], o)]) for o in range(PAIR)]
@@ -163,8 +175,8 @@ def _build_enlarge(context: Any, builder: Any, signature: Any, args: Any) -> Any
     def mix(own: Any, other: Any) -> Any:
         return v.multiply_add(other, far, builder.fmul(own, near))
 
-    for x in range(0, BLOCK // 2, v.lanes):
-        cells = [[v.load(row, word(x + dx)) for dx in range(3)] for row in rows]
+    with _for_range(builder, word(BLOCK // 2), v.lanes) as x:
+        cells = [[v.load(row, x, word(dx)) for dx in range(3)] for row in rows]
         for o in range(PAIR):
             before, own, after = (
                 mix(middle, side) for middle, side in zip(cells[1], cells[2 * o], strict=True)
@@ -173,7 +185,7 @@ def _build_enlarge(context: Any, builder: Any, signature: Any, args: Any) -> Any
             for part in range(2):
                 lanes = [(k // 2 + part * v.lanes // 2) + k % 2 * v.lanes for k in range(v.lanes)]
                 mixed = builder.shuffle_vector(*halves, ir.Constant(numbers, lanes))
-                v.store(mixed, at[o], word(2 * x + part * v.lanes))
+                v.store(mixed, at[o], x, x, word(part * v.lanes))
     return context.get_dummy_value()
 
 
@@ -197,11 +209,11 @@ def _type_dot4(_: Any, sums: Any, rows: Any, start: Any, steps: Any, taps: Any, 
 
 
 def _build_dot4(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    sums, rows, taps = (a.data for a in _data(context, builder, signature, args, (0, 1, 4)))
+    sums, rows, taps = _data(context, builder, signature, args, (0, 1, 4))
     v = _Vectors(context, builder, sums.type.pointee)
     across, along = (builder.extract_value(args[3], k) for k in (0, 1))
     word = args[5].type
-    with cgutils.for_range_slice(builder, word(0), word(BLOCK), word(v.lanes)) as (x, _):  # type: ignore[no-untyped-call]
+    with _for_range(builder, word(BLOCK), v.lanes) as x:
         first = builder.gep(rows, [builder.add(args[2], x)])
         starts = [builder.gep(first, [builder.mul(across, word(s))]) for s in range(GROUP)]
         dots = _emit_dots(v, starts, along, [builder.gep(taps, [x])], args[5])
@@ -222,9 +234,7 @@ def _type_copy(_: Any, target: Any, at: Any, source: Any, source_at: Any, count:
 
 
 def _build_copy(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    target, source = (
-        context.make_array(signature.args[k])(context, builder, args[k]).data for k in (0, 2)
-    )
+    target, source = _data(context, builder, signature, args, (0, 2))
     size = context.get_abi_sizeof(target.type.pointee)
     target, source = builder.gep(target, [args[1]]), builder.gep(source, [args[3]])
     cgutils.raw_memcpy(builder, target, source, args[4], size)  # type: ignore[no-untyped-call]
