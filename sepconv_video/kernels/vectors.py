@@ -9,8 +9,9 @@ load serves more than one multiply-add.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
+import numba
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -18,6 +19,31 @@ from numba.extending import intrinsic
 BLOCK = 64  # pixels along x
 GROUP = 4  # image rows that share a load of the taps
 PAIR = 2  # rows of output that share a load of the image
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def compiled(*, called_from_python: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Give `numba.njit` a type, and our options.
+
+    Of fast-math only the fusing of multiply and add is allowed: it makes sums more exact. The
+    interpreter's lock is released, so that other threads work meanwhile. Without the wrappers
+    that they do not need, inner functions compile faster.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        compile_ = numba.njit(  # type: ignore[call-overload]
+            cache=True,
+            nogil=True,
+            fastmath={"contract"},
+            no_cpython_wrapper=not called_from_python,
+            no_cfunc_wrapper=True,
+        )
+        return cast("Callable[P, R]", compile_(function))
+
+    return decorate
 
 
 class _Vectors:
@@ -91,7 +117,7 @@ def _data(context: Any, builder: Any, signature: Any, args: Any, at: tuple[int, 
 def _for_range(builder: Any, end: Any, step: int) -> Iterator[Any]:
     """Emit a loop from 0 to below `end`; gives the index."""
     word = end.type
-    with cgutils.for_range_slice(builder, word(0), end, word(step)) as (index, _):  # type: ignore[no-untyped-call]
+    with cgutils.for_range_slice(builder, word(0), end, word(step)) as (index, _):
         yield index
 
 
@@ -242,3 +268,38 @@ def _build_copy(context: Any, builder: Any, signature: Any, args: Any) -> Any:
 
 
 copy_flat = cast("Callable[..., None]", intrinsic(_type_copy))
+
+
+@compiled()
+def load(
+    target: Any,
+    at: Any,
+    source: Any,
+    plane: Any,
+    window: Any,
+) -> None:
+    """Copy a window of a plane into a buffer, with zeros where it leaves the plane.
+
+    target[at + r*columns + x] = source[start + r*step + left + r*skew + x]
+
+    Args:
+        target: Flat array.
+        at: Where the window starts in it.
+        source: Flat array.
+        plane: Flat index of the plane's first row and column to use; flat distance of its rows;
+            number of rows from there on; number of columns.
+        window: Its rows and columns; the plane's column where it starts, which may be negative;
+            columns that it moves right with every row. Not constants but np.int64: numba would
+            compile this once for each constant.
+    """
+    (start, step, height, width), (rows, columns, left, skew) = plane, window
+    for r in range(rows):
+        begin = left + r * skew
+        first = min(max(0, -begin), columns) if r < height else columns
+        last = max(first, min(columns, width - begin))
+        into = at + r * columns
+        for x in range(first):
+            target[into + x] = 0
+        copy_flat(target, into + first, source, start + r * step + begin + first, last - first)
+        for x in range(last, columns):
+            target[into + x] = 0
