@@ -27,9 +27,8 @@ from sepconv_video.kernels.vectors import (
     load,
 )
 
-VECTORS = (
-    0x8DB40B63  # CRC-32 of `vectors.py`: numba's cache looks at this file, not at those it imports
-)
+# CRC-32 of `vectors.py`: numba's cache looks at this file, not at those that it imports
+VECTORS = 0x9D1B5F92
 ROWS = 16  # rows of a tile, a multiple of PAIR: they share one copy of the image patch
 CELLS = BLOCK // 2 + 2  # columns of a half-resolution map that a block reads
 

@@ -107,7 +107,7 @@ def test_a_failing_task_is_heard_of():
 def test_the_cache_notices_changed_vector_code():
     """numba compiles anew when `cpu.py` changes; it does not look at `vectors.py`."""
     found = zlib.crc32(Path(vectors.__file__).read_bytes())
-    assert found == cpu.VECTORS, f"write `VECTORS = {found:#010x}` in cpu.py"
+    assert found == cpu.VECTORS, f"write `VECTORS = 0x{found:08X}` in cpu.py"
 
 
 def test_what_is_compiled_is_kept_where_numba_is_told_to(tmp_path):
