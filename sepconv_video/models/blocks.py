@@ -96,13 +96,30 @@ def cost_volume(left: Tensor, right: Tensor, cell: int, radius: int) -> Tensor:
     left, right = F.avg_pool2d(left, cell), F.avg_pool2d(right, cell)
     height, width = left.shape[-2:]
     border = [radius] * 4
-    # (N, C, H + 2*radius, 2*radius + 1, W) views: all horizontal shifts of every row
-    lefts = F.pad(left, border, mode="replicate").unfold(3, width, 1)
-    rights = F.pad(right, border, mode="replicate").unfold(3, width, 1).flip(3)
+    # (N, C, 2*radius + 1, H + 2*radius, W) views: all horizontal shifts of every row
+    lefts = F.pad(left, border, mode="replicate").unfold(3, width, 1).transpose(2, 3)
+    rights = F.pad(right, border, mode="replicate").unfold(3, width, 1).transpose(2, 3).flip(2)
     costs = []
+    # one vertical shift at a time from end to end, as that much fits the cache of a CPU
     for dy in range(-radius, radius + 1):
         above, below = radius + dy, radius - dy
-        difference = lefts[:, :, above : above + height] - rights[:, :, below : below + height]
-        costs.append(difference.abs().mean(1).transpose(1, 2))
-    volume = torch.cat(costs, dim=1)
-    return F.avg_pool2d(F.pad(volume, [2] * 4, mode="replicate"), 5, 1)
+        difference = lefts[..., above : above + height, :] - rights[..., below : below + height, :]
+        costs.append(_average5(difference.abs_().mean(1)))
+    return torch.cat(costs, dim=1)
+
+
+def _average5(maps: Tensor) -> Tensor:
+    """Average (N, C, H, W) over 5x5 pixels, edges repeated."""
+    padded = F.pad(maps, [2] * 4, mode="replicate")
+    if maps.device.type != "cpu":  # one launch
+        return F.avg_pool2d(padded, 5, 1)
+    height, width = maps.shape[-2:]
+    rows = _sum([padded[..., k : k + height, :] for k in range(5)])
+    return _sum([rows[..., k : k + width] for k in range(5)]) / 25
+
+
+def _sum(terms: list[Tensor]) -> Tensor:
+    total = terms[0] + terms[1]
+    for term in terms[2:]:
+        total += term
+    return total
