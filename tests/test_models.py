@@ -140,3 +140,49 @@ def test_taps_of_fast_sum_to_one():
 
     taps = normalise_taps(torch.randn(2, 11, 4, 5) * 3)
     torch.testing.assert_close(taps.sum(1), torch.ones(2, 4, 5), atol=1e-5, rtol=0)
+
+
+def test_cost_volume_is_its_formula():
+    """And differentiable, though it works in place."""
+    from sepconv_video.models.blocks import cost_volume, displacements
+
+    left, right = torch.rand(2, 2, 3, 12, 20, dtype=torch.float64, requires_grad=True)
+    found = cost_volume(left, right, 2, 2)
+    small = [nn.functional.avg_pool2d(frame, 2) for frame in (left, right)]
+    rows, columns = torch.meshgrid(torch.arange(6), torch.arange(10), indexing="ij")
+    wanted = []
+    for dx, dy in displacements(2).int().tolist():
+        ahead = small[0][..., (rows + dy).clamp(0, 5), (columns + dx).clamp(0, 9)]
+        behind = small[1][..., (rows - dy).clamp(0, 5), (columns - dx).clamp(0, 9)]
+        wanted.append((ahead - behind).abs().mean(1))
+    padded = nn.functional.pad(torch.stack(wanted, 1), [2] * 4, mode="replicate")
+    torch.testing.assert_close(found, nn.functional.avg_pool2d(padded, 5, 1))
+    assert torch.autograd.gradcheck(
+        lambda a, b: cost_volume(a, b, 2, 1), (left[:1, :, :4, :6], right[:1, :, :4, :6])
+    )
+
+
+@pytest.mark.filterwarnings("ignore")  # of the profiler
+def test_the_operator_takes_its_share_of_the_time_of_fast():
+    """At most 15 points above its share of the arithmetic, on a CPU."""
+    from torch.profiler import ProfilerActivity, profile
+
+    from sepconv_video.models.fast import TAPS
+
+    model, frames = Fast(), torch.rand(2, 1, 3, 128, 192)
+    convolutions = macs_per_pixel(model, 128, 192)
+    operator = 2 * 3 * TAPS * (TAPS + 1)  # both frames, three channels
+    with torch.inference_mode():
+        model(*frames)
+        with profile(activities=[ProfilerActivity.CPU]) as made:
+            for _ in range(3):
+                model(*frames)
+    events = made.key_averages()
+    ours = [event for event in events if event.key.startswith("sepconv_video::sepconv")]
+    assert ours
+    time = sum(event.self_cpu_time_total for event in ours)
+    share = time / sum(event.self_cpu_time_total for event in events)
+    print(
+        f"operator: {share:.1%} of the time, {operator / (operator + convolutions):.1%} of the MACs"
+    )
+    assert share <= operator / (operator + convolutions) + 0.15

@@ -226,8 +226,10 @@ def _backward_cuda(
 
 
 def _pair_cpu(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | None) -> Tensor:
+    from sepconv_video.kernels import cpu  # noqa: PLC0415 - numba takes a second to import
+
     with busy("operator"):
-        return _compose_pair(left, right, taps, weight)
+        return cpu.forward_pair(left, right, taps, weight)
 
 
 def _pair_cuda(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | None) -> Tensor:

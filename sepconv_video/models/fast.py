@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sepconv_video.kernels import sepconv
+from sepconv_video.kernels import sepconv_pair
 from sepconv_video.models.blocks import (
     ResidualBlock,
     conv_act,
@@ -32,6 +32,7 @@ from sepconv_video.models.matching import (
     neighbours,
     still_and_smooth,
 )
+from sepconv_video.models.tiles import Place, in_tiles
 
 TAPS = 11
 FINE_RADIUS = 6
@@ -55,6 +56,9 @@ class Prediction(NamedTuple):
 
 class Fast(nn.Module):
     """About 60,000 multiply-accumulates per pixel; an untrained one follows small motion only."""
+
+    halo = 256
+    bytes_per_pixel = 900
 
     def __init__(self, rounds: int = 2) -> None:
         """Build the network with random features and neutral heads.
@@ -86,29 +90,41 @@ class Fast(nn.Module):
         self.refine2 = nn.Sequential(ResidualBlock(32), ResidualBlock(32))
         self.head2 = zero_conv(32, 4 + 1 + 4 * TAPS)
 
-    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+    def forward(self, left: Tensor, right: Tensor, tile: int | None = None) -> Tensor:
         """Predict the frame half way.
 
         Args:
             left: Earlier frames, (N, 3, H, W), RGB in [0, 1], any H and W.
             right: Later frames; shape, dtype and device of `left`.
+            tile: Most pixels a side to work on at once (besides a halo); None for whole frames.
 
         Returns:
             (N, 3, H, W), same dtype; not clamped.
         """
         height, width = left.shape[-2:]
+        # once for the whole frame, so that tiles are the same as it
         mean, spread = statistics(left, right)
         left = pad_to_multiple((left - mean) / spread, MULTIPLE)
         right = pad_to_multiple((right - mean) / spread, MULTIPLE)
-        made = self._resample(left, right, self._match(left, right))
+        if tile is None:
+            made = self._predict(left, right)
+        else:
+            made = in_tiles(
+                self._predict, left, right, tile=tile, halo=self.halo, multiple=MULTIPLE
+            )
         return made[..., :height, :width] * spread + mean
+
+    def _predict(self, left: Tensor, right: Tensor, _: Place | None = None) -> Tensor:
+        """Predict from normalised frames, or pieces of them; where they lie does not matter."""
+        return self._resample(left, right, self._match(left, right))
 
     def predict(self, left: Tensor, middle: Tensor, right: Tensor) -> Prediction:
         """As `forward`, with what training looks at; H and W multiples of `MULTIPLE`."""
         mean, spread = statistics(left, right)
         left, middle, right = ((frame - mean) / spread for frame in (left, middle, right))
         matched = self._match(left, right, middle)
-        guess = _blend(*_moved(left, right, matched.motion), matched.blend)
+        moved_left, moved_right = _moved(left, right, matched.motion)
+        guess = moved_right + torch.sigmoid(matched.blend) * (moved_left - moved_right)
         made = self._resample(left, right, matched)
         return Prediction(made * spread + mean, guess * spread + mean, matched.beliefs)
 
@@ -155,19 +171,18 @@ class Fast(nn.Module):
         at2 = self.up2(upsample(matched.at4, 2)) + matched.at2
         at2 = self.refine2(self.warped2(torch.cat((moved2, at2), 1)))
         # in the frames' own precision, also where autocast has lowered the features'
-        maps = upsample(self.head2(at2), 2).to(left.dtype)
-        residual, blend, taps = torch.split(maps, [4, 1, 4 * TAPS], dim=1)
-        vertical1, horizontal1, vertical2, horizontal2 = map(normalise_taps, taps.chunk(4, 1))
+        residual, blend, taps = torch.split(
+            self.head2(at2).to(left.dtype), [4, 1, 4 * TAPS], dim=1
+        )
         border = [TAPS // 2] * 4
         left, right = (
             F.pad(frame, border, mode="replicate")
-            for frame in _moved(left, right, motion + residual.float() * 2)
+            for frame in _moved(left, right, motion + upsample(residual.float(), 2) * 2)
         )
-        return _blend(
-            sepconv(left, vertical1, horizontal1),
-            sepconv(right, vertical2, horizontal2),
-            matched.blend + blend,
-        )
+        weight = torch.sigmoid(matched.blend + upsample(blend, 2)).to(left.dtype)
+        # at half resolution: the operator enlarges them, so that no large maps are ever made
+        taps = torch.cat([normalise_taps(part) for part in taps.chunk(4, 1)], 1)
+        return sepconv_pair(left, right, taps, weight)
 
 
 class _Matched(NamedTuple):
@@ -211,7 +226,3 @@ def normalise_taps(taps: Tensor) -> Tensor:
 def _moved(left: Tensor, right: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
     return warp(left, motion[:, :2]), warp(right, motion[:, 2:])
 
-
-def _blend(left: Tensor, right: Tensor, logits: Tensor) -> Tensor:
-    weight = torch.sigmoid(logits).to(left.dtype)
-    return right + weight * (left - right)

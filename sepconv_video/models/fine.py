@@ -15,24 +15,29 @@ ROUNDS = 3
 class Fine(nn.Module):
     """About 235,000 multiply-accumulates per pixel, in four looks one after the other."""
 
+    halo = Fast.halo
+    bytes_per_pixel = Fast.bytes_per_pixel + 24
+    """Besides those of a look, the sum of the looks so far."""
+
     def __init__(self) -> None:
         """Build the network that looks."""
         super().__init__()
         self.network = Fast(ROUNDS)
 
-    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+    def forward(self, left: Tensor, right: Tensor, tile: int | None = None) -> Tensor:
         """Predict the frame half way: the mean of four looks.
 
         Args:
             left: Earlier frames, (N, 3, H, W), RGB in [0, 1], any H and W.
             right: Later frames; shape, dtype and device of `left`.
+            tile: Most pixels a side to work on at once (besides a halo); None for whole frames.
 
         Returns:
             (N, 3, H, W), same dtype; not clamped.
         """
-        seen = self.network(left, right) + self.network(right, left)
+        seen = self.network(left, right, tile) + self.network(right, left, tile)
         left, right = left.flip(3), right.flip(3)
-        mirrored = self.network(left, right) + self.network(right, left)
+        mirrored = self.network(left, right, tile) + self.network(right, left, tile)
         mean: Tensor = (seen + mirrored.flip(3)) / 4
         return mean
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sepconv_video.kernels import sepconv
+from sepconv_video.kernels import sepconv_pair
 from sepconv_video.models.blocks import pad_to_multiple
 from sepconv_video.models.tiles import Place, in_tiles
 
@@ -142,17 +142,16 @@ class SepConv2017(nn.Module):
         """Predict from padded frames in blue-green-red, or from the pieces of them at `place`."""
         features = self._features(torch.cat((first, second), 1), place)
         reach = [TAPS // 2] * 4
-        middle = sepconv(
+        subnets = (self.vertical1, self.horizontal1, self.vertical2, self.horizontal2)
+        # one after the other into place: all four and their concatenation would be twice as much
+        taps = first.new_empty((len(first), 4 * TAPS, *first.shape[2:]))
+        for maps, subnet in zip(taps.chunk(4, 1), subnets, strict=True):
+            maps.copy_(subnet(features, place))
+        return sepconv_pair(
             F.pad(first, reach, mode="replicate"),
-            self.vertical1(features, place),
-            self.horizontal1(features, place),
-        )
-        middle += sepconv(
             F.pad(second, reach, mode="replicate"),
-            self.vertical2(features, place),
-            self.horizontal2(features, place),
+            taps,
         )
-        return middle
 
     def _features(self, pair: Tensor, place: Place | None) -> Tensor:
         """(N, 6, H, W) to (N, 64, H/2, W/2)."""

@@ -1,0 +1,131 @@
+"""The pair operator on the CPU at its edges, and numba's cache."""
+# ruff: noqa: N803 - N, C, H, W, K are the field's names for tensor sizes
+
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sepconv_video.kernels import cpu, reference, vectors
+
+SIZES = [  # N, C, H, W, K, half-resolution taps
+    (2, 3, 2, 2, 1, True),
+    (1, 1, 1, 1, 1, False),
+    (2, 3, 18, 66, 5, True),  # one column of two cells in the second block
+    (1, 4, 17, 65, 5, False),
+    (2, 3, 34, 194, 11, True),  # blocks at both borders and between
+    (1, 3, 18, 66, 51, True),
+    (1, 2, 5, 130, 51, False),
+]
+
+
+def operands(N, C, H, W, K, half, dtype=torch.float32):  # noqa: PLR0917
+    """Left, right, taps and weight."""
+    generator = torch.Generator().manual_seed(K)
+    scale = 2 if half else 1
+    frame, taps = (N, C, H + K - 1, W + K - 1), (N, 4 * K, H // scale, W // scale)
+    shapes = (frame, frame, taps, (N, 1, H, W))
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+
+
+def composition(left, right, taps, weight):
+    """What the operator stands for, in float64."""
+    left, right, taps = left.double(), right.double(), taps.double()
+    if taps.shape[1] // 4 + taps.shape[2] - 1 != left.shape[2]:
+        taps = F.interpolate(taps, scale_factor=2, mode="bilinear", align_corners=False)
+    vertical1, horizontal1, vertical2, horizontal2 = taps.chunk(4, 1)
+    first = reference.sepconv(left, vertical1, horizontal1)
+    second = reference.sepconv(right, vertical2, horizontal2)
+    return first + second if weight is None else second + weight.double() * (first - second)
+
+
+def assert_near(found, wanted, tolerance):
+    assert found.shape == wanted.shape
+    assert (found.double() - wanted).abs().max() <= tolerance * wanted.abs().max()
+
+
+@pytest.mark.parametrize("blend", [True, False])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_pair_agrees_with_the_composition(sizes, blend):
+    left, right, taps, weight = operands(*sizes)
+    given = left, right, taps, weight if blend else None
+    found = cpu.forward_pair(*given)
+    assert found.dtype == torch.float32
+    assert found.is_contiguous()
+    assert_near(found, composition(*given), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-14), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)],
+)
+def test_pair_dtypes(dtype, tolerance):
+    given = operands(1, 3, 10, 70, 5, True, dtype)
+    found = cpu.forward_pair(*given)
+    assert found.dtype == dtype
+    assert_near(found, composition(*given), tolerance)
+
+
+def test_pair_strides():
+    given = operands(2, 3, 18, 70, 5, True)
+    wanted = cpu.forward_pair(*given)
+    strided = [tensor.transpose(2, 3).contiguous().transpose(2, 3) for tensor in given]
+    assert not any(tensor.is_contiguous() for tensor in strided)
+    assert torch.equal(cpu.forward_pair(*strided), wanted)
+    nhwc = [tensor.contiguous(memory_format=torch.channels_last) for tensor in given]
+    assert torch.equal(cpu.forward_pair(*nhwc), wanted)
+
+
+def test_pair_is_the_same_on_any_number_of_threads():
+    given = operands(2, 3, 70, 150, 11, True)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            results.append(cpu.forward_pair(*given))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def test_a_failing_task_is_heard_of():
+    """Work on other threads must not fail in silence."""
+
+    def fail(task):
+        raise RuntimeError(f"task {task}")
+
+    with pytest.raises(RuntimeError, match="task"):
+        cpu._run(fail, 4, ())
+
+
+def test_the_cache_notices_changed_vector_code():
+    """numba compiles anew when `cpu.py` changes; it does not look at `vectors.py`."""
+    found = zlib.crc32(Path(vectors.__file__).read_bytes())
+    assert found == cpu.VECTORS, f"write `VECTORS = 0x{found:08X}` in cpu.py"
+
+
+def test_what_is_compiled_is_kept_where_numba_is_told_to(tmp_path):
+    """Else in the package, or, where that cannot be written to, in the user's cache folder."""
+    code = (
+        "import torch\n"
+        "from sepconv_video.kernels import cpu\n"
+        "cpu.forward(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2))\n"
+        "print(sum(vars(cpu)['_forward_rows'].stats.cache_hits.values()))\n"
+    )
+    hits = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+        for _ in range(2)
+    ]
+    assert hits == ["0", "1"]
