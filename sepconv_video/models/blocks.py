@@ -47,28 +47,44 @@ def upsample(maps: Tensor, factor: int) -> Tensor:
     return F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
-def warp(frames: Tensor, motion: Tensor, step: int = 1) -> Tensor:
+def warp(frames: Tensor, motion: Tensor) -> Tensor:
     """Sample each frame at x + motion(x): bilinear, edges repeated.
 
     Args:
         frames: (N, C, H, W).
-        motion: (N, 2, H/step, W/step), horizontal then vertical, in pixels.
-        step: Only every `step`-th pixel of every `step`-th row is wanted.
+        motion: (N, 2, H, W), horizontal then vertical, in pixels.
 
     Returns:
-        (N, C, H/step, W/step), in the dtype of `frames`.
+        (N, C, H, W), in the dtype of `frames`.
     """
-    height, width = frames.shape[-2:]
+    return sample(frames, sampling_grid(motion))
+
+
+def sampling_grid(motion: Tensor, step: int = 1) -> Tensor:
+    """Where `sample` shall look: at x + motion(x), for every `step`-th pixel and row.
+
+    Args:
+        motion: (N, 2, H/step, W/step), horizontal then vertical, in pixels.
+        step: Distance in pixels of what is sampled.
+
+    Returns:
+        (N, H/step, W/step, 2), -1 to 1 from edge to edge; float32.
+    """
+    height, width = step * motion.shape[-2], step * motion.shape[-1]
     # coordinates need more than the 11 bits of fp16, whatever the dtype of the network
-    rows = torch.arange(0, height, step, device=frames.device, dtype=torch.float32)
-    columns = torch.arange(0, width, step, device=frames.device, dtype=torch.float32)
+    rows = torch.arange(0, height, step, device=motion.device, dtype=torch.float32)
+    columns = torch.arange(0, width, step, device=motion.device, dtype=torch.float32)
     x = (motion[:, 0].float() + columns + 0.5) * (2 / width) - 1
     y = (motion[:, 1].float() + rows[:, None] + 0.5) * (2 / height) - 1
-    grid = torch.stack((x, y), dim=-1)
-    warped = F.grid_sample(
+    return torch.stack((x, y), dim=-1)
+
+
+def sample(frames: Tensor, grid: Tensor) -> Tensor:
+    """Look up frames (N, C, H, W) at places (N, rows, columns, 2): (N, C, rows, columns)."""
+    found = F.grid_sample(
         frames.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
     )
-    return warped.to(frames.dtype)
+    return found.to(frames.dtype)
 
 
 def displacements(radius: int) -> Tensor:

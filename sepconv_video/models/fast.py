@@ -171,9 +171,7 @@ class Fast(nn.Module):
         at2 = self.up2(upsample(matched.at4, 2)) + matched.at2
         at2 = self.refine2(self.warped2(torch.cat((moved2, at2), 1)))
         # in the frames' own precision, also where autocast has lowered the features'
-        residual, blend, taps = torch.split(
-            self.head2(at2).to(left.dtype), [4, 1, 4 * TAPS], dim=1
-        )
+        residual, blend, taps = torch.split(self.head2(at2).to(left.dtype), [4, 1, 4 * TAPS], dim=1)
         border = [TAPS // 2] * 4
         left, right = (
             F.pad(frame, border, mode="replicate")
@@ -225,4 +223,3 @@ def normalise_taps(taps: Tensor) -> Tensor:
 
 def _moved(left: Tensor, right: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
     return warp(left, motion[:, :2]), warp(right, motion[:, 2:])
-

@@ -16,6 +16,8 @@ from sepconv_video.models.blocks import (
     box,
     cost_volume,
     displacements,
+    sample,
+    sampling_grid,
     upsample,
     warp,
     zero_conv,
@@ -64,6 +66,21 @@ class Weigher(nn.Module):
         """Likelihood (N, D, rows, columns) by relative cost (same shape) and knowledge; float32."""
         evidence = self.sharpness * (cost + self.stillness * self.distance[:, None, None])
         return torch.softmax(self.correct(knowledge).float() - evidence.float(), dim=1)
+
+    def _decide(
+        self, moved: tuple[Tensor, Tensor], middle: Tensor | None, knowledge: Tensor
+    ) -> tuple[Tensor, "Belief | None"]:
+        """Weigh alternatives by what they make of both frames, (N, D, H/STEP, W/STEP) each."""
+        left, right = moved
+        with torch.no_grad():
+            cost = relative(_windowed((left - right).abs_()))
+        likelihood = self.weigh(cost, knowledge)
+        if middle is None:
+            return likelihood, None
+        with torch.no_grad():
+            true = middle[..., ::STEP, ::STEP]
+            miss = (left - true).abs_() + (right - true).abs_()
+            return likelihood, Belief(likelihood, relative(_windowed(miss)), self.distance)
 
 
 class Matching(Weigher):
@@ -128,19 +145,11 @@ class Choice(Weigher):
 
     def forward(self, grey: "Grey", candidates: list[Tensor], knowledge: Tensor) -> "Settled":
         """Weigh motions (N, 4, H/4, W/4) by how well they make the frames meet."""
+        motions = torch.stack(candidates, 1)
         with torch.no_grad():
-            moved = [
-                (_sampled(grey.left, c[:, :2]), _sampled(grey.right, c[:, 2:])) for c in candidates
-            ]
-            cost = relative(_windowed(torch.cat([(a - b).abs() for a, b in moved], 1)))
-        likelihood = self.weigh(cost, knowledge)
-        motion = (likelihood[:, :, None] * torch.stack(candidates, 1)).sum(1)
-        belief = None
-        if grey.middle is not None:
-            true = grey.middle[..., ::STEP, ::STEP]
-            misses = [(a - true).abs() + (b - true).abs() for a, b in moved]
-            belief = Belief(likelihood, relative(_windowed(torch.cat(misses, 1))), self.distance)
-        return Settled(motion, belief)
+            moved = _sampled(grey.left, motions[:, :, :2]), _sampled(grey.right, motions[:, :, 2:])
+        likelihood, belief = self._decide(moved, grey.middle, knowledge)
+        return Settled((likelihood[:, :, None] * motions).sum(1), belief)
 
 
 class Refinement(Weigher):
@@ -159,19 +168,11 @@ class Refinement(Weigher):
         """Correct motion (N, 4, H/4, W/4), both frames' by the same way."""
         with torch.no_grad():
             full = upsample(motion, CELL)
-            moved = warp(grey.left, full[:, :2]), warp(grey.right, full[:, 2:])
-            lefts, rights = (_shifted(frame, self.radius) for frame in moved)
-            rights.reverse()  # where the left moves by d, the right moves by -d
-            pairs = zip(lefts, rights, strict=True)
-            cost = relative(_windowed(torch.cat([(a - b).abs() for a, b in pairs], 1)))
-        likelihood = self.weigh(cost, knowledge)
+            left = _shifted(warp(grey.left, full[:, :2]), self.radius)
+            # where the left moves by d, the right moves by -d
+            right = _shifted(warp(grey.right, full[:, 2:]), self.radius).flip(1)
+        likelihood, belief = self._decide((left, right), grey.middle, knowledge)
         change = _mean_offset(likelihood, self.offsets)
-        belief = None
-        if grey.middle is not None:
-            true = grey.middle[..., ::STEP, ::STEP]
-            pairs = zip(lefts, rights, strict=True)
-            misses = [(a - true).abs() + (b - true).abs() for a, b in pairs]
-            belief = Belief(likelihood, relative(_windowed(torch.cat(misses, 1))), self.distance)
         return Settled(motion + torch.cat((change, -change), 1), belief)
 
 
@@ -224,17 +225,29 @@ def _mean_offset(likelihood: Tensor, offsets: Tensor) -> Tensor:
     return (likelihood[:, :, None] * offsets.float()[:, :, None, None]).sum(1)
 
 
-def _sampled(frame: Tensor, motion: Tensor) -> Tensor:
-    """Every STEP-th pixel and row of a moved frame: (N, 1, H, W) to (N, 1, H/STEP, W/STEP)."""
-    return warp(frame, upsample(motion, CELL // STEP), STEP)
+def _sampled(frame: Tensor, motions: Tensor) -> Tensor:
+    """Every STEP-th pixel and row of a frame (N, 1, H, W), moved in K ways (N, K, 2, H/4, W/4).
+
+    Returns:
+        (N, K, H/STEP, W/STEP).
+    """
+    count = motions.shape[1]
+    fine = upsample(motions.flatten(0, 1), CELL // STEP)
+    # all ways one below the other, so that one look-up does
+    grid = sampling_grid(fine, STEP).view(len(motions), -1, fine.shape[-1], 2)
+    found = sample(frame, grid)
+    return found.view(len(motions), count, *fine.shape[-2:])
 
 
-def _shifted(frame: Tensor, radius: int) -> list[Tensor]:
-    """The frame moved by each of `displacements(radius)`, every STEP-th pixel and row."""
+def _shifted(frame: Tensor, radius: int) -> Tensor:
+    """A frame (N, 1, H, W) moved by each of `displacements(radius)`: (N, D, H/STEP, W/STEP).
+
+    Every STEP-th pixel and row only.
+    """
     height, width = frame.shape[-2:]
-    padded = F.pad(frame, [radius] * 4, mode="replicate")
-    side = range(2 * radius + 1)
-    return [padded[..., y : y + height : STEP, x : x + width : STEP] for y in side for x in side]
+    padded = F.pad(frame, [radius] * 4, mode="replicate")[:, 0]
+    views = padded.unfold(1, height, 1).unfold(2, width, 1)[..., ::STEP, ::STEP]
+    return views.flatten(1, 2)
 
 
 def _windowed(difference: Tensor) -> Tensor:
