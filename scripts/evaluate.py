@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Measure a model on frames whose truth is known: PSNR and SSIM, beside plain averaging.
+"""Measure models on frames whose truth is known: PSNR and SSIM, beside plain averaging.
 
-    python scripts/evaluate.py ../shared/data/val --minterpolate
+    python scripts/evaluate.py ../shared/data/val --model fast --model fine --minterpolate
     python scripts/evaluate.py path/to/middlebury --model weights.safetensors --json scores.json
 
 FOLDER holds clips, of which every second frame is removed and made again, or sub-folders of
@@ -34,7 +34,6 @@ from sepconv_video.weights import load_model
 
 TRIPLES = (("frame10", "frame10i11", "frame11"), ("im1", "im2", "im3"))
 CLIP_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v"}
-METHODS = ("blend", "minterpolate", "ours")
 MINTERPOLATE = "fps=50:mi_mode=mci:mc_mode=aobmc:me_mode=bidir:me=epzs:vsbmc=1:mb_size=8:scd=none"
 """The setting of FFmpeg's filter that is best on the train clips; they are fed at 25 per second."""
 
@@ -138,7 +137,7 @@ def kept(triples: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Iterator[np.ndarra
 
 
 def estimates(
-    model, triples, device, *, truncate, minterpolate
+    models, triples, device, *, truncate, minterpolate
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """The truth of each triple, and what each method makes of it."""
     others = repeat(None)
@@ -146,26 +145,27 @@ def estimates(
         triples, again = tee(triples)
         others = minterpolated(kept(again))
     for (left, middle, right), other in zip(triples, others, strict=minterpolate):
-        made = {"blend": to_bytes((left + right) / 2, truncate=truncate)}
+        made = {"average": to_bytes((left + right) / 2, truncate=truncate)}
         if other is not None:
             made["minterpolate"] = other
-        made["ours"] = to_bytes(model(left.to(device), right.to(device)), truncate=truncate)
+        for name, model in models.items():
+            made[name] = to_bytes(model(left.to(device), right.to(device)), truncate=truncate)
         yield to_bytes(middle, truncate=False), made
 
 
 @torch.inference_mode()
-def score_item(model, triples, device, *, save, **how) -> dict[str, float] | None:
+def score_item(models, triples, device, *, save, **how) -> dict[str, float] | None:
     """Mean PSNR and SSIM of each method over the triples; the worst picture goes to `save`."""
     rows: list[dict[str, float]] = []
-    worst = math.inf
-    for true, made in estimates(model, triples, device, **how):
+    first, worst = next(iter(models)), math.inf
+    for true, made in estimates(models, triples, device, **how):
         rows.append({})
         for method, picture in made.items():
             score = measure(picture, true)
             rows[-1][f"{method}_psnr"], rows[-1][f"{method}_ssim"] = score
-        if save is not None and rows[-1]["ours_psnr"] < worst:
-            worst = rows[-1]["ours_psnr"]
-            # from left to right: blend, minterpolate where wanted, ours, truth
+        if save is not None and rows[-1][f"{first}_psnr"] < worst:
+            worst = rows[-1][f"{first}_psnr"]
+            # from left to right: average, minterpolate where wanted, each model, truth
             write_picture(save, np.concatenate((*made.values(), true), axis=1))
     return mean(rows) | {"triples": len(rows)} if rows else None
 
@@ -175,51 +175,56 @@ def mean(rows: list[dict[str, float]]) -> dict[str, float]:
     return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
 
 
-def header(model: str, methods: list[str]) -> str:
+def header(methods: list[str]) -> str:
     """The first two lines of the table."""
-    titles = {"blend": "average", "minterpolate": "`minterpolate`", "ours": f"`{model}`"}
-    names = "".join(f" {titles[method]:15} |" for method in methods)
-    return f"| {'clip':24} |   n |{names} gain over average |\n|---|---|{'---|' * len(methods)}---|"
+    names = "".join(f" {method:15} |" for method in methods)
+    return f"| {'clip':24} |   n |{names}\n|---|---|{'---|' * len(methods)}"
 
 
-def line(name: str, score: dict[str, float]) -> str:
+def line(name: str, score: dict[str, float], methods: list[str]) -> str:
     """One row of the table."""
-    methods = [method for method in METHODS if f"{method}_psnr" in score]
     figures = "".join(f" {score[f'{m}_psnr']:6.2f} / {score[f'{m}_ssim']:.4f} |" for m in methods)
-    gain = score["ours_psnr"] - score["blend_psnr"]
-    return f"| {name:24} | {score['triples']:3.0f} |{figures} {gain:+.2f} |"
+    return f"| {name:24} | {score['triples']:3.0f} |{figures}"
 
 
 @click.command(help=__doc__)
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--model", default="fast", show_default=True, metavar="NAME|FILE")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    default=["fast"],
+    show_default=True,
+    metavar="NAME|FILE",
+    help="May be given more than once.",
+)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--truncate", is_flag=True, help="Cut off instead of rounding to 8 bits.")
 @click.option("--minterpolate", is_flag=True, help="Measure FFmpeg's filter too.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write here.")
 @click.option("--save", type=click.Path(path_type=Path), help="Folder for the worst pictures.")
-def main(*, folder, model, device, truncate, minterpolate, json_path, save) -> None:
+def main(*, folder, models, device, truncate, minterpolate, json_path, save) -> None:
     where = choose_device(device)
-    network = load_model(model, where)
+    networks = {Path(model).stem: load_model(model, where) for model in models}
+    methods = ["average", *(["minterpolate"] if minterpolate else []), *networks]
     if save is not None:
         save.mkdir(parents=True, exist_ok=True)
     scores: dict[str, dict[str, float]] = {}
-    methods = [m for m in METHODS if minterpolate or m != "minterpolate"]
-    print(header(Path(model).stem, methods), flush=True)
+    print(header(methods), flush=True)
     how = {"truncate": truncate, "minterpolate": minterpolate}
     for name, triples in items(folder):
         picture = None if save is None else save / f"{name}.png"
-        score = score_item(network, triples, where, save=picture, **how)
+        score = score_item(networks, triples, where, save=picture, **how)
         if score is not None:
             scores[name] = score
-            print(line(f"`{name}`", score), flush=True)
+            print(line(f"`{name}`", score, methods), flush=True)
     if not scores:
         raise click.ClickException(f"`{folder}` holds neither clips nor triples")
     total = mean(list(scores.values()))
     total["triples"] = sum(score["triples"] for score in scores.values())
-    print(line("**mean**", total))
+    print(line("**mean**", total, methods))
     if json_path is not None:
-        report = {"model": model, "items": scores, "mean": total}
+        report = {"methods": methods, "items": scores, "mean": total}
         json_path.write_text(json.dumps(report, indent=1) + "\n")
 
 
