@@ -3,13 +3,16 @@
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from sepconv_video import shipped, weights
+from sepconv_video.engine import Engine
 from sepconv_video.errors import OptionsError, WeightsError
 from sepconv_video.models import Fast
+from sepconv_video.video import read_picture
 
 
 def test_every_shipped_model_loads_and_is_frozen():
@@ -79,3 +82,26 @@ def test_damaged_shipped_weights_are_refused(tmp_path, monkeypatch):
     (tmp_path / "weights_data" / "f.safetensors").write_bytes(b"x")
     with pytest.raises(WeightsError, match="damaged"):
         weights.load_model("fast")
+
+
+def check_still(name, still):
+    """A picture between two equal ones is that picture: within a level, no shift, no flicker."""
+    engine = Engine(weights.load_model(name))
+    made = engine.middle_picture(still, still).astype(int)
+    error = np.abs(made - still)
+    assert error.max() <= 1
+    assert error.mean() < 0.05
+
+
+@pytest.mark.parametrize("name", ["fast", "fine"])
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_flat_grey_comes_back(name, level):
+    check_still(name, np.full((90, 120, 3), level, np.uint8))
+
+
+@pytest.mark.parametrize("name", ["fast", "fine"])
+def test_a_still_photograph_comes_back(name, shared):
+    photographs = sorted((shared / "data" / "images").glob("*.jpg"))
+    assert photographs
+    for path in photographs[:: len(photographs) // 4]:
+        check_still(name, read_picture(path)[100:276, 100:356])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sepconv_video.kernels import sepconv_pair
 from sepconv_video.models.blocks import (
     ResidualBlock,
+    box,
     conv_act,
     pad_to_multiple,
     upsample,
@@ -24,6 +25,7 @@ from sepconv_video.models.blocks import (
 )
 from sepconv_video.models.matching import (
     CELL,
+    WINDOW,
     Belief,
     Choice,
     Grey,
@@ -39,6 +41,8 @@ FINE_RADIUS = 6
 """The fine volume sees motion of up to 24 pixels per half step, in cells of 4 pixels."""
 COARSE_CELL, COARSE_RADIUS = 16, 4
 """The coarse volume sees up to 64 pixels, in cells of 16."""
+STILL = 0.01
+"""Normalised frames that differ by less, some half a level of 255, count as the same."""
 MULTIPLE = 16
 """Height and width inside the network are multiples of this."""
 
@@ -144,13 +148,15 @@ class Fast(nn.Module):
         motion = motion + trust[:, 1:] * upsample(self.coarse.motion(coarse), 4)
         motion = torch.cat((motion, -motion), 1) + residual * CELL
         motion, beliefs = self._settle(Grey.of(left, right, middle), motion, at4)
+        change = changed(left, right)
         if middle is not None:
             volumes = (self.fine, fine), (self.coarse, coarse)
             beliefs += [
                 Belief(likelihood, volume.true_cost(left, middle, right), volume.distance)
                 for volume, likelihood in volumes
             ]
-        return _Matched(at2, at4, upsample(motion, CELL), upsample(blend, CELL), beliefs)
+        motion = upsample(motion * change, CELL)
+        return _Matched(at2, at4, motion, upsample(blend, CELL), change, beliefs)
 
     def _settle(self, grey: Grey, motion: Tensor, at4: Tensor) -> tuple[Tensor, list[Belief]]:
         """Improve the motion: by what else it could be, by neighbours', and pixel by pixel."""
@@ -171,15 +177,17 @@ class Fast(nn.Module):
         at2 = self.up2(upsample(matched.at4, 2)) + matched.at2
         at2 = self.refine2(self.warped2(torch.cat((moved2, at2), 1)))
         # in the frames' own precision, also where autocast has lowered the features'
-        residual, blend, taps = torch.split(self.head2(at2).to(left.dtype), [4, 1, 4 * TAPS], dim=1)
+        maps = self.head2(at2).to(left.dtype)
+        residual, blend, taps = torch.split(maps, [4, 1, 4 * TAPS], dim=1)
+        change = upsample(matched.change, 2)
         border = [TAPS // 2] * 4
         left, right = (
             F.pad(frame, border, mode="replicate")
-            for frame in _moved(left, right, motion + upsample(residual.float(), 2) * 2)
+            for frame in _moved(left, right, motion + upsample(residual.float() * change, 2) * 2)
         )
         weight = torch.sigmoid(matched.blend + upsample(blend, 2)).to(left.dtype)
         # at half resolution: the operator enlarges them, so that no large maps are ever made
-        taps = torch.cat([normalise_taps(part) for part in taps.chunk(4, 1)], 1)
+        taps = torch.cat([normalise_taps(part * change) for part in taps.chunk(4, 1)], 1)
         return sepconv_pair(left, right, taps, weight)
 
 
@@ -194,6 +202,8 @@ class _Matched(NamedTuple):
     """(N, 4, H, W) pixels: x and y of the left, then of the right frame; float32."""
     blend: Tensor
     """(N, 1, H, W) logit of the left frame's share; float32."""
+    change: Tensor
+    """(N, 1, H/4, W/4), as `changed` returns it."""
     beliefs: list[Belief]
     """Empty but in training."""
 
@@ -206,6 +216,16 @@ def statistics(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     pair = torch.cat((left, right), 1).float()
     mean, spread = pair.mean((1, 2, 3), keepdim=True), pair.std((1, 2, 3), keepdim=True) + 0.02
     return mean.to(left.dtype), spread.to(left.dtype)
+
+
+def changed(left: Tensor, right: Tensor) -> Tensor:
+    """Tell where normalised frames (N, 3, H, W) differ: (N, 1, H/4, W/4), 0 to 1.
+
+    Whatever the network thinks, it may touch nothing where nothing changes: a still that came
+    back sharpened or shifted by a hair would flicker between its source frames.
+    """
+    cells = F.avg_pool2d((left - right).abs().mean(1, keepdim=True), CELL)
+    return 1 - torch.exp(-box(cells, WINDOW) / STILL)
 
 
 def normalise_taps(taps: Tensor) -> Tensor:
