@@ -39,7 +39,7 @@ def test_every_table_is_filled(scripts, tmp_path):
             assert row["size"] == "64x48"
     assert [row["taps"] for row in results["operator"]] == [51, 11]
     assert results["operator"][0]["gain"] > 1
-    assert [row["model"] for row in results["network"]] == ["fast", "2017"]
+    assert [row["model"] for row in results["network"]] == ["fast", "fine", "2017"]
     (program,) = results["program"]
     assert program["frames"] == 4
     assert set(benchmark.TABLES["program"][1]) == set(program)
