@@ -173,12 +173,15 @@ class Engine:
             model, device=device, dtype=dtype, batch=options.batch, tile=options.tile or None
         )
 
-    def run(self, intervals: Iterable[Interval], info: VideoInfo) -> Iterator[list[Frame]]:
+    def run(
+        self, intervals: Iterable[Interval], info: VideoInfo, most_made: int = POSITIONS - 1
+    ) -> Iterator[list[Frame]]:
         """Make the output: source frames untouched, and what is to be made between them.
 
         Args:
             intervals: In order, as `schedule.intervals` yields them.
             info: What the planes mean.
+            most_made: Frames made between two, at most; memory is counted on for so many.
 
         Yields:
             For each interval the frames of its moments, with their times; they are numbered
@@ -187,7 +190,7 @@ class Engine:
         Raises:
             DeviceError: Not even one pair fits into the memory, or the GPU itself failed.
         """
-        self._ladder.begin(info.width, info.height)
+        self._ladder.begin(info.width, info.height, most_made)
         try:
             yield from self._run(intervals, info)
         except RuntimeError as error:
@@ -229,7 +232,7 @@ class Engine:
         Raises:
             DeviceError: They do not fit into the memory.
         """
-        self._ladder.begin(left.shape[1], left.shape[0])
+        self._ladder.begin(left.shape[1], left.shape[0], made=1)
         made: npt.NDArray[np.uint8] = self._within_memory(lambda: self._picture(left, right))
         return made
 

@@ -21,9 +21,9 @@ Interpolator = Callable[[Tensor, Tensor], Tensor]
 """Predicts the frame half way between two batches (N, 3, H, W) of RGB in [0, 1]. One that has
 the attributes of `Tiled` is also called with `tile`, where frames are too large for it."""
 
-FRAME_BYTES_PER_PIXEL = 170
-"""Peak memory of all but the network for one pair at factor 8, per pixel: conversions, and
-the frames in float32; measured, see `tests/test_memory.py`."""
+FRAME_BYTES_PER_PIXEL, MADE_BYTES_PER_PIXEL = 40, 18
+"""Peak memory of all but the network, per pixel: of one pair, and besides of each frame made
+between; conversions, and the frames in float32; measured, see `tests/test_memory.py`."""
 UNKNOWN_BYTES_PER_PIXEL = 4000
 """Peak memory of a network that does not tell, in float32 for one pair, per pixel."""
 SHARE = 0.6
@@ -41,7 +41,8 @@ and the entry of `memory.stat` that counts what the kernel would give back."""
 class Ladder:
     """A network, and how much it gets at once: a batch of pairs, one pair, one pair in tiles.
 
-    What was chosen for a size of frames holds until there are others.
+    What was chosen for a size of frames, and a number made of each pair, holds until there
+    are others.
 
     Attributes:
         batch: Pairs at once.
@@ -65,14 +66,21 @@ class Ladder:
             raise OptionsError("this network cannot work in tiles", "leave `--tile` out")
         self._model, self._device, self._dtype = model, device, dtype
         self._given = batch, tile
-        self._size = 0, 0
+        self._size, self._made = (0, 0), 0
         self.batch, self.tile = batch or 1, tile
 
-    def begin(self, width: int, height: int) -> None:
-        """Choose for frames of this size, by the memory that is free now."""
-        if self._size == (width, height):
+    def begin(self, width: int, height: int, made: int) -> None:
+        """Choose for frames of this size, by the memory that is free now.
+
+        Args:
+            width: Pixels.
+            height: Pixels.
+            made: New frames of a pair, at most.
+        """
+        if (self._size, self._made) == ((width, height), made):
             return
-        self._size, (batch, self.tile) = (width, height), self._given
+        self._size, self._made = (width, height), made
+        batch, self.tile = self._given
         free = int(SHARE * free_bytes(self._device))
         # a CPU gains nothing from batches, and the first frame comes sooner
         most = LARGEST_AUTO_BATCH if self._device.type == "cuda" else 1
@@ -126,19 +134,24 @@ class Ladder:
             size = self._model.bytes_per_pixel
         return size * self._dtype.itemsize // 4
 
+    def _frame_bytes(self) -> int:
+        """Memory for one pair, whatever of it is seen at once."""
+        size = FRAME_BYTES_PER_PIXEL + MADE_BYTES_PER_PIXEL * self._made
+        if isinstance(self._model, Tiled):
+            size += self._model.frame_bytes_per_pixel
+        return size * math.prod(self._size)
+
     def _pair_bytes(self) -> int:
         width, height = self._size
         halo = self._model.halo if isinstance(self._model, Tiled) else 0
         seen = seen_pixels(height, width, self.tile, halo)
-        return FRAME_BYTES_PER_PIXEL * width * height + self._network_bytes() * seen
+        return self._frame_bytes() + self._network_bytes() * seen
 
     def _fitting_tile(self, free: int) -> int | None:
         """Side of the largest tile for which this is enough; the smallest where none is."""
         if not isinstance(self._model, Tiled) or max(self._size) <= SMALLEST_TILE:
             return None
-        width, height = self._size
-        room = max(0, free - FRAME_BYTES_PER_PIXEL * width * height)
-        pixels = room // self._network_bytes()
+        pixels = max(0, free - self._frame_bytes()) // self._network_bytes()
         # a strip across the frame where a square would stick out
         side = max(math.isqrt(pixels), pixels // min(self._size))
         return max(SMALLEST_TILE, side - 2 * self._model.halo)

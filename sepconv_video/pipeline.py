@@ -159,7 +159,8 @@ def _made(reader: Reader, judge: Judge, engine: Engine, stack: ExitStack) -> Ite
     # no patience: who sends may take as long as they like
     pairs = timing.each("decode", judge.watch(reader.frames(), 0))
     todo = stack.enter_context(prefetch(pairs, depth, "decode"))
-    return stack.enter_context(prefetch(engine.run(todo, info), depth, "engine"))
+    made = engine.run(todo, info, judge.most_made)
+    return stack.enter_context(prefetch(made, depth, "engine"))
 
 
 def _write_all(sink: "_PipeSink | _FileSink", made: Iterator[list[Frame]], watch: Watch) -> int:

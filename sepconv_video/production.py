@@ -192,7 +192,8 @@ class Production:
             # what lies between two source frames waits together
             per_frame = grid.factor or grid.rate / info.rate
             ahead = max(1, depth // math.ceil(per_frame))
-            made = stack.enter_context(prefetch(engine.run(todo, info), ahead, "engine"))
+            made = engine.run(todo, info, judge.most_made)
+            made = stack.enter_context(prefetch(made, ahead, "engine"))
             scribe = stack.enter_context(Scribe(self.parts, track, first, judge))
             expected = info.frame_count_from_header
             expected = expected and round(expected * per_frame)

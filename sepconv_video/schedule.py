@@ -216,6 +216,12 @@ def is_made(interval: Interval, moment: Moment) -> bool:
     return interval.synthesise and 0 < moment.position < POSITIONS
 
 
+def most_made(grid: Grid, *, dedup: bool) -> int:
+    """Say how many frames the network makes between two, at most, with those on the way."""
+    # what is not a factor may want any position, and so may a drawing that stands for several
+    return POSITIONS - 1 if dedup or grid.factor is None else grid.factor - 1
+
+
 def held_frame(interval: Interval, moment: Moment) -> Frame:
     """Say which source frame is shown at a moment for which none is made.
 

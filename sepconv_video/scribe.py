@@ -15,7 +15,7 @@ from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame, Interval, Relation, VideoInfo
 from sepconv_video.options import Options
 from sepconv_video.parts import Part, Parts, Seen
-from sepconv_video.schedule import LONGEST_RUN, Grid, intervals
+from sepconv_video.schedule import LONGEST_RUN, Grid, intervals, most_made
 from sepconv_video.video import Reader, SegmentWriter, Track
 
 SEGMENT_FRAMES = 120
@@ -58,6 +58,11 @@ class Judge:
         self._found: dict[Relation, list[int]] = {relation: [] for relation in _HELD}
         self._repeats: list[int] = []
         self._errors: list[tuple[int, Fraction]] = []
+
+    @property
+    def most_made(self) -> int:
+        """Frames that may be made between two, at most."""
+        return most_made(self._grid, dedup=self._dedup)
 
     def watch(self, frames: Iterator[Frame], first: int) -> Iterator[Interval]:
         """Give the intervals from the source frame `first` on.

@@ -31,7 +31,7 @@ from sepconv_video.weights import load_model
 class Hungry(torch.nn.Module):
     """A box filter that wastes memory."""
 
-    halo, bytes_per_pixel = 16, 2050
+    halo, bytes_per_pixel, frame_bytes_per_pixel = 16, 2050, 0
 
     def forward(self, left, right, tile=None):
         if tile is None:
@@ -71,7 +71,8 @@ def make(model, width, height):
     joined = zip(pair(width, height), [Relation.JOINED] * 2, strict=True)
     started, error, sums = time.monotonic(), None, None
     try:
-        made = list(itertools.chain(*engine.run(intervals(joined, by_factor(info, 2)), info)))
+        todo = intervals(joined, by_factor(info, 2))
+        made = list(itertools.chain(*engine.run(todo, info, most_made=1)))
         sums = [int(plane.astype(np.int64).sum()) for plane in made[1].planes]
     except DeviceError as failure:
         error = failure.message

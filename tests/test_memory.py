@@ -22,7 +22,12 @@ from sepconv_video import memory
 from sepconv_video.engine import Engine
 from sepconv_video.errors import DeviceError, OptionsError
 from sepconv_video.frames import Frame, Relation
-from sepconv_video.memory import FRAME_BYTES_PER_PIXEL, Ladder, free_host_bytes
+from sepconv_video.memory import (
+    FRAME_BYTES_PER_PIXEL,
+    MADE_BYTES_PER_PIXEL,
+    Ladder,
+    free_host_bytes,
+)
 from sepconv_video.models import NETWORKS
 from sepconv_video.models.tiles import SMALLEST_TILE
 from sepconv_video.options import Job, Options
@@ -34,12 +39,13 @@ from sepconv_video.weights import load_model
 CPU = torch.device("cpu")
 GIB, MIB = 2**30, 2**20
 TOO_MUCH = torch.OutOfMemoryError("too much")
+TILED = [name for name, network in NETWORKS.items() if hasattr(network, "bytes_per_pixel")]
 
 
 class Averager:
     """A network that knows tiles, and fails where it sees more pixels at once than it may."""
 
-    halo, bytes_per_pixel = 32, 1000
+    halo, bytes_per_pixel, frame_bytes_per_pixel = 32, 1000, 0
 
     def __init__(self, most_pixels=10**9, error=TOO_MUCH):
         self.most, self.error, self.calls = most_pixels, error, []
@@ -66,7 +72,7 @@ def run_large(engine, width=640, height=384, count=3, factor=2):
         for index in range(count)
     ]
     found = intervals(zip(frames, [Relation.JOINED] * count, strict=True), by_factor(info, factor))
-    return levels_of(itertools.chain.from_iterable(engine.run(found, info)))
+    return levels_of(itertools.chain.from_iterable(engine.run(found, info, factor - 1)))
 
 
 @pytest.fixture
@@ -142,15 +148,24 @@ def test_a_plain_function_is_never_given_tiles(monkeypatch):
 def test_on_a_cpu_the_tile_fits_the_memory_beforehand(monkeypatch, gib, tiled):
     with_memory(monkeypatch, int(gib * GIB))
     ladder = Ladder(Averager(), CPU, torch.float32)
-    ladder.begin(1000, 600)
+    ladder.begin(1000, 600, made=1)
     assert (ladder.tile is not None) is tiled
     assert ladder.batch == 1
     assert bool(ladder.notes) is tiled
     if tiled:
         assert SMALLEST_TILE <= ladder.tile < 1000
-        room = memory.SHARE * gib * GIB - FRAME_BYTES_PER_PIXEL * 600_000
+        room = memory.SHARE * gib * GIB - (FRAME_BYTES_PER_PIXEL + MADE_BYTES_PER_PIXEL) * 600_000
         seen = min(1000, ladder.tile + 64) * min(600, ladder.tile + 64)
         assert seen * 1000 <= room or ladder.tile == SMALLEST_TILE
+
+
+def test_what_is_made_of_a_pair_counts_when_the_tile_is_chosen(monkeypatch):
+    with_memory(monkeypatch, GIB)
+    ladder, tiles = Ladder(Averager(), CPU, torch.float32), []
+    for made in (1, 3, 7):
+        ladder.begin(2000, 1500, made)
+        tiles.append(ladder.tile)
+    assert tiles == sorted(set(tiles), reverse=True)
 
 
 def test_a_forced_batch_counts_when_the_tile_is_chosen(monkeypatch):
@@ -158,7 +173,7 @@ def test_a_forced_batch_counts_when_the_tile_is_chosen(monkeypatch):
     tiles = []
     for batch in (1, 2, 4):
         ladder = Ladder(Averager(), CPU, torch.float32, batch)
-        ladder.begin(1000, 600)
+        ladder.begin(1000, 600, made=1)
         assert ladder.batch == batch
         tiles.append(ladder.tile)
     assert tiles[0] is None
@@ -262,7 +277,7 @@ class Peak(TorchDispatchMode):
         self.live -= size
 
 
-def networks_bytes(network, side=128):
+def networks_bytes(network, side=64):
     left, right = torch.rand(2, 1, 3, side, side)
     model = network().eval()
     with torch.inference_mode(), Peak() as peak:
@@ -270,7 +285,7 @@ def networks_bytes(network, side=128):
     return peak.peak / side**2
 
 
-@pytest.mark.parametrize("name", [n for n in NETWORKS if hasattr(NETWORKS[n], "bytes_per_pixel")])
+@pytest.mark.parametrize("name", TILED)
 def test_bytes_per_pixel_of_a_network_are_as_measured(name):
     """The constant is of a process, with what the libraries take; the tensors are most of it."""
     found, said = networks_bytes(NETWORKS[name]), NETWORKS[name].bytes_per_pixel
@@ -278,13 +293,34 @@ def test_bytes_per_pixel_of_a_network_are_as_measured(name):
     assert found <= said <= 2 * found
 
 
-@pytest.mark.usefixtures("_plenty")
-def test_bytes_per_pixel_of_frames_are_as_measured():
+def frames_bytes(model, factor, tile=None):
+    """Of a size that networks have to pad."""
     with Peak() as peak:
-        run_large(Engine(Averager()), factor=8)
-    found = peak.peak / (640 * 384)
-    print(f"frames: {found:.0f} bytes per pixel, constant {FRAME_BYTES_PER_PIXEL}")
-    assert found <= FRAME_BYTES_PER_PIXEL <= 1.2 * found
+        run_large(Engine(model, tile=tile), 636, 372, factor=factor)
+    return peak.peak / (636 * 372)
+
+
+@pytest.mark.usefixtures("_plenty")
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_bytes_per_pixel_of_frames_are_as_measured(factor):
+    found = frames_bytes(Averager(), factor)
+    said = FRAME_BYTES_PER_PIXEL + MADE_BYTES_PER_PIXEL * (factor - 1)
+    print(f"frames at factor {factor}: {found:.0f} bytes per pixel, constants {said}")
+    assert found <= said <= 1.2 * found
+
+
+@pytest.mark.usefixtures("_plenty")
+@pytest.mark.parametrize("name", TILED)
+def test_bytes_per_pixel_that_a_network_keeps_of_frames_are_as_measured(name, monkeypatch):
+    model = NETWORKS[name]().eval()
+    # all but the work on the pieces
+    inner = getattr(model, "network", model)
+    monkeypatch.setattr(inner, "_predict", lambda left, right, place: left.clone())
+    monkeypatch.setattr(inner, "halo", 0, raising=False)
+    found = frames_bytes(model, 2, tile=64) - frames_bytes(average, 2)
+    said = model.frame_bytes_per_pixel
+    print(f"{name}: keeps {found:.0f} bytes per pixel of a frame, constant {said}")
+    assert found <= said <= 1.2 * found
 
 
 def under_limit(*arguments, seconds=120):
@@ -300,12 +336,12 @@ def under_limit(*arguments, seconds=120):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
 def test_what_does_not_fit_whole_is_made_in_tiles_under_a_limit():
-    plenty, tight, whole = under_limit("hungry", 1024, 640, 700 * MIB)
+    plenty, tight, whole = under_limit("hungry", 640, 400, 300 * MIB)
     assert plenty["notes"] == []
     assert "used tiles of" in tight["notes"][0]
     assert tight["error"] is None
     assert tight["sums"] == plenty["sums"]
-    assert "1024x640 frames does not fit on `cpu`" in whole["error"]
+    assert "640x400 frames does not fit on `cpu`" in whole["error"]
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+from collections import defaultdict
 from fractions import Fraction
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from sepconv_video.schedule import (
     held_frame,
     intervals,
     is_made,
+    most_made,
 )
 
 PLANES = (np.zeros((2, 2), np.uint8),)
@@ -130,6 +132,24 @@ def test_24_to_60_shows_each_third_frame_and_is_at_most_a_twentieth_off():
     error = max(interval.error_ticks for interval in found) * grid.time_base
     assert error == Fraction(1, 24) / 20
     assert len(moments(found)) == 13  # 5/24 s at 60 a second are 12.5
+
+
+@given(
+    st.lists(st.sampled_from([JOINED, REPEAT, STILL]), min_size=2, max_size=12),
+    st.sampled_from([*FACTORS, "60", "144"]),
+    st.booleans(),
+)
+def test_no_more_is_made_of_a_pair_than_was_said(relations, speed, dedup):
+    info = make_info()
+    is_factor = speed in FACTORS
+    grid = by_factor(info, speed) if is_factor else by_rate(info, Fraction(speed))
+    made = defaultdict(set)
+    for interval in schedule(range(len(relations)), grid, relations, dedup=dedup):
+        positions = {m.position for m in interval.moments if is_made(interval, m)}
+        made[interval.left.index, interval.right and interval.right.index] |= positions
+    most = most_made(grid, dedup=dedup)
+    assert most == (speed - 1 if is_factor and not dedup else POSITIONS - 1)
+    assert all(len(positions) <= most for positions in made.values())
 
 
 def test_a_rate_below_the_sources_leaves_frames_out():

@@ -61,8 +61,9 @@ class Prediction(NamedTuple):
 class Fast(nn.Module):
     """About 60,000 multiply-accumulates per pixel; an untrained one follows small motion only."""
 
-    halo = 256
-    bytes_per_pixel = 900
+    halo = 160
+    bytes_per_pixel = 550
+    frame_bytes_per_pixel = 34
 
     def __init__(self, rounds: int = 2) -> None:
         """Build the network with random features and neutral heads.

@@ -15,9 +15,11 @@ ROUNDS = 3
 class Fine(nn.Module):
     """About 235,000 multiply-accumulates per pixel, in four looks one after the other."""
 
-    halo = Fast.halo
-    bytes_per_pixel = Fast.bytes_per_pixel + 24
-    """Besides those of a look, the sum of the looks so far."""
+    halo = Fast.halo + 32
+    """A third round of search sees further."""
+    bytes_per_pixel = Fast.bytes_per_pixel + 48
+    """Besides those of a look, the mirrored frames, and two sums."""
+    frame_bytes_per_pixel = Fast.frame_bytes_per_pixel + 48
 
     def __init__(self) -> None:
         """Build the network that looks."""

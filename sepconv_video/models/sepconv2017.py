@@ -94,7 +94,8 @@ class SepConv2017(nn.Module):
     """
 
     halo = 256
-    bytes_per_pixel = 1150
+    bytes_per_pixel = 1750
+    frame_bytes_per_pixel = 22
 
     def __init__(self) -> None:
         """Build with random weights."""

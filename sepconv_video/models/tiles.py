@@ -39,6 +39,9 @@ class Tiled(Protocol):
     bytes_per_pixel: int
     """Peak memory of its activations for one pair, per pixel of what it sees at once, with
     float32; measured, see `tests/test_memory.py`."""
+    frame_bytes_per_pixel: int
+    """Peak memory of what it keeps of one whole pair besides, as tiles are worked on: copies of
+    the frames and the result, per pixel of a frame."""
 
     def __call__(self, left: Tensor, right: Tensor, tile: int | None = None) -> Tensor:
         """Predict the frame half way, in tiles of at most `tile` pixels a side if it is given."""
