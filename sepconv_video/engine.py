@@ -3,6 +3,7 @@
 It knows neither files nor codecs. The network may be any callable `(left, right) -> middle`.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -194,7 +195,8 @@ class Engine:
         try:
             yield from self._run(intervals, info)
         except RuntimeError as error:
-            if "CUDA error" in str(error):
+            # as PyTorch says it, and CuPy
+            if re.search("CUDA error|CUDA_ERROR", str(error)):
                 raise self._lost(error) from error
             raise
         finally:

@@ -159,12 +159,15 @@ class Ladder:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Tell an allocation that failed from other faults."""
-    # a CPU's allocator raises a bare RuntimeError, and so do oneDNN and the CUDA runtime
+    # a CPU's allocator raises a bare RuntimeError, and so do oneDNN, CUDA and its libraries
     words = (
         "can't allocate memory",
         "could not create a memory",
         "std::bad_alloc",
         "CUDA error: out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA_ERROR_OUT_OF_MEMORY",
     )
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
         word in str(error) for word in words

@@ -199,13 +199,18 @@ def test_other_faults_of_the_model_are_not_taken_for_memory():
         run(Engine(broken), gray_intervals([0, 40]))
 
 
-def test_a_lost_gpu_is_an_error_with_a_hint():
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: unspecified launch failure",
+        "CUDA_ERROR_LAUNCH_FAILED: unspecified launch failure",  # CuPy's, where it is first to see
+    ],
+)
+def test_a_lost_gpu_is_an_error_with_a_hint(message):
     def lost(left, right):
-        raise RuntimeError("CUDA error: unspecified launch failure\nlines of advice")
+        raise RuntimeError(f"{message}\nlines of advice")
 
-    with pytest.raises(
-        DeviceError, match=r"failed: CUDA error: unspecified launch failure$"
-    ) as caught:
+    with pytest.raises(DeviceError, match=rf"failed: {message}$") as caught:
         run(Engine(lost), gray_intervals([0, 40]))
     assert "run the same command again" in caught.value.hint
 

@@ -91,6 +91,7 @@ def with_memory(monkeypatch, size):
         torch.OutOfMemoryError("CUDA out of memory"),
         MemoryError(),
         RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: tried 9 bytes"),
     ],
 )

@@ -107,7 +107,8 @@ def test_gradcheck(device, blend):
 
 @pytest.mark.parametrize("blend", [True, False])
 def test_opcheck(device, blend):
-    torch.library.opcheck(PAIR, operands(2, 3, 6, 8, 5, half=True, blend=blend, device=device))
+    inputs = operands(2, 3, 6, 8, 5, half=True, blend=blend, device=device)
+    torch.library.opcheck(PAIR, inputs, rtol=1e-3, atol=1e-3)  # PyTorch enlarges in two ways
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own modules
