@@ -170,8 +170,10 @@ class Engine:
         dtype = choose_dtype(options.precision, device)
         model = load_model(options.model, device).to(dtype)
         measure(options.verbose)
+        # bf16 has 8 bits of precision, too few for frames: features only
+        frames = torch.float32 if dtype == torch.bfloat16 else dtype
         return cls(
-            model, device=device, dtype=dtype, batch=options.batch, tile=options.tile or None
+            model, device=device, dtype=frames, batch=options.batch, tile=options.tile or None
         )
 
     def run(

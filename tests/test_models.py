@@ -186,3 +186,20 @@ def test_the_operator_takes_its_share_of_the_time_of_fast():
         f"operator: {share:.1%} of the time, {operator / (operator + convolutions):.1%} of the MACs"
     )
     assert share <= operator / (operator + convolutions) + 0.15
+
+
+@pytest.mark.parametrize("name", ["fast", "fine"])
+@pytest.mark.parametrize("weights", [torch.float16, torch.bfloat16])
+def test_half_precision_changes_hardly_anything(name, weights):
+    """As the engine does it: frames in fp16, but in fp32 for weights in bf16."""
+    from sepconv_video.weights import load_model
+
+    frames = torch.float32 if weights == torch.bfloat16 else weights
+    picture = texture(48, 70)
+    left, right = picture[..., 3:67], picture[..., :64]
+    model = load_model(name)
+    with torch.inference_mode():
+        exact = model(left, right)
+        half = model.to(weights)(left.to(frames), right.to(frames))
+    assert half.dtype == frames
+    assert (half.float() - exact).abs().mean() * 255 < 0.15

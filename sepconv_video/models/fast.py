@@ -99,7 +99,8 @@ class Fast(nn.Module):
         """Predict the frame half way.
 
         Args:
-            left: Earlier frames, (N, 3, H, W), RGB in [0, 1], any H and W.
+            left: Earlier frames, (N, 3, H, W), RGB in [0, 1], any H and W; float32, or as the
+                weights.
             right: Later frames; shape, dtype and device of `left`.
             tile: Most pixels a side to work on at once (besides a halo); None for whole frames.
 
@@ -136,7 +137,7 @@ class Fast(nn.Module):
     def _match(self, left: Tensor, right: Tensor, middle: Tensor | None = None) -> "_Matched":
         """Find the motion: a U-Net from half to a sixteenth of the resolution and back."""
         fine_cost, coarse_cost = self.fine.cost(left, right), self.coarse.cost(left, right)
-        at2 = self.down2(F.pixel_unshuffle(torch.cat((left, right), 1), 2))
+        at2 = self.down2(self._unshuffled(left, right))
         at4 = self.join4(torch.cat((self.down4(at2), self.fine.condense(fine_cost)), 1))
         at8 = self.down8(at4)
         at16 = torch.cat((self.down16(at8), self.coarse.condense(coarse_cost)), 1)
@@ -171,10 +172,15 @@ class Fast(nn.Module):
             beliefs += [stage.belief for stage in (compared, far, searched, near) if stage.belief]
         return motion, beliefs
 
+    def _unshuffled(self, left: Tensor, right: Tensor) -> Tensor:
+        """Both frames at half resolution, (N, 24, H/2, W/2), in the precision of the weights."""
+        both = F.pixel_unshuffle(torch.cat((left, right), 1), 2)
+        return both.to(self.head2.weight.dtype)
+
     def _resample(self, left: Tensor, right: Tensor, matched: "_Matched") -> Tensor:
         """Look at the frames moved on top of each other, correct, and convolve."""
         motion = matched.motion
-        moved2 = F.pixel_unshuffle(torch.cat(_moved(left, right, motion), 1), 2)
+        moved2 = self._unshuffled(*_moved(left, right, motion))
         at2 = self.up2(upsample(matched.at4, 2)) + matched.at2
         at2 = self.refine2(self.warped2(torch.cat((moved2, at2), 1)))
         # in the frames' own precision, also where autocast has lowered the features'

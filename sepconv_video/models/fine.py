@@ -30,7 +30,8 @@ class Fine(nn.Module):
         """Predict the frame half way: the mean of four looks.
 
         Args:
-            left: Earlier frames, (N, 3, H, W), RGB in [0, 1], any H and W.
+            left: Earlier frames, (N, 3, H, W), RGB in [0, 1], any H and W; float32, or as the
+                weights.
             right: Later frames; shape, dtype and device of `left`.
             tile: Most pixels a side to work on at once (besides a halo); None for whole frames.
 

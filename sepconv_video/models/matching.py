@@ -123,7 +123,7 @@ class Matching(Weigher):
 
     def condense(self, cost: Tensor) -> Tensor:
         """The volume as features (N, features, H/cell, W/cell) for the network."""
-        condensed: Tensor = self.mix(torch.exp(-cost))
+        condensed: Tensor = self.mix(torch.exp(-cost).to(self.correct.weight.dtype))
         return condensed
 
     def motion(self, likelihood: Tensor) -> Tensor:

@@ -120,7 +120,8 @@ class SepConv2017(nn.Module):
         """Predict the frame half way.
 
         Args:
-            left: Earlier frames, (N, 3, H, W), RGB in [0, 1], any H and W.
+            left: Earlier frames, (N, 3, H, W), RGB in [0, 1], any H and W; float32, or as the
+                weights.
             right: Later frames; shape, dtype and device of `left`.
             tile: Most pixels a side to work on at once (besides a halo); None for whole frames.
 
@@ -129,15 +130,16 @@ class SepConv2017(nn.Module):
         """
         height, width = left.shape[-2:]
         # the authors' network was trained on blue-green-red
-        first = pad_to_multiple(left.flip(1), MULTIPLE)
-        second = pad_to_multiple(right.flip(1), MULTIPLE)
+        kind = next(self.parameters()).dtype
+        first = pad_to_multiple(left.flip(1).to(kind), MULTIPLE)
+        second = pad_to_multiple(right.flip(1).to(kind), MULTIPLE)
         if tile is None:
             middle = self._predict(first, second)
         else:
             middle = in_tiles(
                 self._predict, first, second, tile=tile, halo=self.halo, multiple=MULTIPLE
             )
-        return middle[..., :height, :width].flip(1)
+        return middle[..., :height, :width].flip(1).to(left.dtype)
 
     def _predict(self, first: Tensor, second: Tensor, place: Place | None = None) -> Tensor:
         """Predict from padded frames in blue-green-red, or from the pieces of them at `place`."""
