@@ -36,7 +36,6 @@ ONE = (np.int64(1), ZERO, ZERO)  # a stack of one plane
 CELLS = BLOCK // 2 + 2  # columns of a half-resolution map that a block reads
 
 Array = np.ndarray[Any, Any]
-DType = np.dtype[Any]
 Two = tuple[int, int]
 Three = tuple[int, int, int]
 Four = tuple[int, int, int, int]
@@ -84,17 +83,20 @@ def forward_pair(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | Non
     N, C, height, width = left.shape
     sizes = _Sizes(C, height - K + 1, width - K + 1, K, h, w, 4 * K * h * w)
     frames = [_as_array(frame).reshape(-1) for frame in (left, right)]
-    maps = [_as_array(taps).reshape(-1)[k * K * h * w :] for k in range(4)]
+    flat = _as_array(taps).reshape(-1)
+    maps = [flat[k * K * h * w :] for k in range(4)]
     filters = [(frames[0], maps[0], maps[1]), (frames[1], maps[2], maps[3])]
     return _forward(filters, weight, N, sizes).to(left.dtype)
 
 
 def _forward(filters: list[Filter], weight: Tensor | None, N: int, sizes: _Sizes) -> Tensor:
-    """Share the rows of tiles out to threads; with a weight there are two filters."""
+    """Share the rows of tiles out to threads; with a weight there must be two filters."""
     C, H, W = sizes[:3]
-    dtype, strips = filters[0][0].dtype, -(-H // ROWS)
+    like, strips = torch.from_numpy(filters[0][0]), -(-H // ROWS)
+    plain: Sizes = (*sizes,)
     share = None if weight is None else _as_array(weight)
-    out = np.empty((N, C, H, W), dtype)
+    result = like.new_empty((N, C, H, W))
+    out = result.numpy()
 
     def work(own: tuple[Array, Buffers, Array | None], task: int) -> None:
         n, top = task // strips, task % strips * ROWS
@@ -102,7 +104,7 @@ def _forward(filters: list[Filter], weight: Tensor | None, N: int, sizes: _Sizes
         totals[...] = 0
         for k, arrays in enumerate(filters):
             total = totals[k % len(totals)].reshape(-1)
-            _filter_rows(arrays, total, tuple(sizes), buffers, cells, (n, top))
+            _filter_rows(arrays, total, plain, buffers, cells, (n, top))
         sums = totals[:, :, : H - top, :W]
         if share is not None:  # share * first + (1 - share) * second
             sums[0] -= sums[1]
@@ -110,21 +112,23 @@ def _forward(filters: list[Filter], weight: Tensor | None, N: int, sizes: _Sizes
             sums[0] += sums[1]
         out[here] = sums[0]
 
-    one_sum = 1 if share is None else 2
-    _run(work, N * strips, (), lambda: _buffers(one_sum, sizes, dtype))
-    return torch.from_numpy(out)
+    sums_each = 1 if share is None else 2
+    _run(work, N * strips, (), lambda: _buffers(sums_each, sizes, like))
+    return result
 
 
-def _buffers(count: int, sizes: _Sizes, dtype: DType) -> tuple[Array, Buffers, Array | None]:
+def _buffers(count: int, sizes: _Sizes, like: Tensor) -> tuple[Array, Buffers, Array | None]:
     """One thread's sums and buffers; the last one is for half-resolution maps only.
 
-    Not made in compiled code, where each of them would cost a tenth of a second of compilation.
+    Not made in compiled code, where each of them would cost a tenth of a second of compilation;
+    and by PyTorch, which starts them at a multiple of 64 bytes: no vector of taps straddles two
+    lines of the cache.
     """
     C, K, enlarging = sizes.C, sizes.K, sizes.h < sizes.H
-    totals = np.empty((count, C, ROWS, -(-sizes.W // BLOCK) * BLOCK), dtype)
-    patch = np.empty(C * (ROWS + K + GROUP - 1) * (BLOCK + K + GROUP - 1), dtype)
-    taps = [np.zeros(PAIR * rows * BLOCK, dtype) for rows in (K, K + GROUP)]
-    cells = np.empty(3 * CELLS, dtype) if enlarging else None
+    totals = like.new_empty((count, C, ROWS, -(-sizes.W // BLOCK) * BLOCK)).numpy()
+    patch = like.new_empty(C * (ROWS + K + GROUP - 1) * (BLOCK + K + GROUP - 1)).numpy()
+    taps = [like.new_zeros(PAIR * rows * BLOCK).numpy() for rows in (K, K + GROUP)]
+    cells = like.new_empty(3 * CELLS).numpy() if enlarging else None
     return totals, (patch, taps[0], taps[1]), cells
 
 
