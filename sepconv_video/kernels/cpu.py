@@ -19,6 +19,7 @@ from sepconv_video.kernels.vectors import (
     BLOCK,
     GROUP,
     PAIR,
+    clamp,
     compiled,
     copy_flat,
     dot4,
@@ -28,24 +29,24 @@ from sepconv_video.kernels.vectors import (
 )
 
 # CRC-32 of `vectors.py`: numba's cache looks at this file, not at those that it imports
-VECTORS = 0x9D1B5F92
+VECTORS = 0x0156E21E
 ROWS = 16  # rows of a tile, a multiple of PAIR: they share one copy of the image patch
+ZERO = np.int64(0)  # unlike a plain 0 of a type that numba has no special case for
+ONE = (np.int64(1), ZERO, ZERO)  # a stack of one plane
 CELLS = BLOCK // 2 + 2  # columns of a half-resolution map that a block reads
 
 Array = np.ndarray[Any, Any]
-DType = np.dtype[Any]
-Int = int | np.int64
 Two = tuple[int, int]
 Three = tuple[int, int, int]
-Four = tuple[Int, Int, Int, Int]
-Sizes = tuple[int, int, int, int, int, int, int, int]  # `_Sizes`, which numba compiles slower
+Four = tuple[int, int, int, int]
+Sizes = tuple[int, int, int, int, int, int, int]  # `_Sizes`, which numba compiles slower
+Filter = tuple[Array, Array, Array]  # frame, vertical and horizontal maps, flat
+Buffers = tuple[Array, Array, Array]  # patch of the image, horizontal and vertical taps
 
 
 class _Sizes(NamedTuple):
     """What the forward loops must know of shapes, as all arrays come flat."""
 
-    frames: int
-    """1, or 2 for a pair."""
     C: int
     H: int
     W: int
@@ -61,9 +62,8 @@ def forward(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     """Compute the operator; shapes as in `reference.sepconv`, any strides."""
     K, H, W = vertical.shape[1:]
     frame, *maps = (_as_array(tensor).reshape(-1) for tensor in (image, vertical, horizontal))
-    sizes = _Sizes(1, image.shape[1], H, W, K, H, W, K * H * W)
-    out = _forward((frame, frame), (*maps, *maps), None, image.shape[0], sizes)
-    return out.to(image.dtype)
+    sizes = _Sizes(image.shape[1], H, W, K, H, W, K * H * W)
+    return _forward([(frame, maps[0], maps[1])], None, image.shape[0], sizes).to(image.dtype)
 
 
 def forward_pair(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | None) -> Tensor:
@@ -80,44 +80,56 @@ def forward_pair(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | Non
         (N, C, H, W), contiguous, in the dtype of `left`.
     """
     (h, w), K = taps.shape[2:], taps.shape[1] // 4
-    frames = (_as_array(left).reshape(-1), _as_array(right).reshape(-1))
-    flat = _as_array(taps).reshape(-1)
-    maps = tuple(flat[k * K * h * w :] for k in range(4))
     N, C, height, width = left.shape
-    sizes = _Sizes(2, C, height - K + 1, width - K + 1, K, h, w, 4 * K * h * w)
-    return _forward(frames, maps, weight, N, sizes).to(left.dtype)
+    sizes = _Sizes(C, height - K + 1, width - K + 1, K, h, w, 4 * K * h * w)
+    frames = [_as_array(frame).reshape(-1) for frame in (left, right)]
+    flat = _as_array(taps).reshape(-1)
+    maps = [flat[k * K * h * w :] for k in range(4)]
+    filters = [(frames[0], maps[0], maps[1]), (frames[1], maps[2], maps[3])]
+    return _forward(filters, weight, N, sizes).to(left.dtype)
 
 
-def _forward(
-    frames: tuple[Array, Array],
-    maps: tuple[Array, ...],
-    weight: Tensor | None,
-    N: int,
-    sizes: _Sizes,
-) -> Tensor:
-    """Share the rows of tiles out to threads; arrays are flat."""
-    dtype = frames[0].dtype
-    if weight is None:
-        left = right = np.ones(N * sizes.H * sizes.W, dtype)
-    else:
-        left = _as_array(weight).reshape(-1)
-        right = 1 - left
-    out = np.empty((N, sizes.C, sizes.H, sizes.W), dtype)
-    tasks = N * -(-sizes.H // ROWS)
-    arguments = frames, (*maps, left, right), out.reshape(-1), tuple(sizes)
-    _run(_forward_rows, tasks, arguments, lambda: _buffers(sizes, dtype))
-    return torch.from_numpy(out)
+def _forward(filters: list[Filter], weight: Tensor | None, N: int, sizes: _Sizes) -> Tensor:
+    """Share the rows of tiles out to threads; with a weight there must be two filters."""
+    C, H, W = sizes[:3]
+    like, strips = torch.from_numpy(filters[0][0]), -(-H // ROWS)
+    plain: Sizes = (*sizes,)
+    share = None if weight is None else _as_array(weight)
+    result = like.new_empty((N, C, H, W))
+    out = result.numpy()
+
+    def work(own: tuple[Array, Buffers, Array | None], task: int) -> None:
+        n, top = task // strips, task % strips * ROWS
+        here, (totals, buffers, cells) = np.s_[n, :, top : top + ROWS], own
+        totals[...] = 0
+        for k, arrays in enumerate(filters):
+            total = totals[k % len(totals)].reshape(-1)
+            _filter_rows(arrays, total, plain, buffers, cells, (n, top))
+        sums = totals[:, :, : H - top, :W]
+        if share is not None:  # share * first + (1 - share) * second
+            sums[0] -= sums[1]
+            sums[0] *= share[here]
+            sums[0] += sums[1]
+        out[here] = sums[0]
+
+    sums_each = 1 if share is None else 2
+    _run(work, N * strips, (), lambda: _buffers(sums_each, sizes, like))
+    return result
 
 
-def _buffers(sizes: _Sizes, dtype: DType) -> tuple[Array, tuple[Array, ...], Array]:
-    """One thread's image patch, taps (horizontal, vertical, share, cells) and sums.
+def _buffers(count: int, sizes: _Sizes, like: Tensor) -> tuple[Array, Buffers, Array | None]:
+    """One thread's sums and buffers; the last one is for half-resolution maps only.
 
-    Not made in compiled code, where each of them would cost a tenth of a second of compilation.
+    Not made in compiled code, where each of them would cost a tenth of a second of compilation;
+    and by PyTorch, which starts them at a multiple of 64 bytes: no vector of taps straddles two
+    lines of the cache.
     """
-    C, K = sizes.C, sizes.K
-    patch = np.empty(C * (ROWS + K + GROUP - 1) * (BLOCK + K + GROUP - 1), dtype)
-    taps = tuple(np.zeros(rows * BLOCK, dtype) for rows in (2 * K, 2 * (K + GROUP), 2, 3))
-    return patch, taps, np.empty(C * ROWS * BLOCK, dtype)
+    C, K, enlarging = sizes.C, sizes.K, sizes.h < sizes.H
+    totals = like.new_empty((count, C, ROWS, -(-sizes.W // BLOCK) * BLOCK)).numpy()
+    patch = like.new_empty(C * (ROWS + K + GROUP - 1) * (BLOCK + K + GROUP - 1)).numpy()
+    taps = [like.new_zeros(PAIR * rows * BLOCK).numpy() for rows in (K, K + GROUP)]
+    cells = like.new_empty(3 * CELLS).numpy() if enlarging else None
+    return totals, (patch, taps[0], taps[1]), cells
 
 
 def backward(
@@ -186,49 +198,21 @@ def _run(
 
 
 @compiled()
-def _load_patch(target: Array, image: Array, size: Four, at: Three) -> None:
-    """Copy what a tile reads of an image: (C, ROWS + K + 3, BLOCK + K + 3).
-
-    Args:
-        target: Flat array, filled from its start.
-        image: Flat array.
-        size: C, height and width of an image; K.
-        at: Where the tile starts: (n, y, x).
-    """
-    (C, H, W, K), (n, y, x) = size, at
-    rows, columns = ROWS + K + GROUP - 1, BLOCK + K + GROUP - 1
-    for c in range(C):
-        plane = (((n * C + c) * H + y) * W, W, H - y, W)
-        load(target, c * rows * columns, image, plane, (rows, columns, x, np.int64(0)))
-
-
-@compiled()
-def _load_taps(target: Array, second: Int, maps: Array, plane: Four, at: Two) -> None:
-    """Copy the taps of two rows of output, zeros where the map ends.
-
-    target[o*second + k*BLOCK + x] = maps[start + (k*h + y + o)*w + left + x]
+def _enlarge_taps(
+    target: Array, second: int, maps: Array, plane: Four, at: Two, cells: Array
+) -> None:
+    """Copy the taps of two rows of output from maps of half the resolution.
 
     Args:
         target: Flat array.
         second: Where the taps of the second row start in it.
         maps: Flat array.
         plane: Flat index of the first map; K; height and width of a map.
-        at: First pixel: (y, left).
+        at: First pixel: (y, left), both even.
+        cells: A buffer.
     """
-    (start, K, h, w), (y, left) = plane, at
-    for o in range(PAIR):
-        rows = K if y + o < h else 0
-        row = (start + (y + o) * w, h * w, rows, w)
-        load(target, o * second, maps, row, (K, np.int64(BLOCK), left, np.int64(0)))
-
-
-@compiled()
-def _enlarge_taps(
-    target: Array, second: int, maps: Array, plane: Four, at: Two, cells: Array
-) -> None:
-    """As `_load_taps`, from maps of half the resolution; y and left even; `cells` is a buffer."""
     (start, K, h, w), y, column = plane, at[0] // 2, at[1] // 2 - 1
-    upper, own, lower = max(y - 1, 0) * w, y * w, min(y + 1, h - 1) * w
+    upper, own, lower = clamp(y - 1, 0, h - 1) * w, y * w, clamp(y + 1, 0, h - 1) * w
     for k in range(K):
         targets = (k * BLOCK, second + k * BLOCK)
         begin = start + k * h * w
@@ -237,56 +221,51 @@ def _enlarge_taps(
             enlarge(target, targets, maps, (first + upper, first + own, first + lower))
             continue
         for x in range(CELLS):
-            inside = begin + min(max(column + x, 0), w - 1)
+            inside = begin + clamp(column + x, 0, w - 1)
             cells[x] = maps[inside + upper]
             cells[CELLS + x] = maps[inside + own]
             cells[2 * CELLS + x] = maps[inside + lower]
         enlarge(target, targets, cells, (0, CELLS, 2 * CELLS))
 
 
-@compiled()
-def _store_tile(out: Array, total: Array, size: Three, at: Three) -> None:
-    """Write what lies inside the picture of total[c, y, x] (C, ROWS, BLOCK) to `out`."""
-    (C, H, W), (n, top, left) = size, at
-    for c in range(C):
-        for y in range(min(ROWS, H - top)):
-            to = ((n * C + c) * H + top + y) * W + left
-            copy_flat(out, to, total, (c * ROWS + y) * BLOCK, min(BLOCK, W - left))
-
-
 @compiled(called_from_python=True)
-def _forward_rows(
-    frames: tuple[Array, Array],
-    maps: tuple[Array, Array, Array, Array, Array, Array],
-    out: Array,
+def _filter_rows(
+    arrays: Filter,
+    total: Array,
     sizes: Sizes,
-    buffers: tuple[Array, tuple[Array, Array, Array, Array], Array],
-    task: int,
+    buffers: Buffers,
+    cells: Array | None,
+    at: Two,
 ) -> None:
-    """Compute ROWS rows of one output picture; `task` counts them over all pictures."""
-    (count, C, H, W, K, h, w, distance), (patch, taps, total) = sizes, buffers
-    n, top = task // -(-H // ROWS), task % -(-H // ROWS) * ROWS
-    rows, width = ROWS + K + GROUP - 1, BLOCK + K + GROUP - 1
-    plane, shares = (n * distance, K, h, w), (n * H * W, np.int64(1), H, W)
+    """Add ROWS rows of picture `at[0]`, from row `at[1]` on, to total (C, ROWS, columns).
+
+    Without `cells` the maps have full resolution; numba compiles each case when it comes.
+    """
+    (C, H, W, K, h, w, distance), (n, top), (patch, across, down) = sizes, at, buffers
+    image, vertical, horizontal = arrays
+    rows, width, columns = ROWS + K + GROUP - 1, BLOCK + K + GROUP - 1, len(total) // (C * ROWS)
+    height, start = H + K - 1, n * distance
+    # vertical taps of the second row lie one row down: both rows of output meet the same rows
+    # of the image
+    second, lower = K * BLOCK, (K + GROUP + 1) * BLOCK
     for left in range(0, W, BLOCK):
-        total[:] = 0
-        for f in range(count):
-            _load_patch(patch, frames[f], (C, H + K - 1, W + K - 1, K), (n, top, left))
-            for y in range(0, min(ROWS, H - top), PAIR):
-                at = (top + y, left)
-                _load_taps(taps[2], np.int64(BLOCK), maps[4 + f], shares, at)
-                for k in range(2):
-                    # vertical ones of the second row lie one row down: both rows of output
-                    # meet the same rows of the image
-                    second = (K + k * (GROUP + 1)) * BLOCK
-                    if h < H:
-                        _enlarge_taps(taps[k], second, maps[2 * f + 1 - k], plane, at, taps[3])
-                    else:
-                        _load_taps(taps[k], second, maps[2 * f + 1 - k], plane, at)
-                for c in range(C):
-                    where = ((c * rows + y) * width, width, K)
-                    filter_pair(total, (c * ROWS + y) * BLOCK, patch, where, taps)
-        _store_tile(out, total, (C, H, W), (n, top, left))
+        plane = (((n * C * height) + top) * (W + K - 1), W + K - 1, height - top, W + K - 1)
+        stack = (C, rows * width, height * (W + K - 1))
+        load(patch, image, plane, (rows, width, left, ZERO), stack)
+        for y in range(top, clamp(H, top, top + ROWS), PAIR):
+            if cells is None:
+                plane, window = (start + y * W, H * W, K, W), (K, np.int64(BLOCK), left, ZERO)
+                below = W * clamp(H - 1 - y, 0, 1)  # the last row may have none
+                load(across, horizontal, plane, window, (np.int64(PAIR), second, below))
+                load(down, vertical, plane, window, (np.int64(PAIR), lower, below))
+            else:
+                maps = (start, K, h, w)
+                _enlarge_taps(across, second, horizontal, maps, (y, left), cells)
+                _enlarge_taps(down, lower, vertical, maps, (y, left), cells)
+            for c in range(C):
+                sums = ((c * ROWS + y - top) * columns + left, columns)
+                where = ((c * rows + y - top) * width, width, K)
+                filter_pair(total, sums, patch, where, (across, down))
 
 
 @compiled()
@@ -317,7 +296,10 @@ def _backward_maps_tile(
     (n, top, left), (C, H, W), K = at, grad.shape[1:], vertical.shape[1]
     rows, width = ROWS + K + GROUP - 1, BLOCK + K + GROUP - 1
     patch = np.empty(C * rows * width, grad.dtype)
-    _load_patch(patch, image.reshape(-1), (C, H + K - 1, W + K - 1, K), at)
+    height, line = H + K - 1, W + K - 1
+    plane = ((n * C * height + top) * line, line, height - top, line)
+    stack = (C, rows * width, height * line)
+    load(patch, image.reshape(-1), plane, (rows, width, left, 0), stack)
     v = np.empty((K, BLOCK), grad.dtype)
     h = np.empty((K, BLOCK), grad.dtype)
     g = np.empty((1, BLOCK), grad.dtype)
@@ -325,13 +307,13 @@ def _backward_maps_tile(
     for y in range(top, min(top + ROWS, H)):
         window = (K, BLOCK, left, 0)
         plane = ((n * K * H + y) * W, H * W, K, W)
-        load(v.reshape(-1), 0, vertical.reshape(-1), plane, window)
-        load(h.reshape(-1), 0, horizontal.reshape(-1), plane, window)
+        load(v.reshape(-1), vertical.reshape(-1), plane, window, ONE)
+        load(h.reshape(-1), horizontal.reshape(-1), plane, window, ONE)
         gv = np.zeros((K + GROUP, BLOCK), grad.dtype)
         gh = np.zeros((K + GROUP, BLOCK), grad.dtype)
         for c in range(C):
             plane = (((n * C + c) * H + y) * W, 0, 1, W)
-            load(g.reshape(-1), 0, grad.reshape(-1), plane, (1, BLOCK, left, 0))
+            load(g.reshape(-1), grad.reshape(-1), plane, (1, BLOCK, left, 0), ONE)
             start = (c * rows + y - top) * width
             for k in range(0, K, GROUP):
                 dot4(sums, patch, start + k * width, (width, 1), h, K)
@@ -377,14 +359,16 @@ def _backward_image(
     sums = np.empty((GROUP, BLOCK), grad.dtype)
     for y in range(H):
         plane = ((n * K * H + y) * W, H * W, K, W)
-        load(v.reshape(-1), 0, vertical.reshape(-1), plane, (K + GROUP, width, left - K + 1, 0))
+        window = (K + GROUP, width, left - K + 1, 0)
+        load(v.reshape(-1), vertical.reshape(-1), plane, window, ONE)
         # taps in reverse, each shifted to the pixel it is gathered from
         last = ((n * K + K - 1) * H + y) * W
         plane = (last, -H * W, K, W)
-        load(h.reshape(-1), 0, horizontal.reshape(-1), plane, (K, BLOCK, left - K + 1, 1))
+        window = (K, BLOCK, left - K + 1, 1)
+        load(h.reshape(-1), horizontal.reshape(-1), plane, window, ONE)
         for c in range(C):
             plane = (((n * C + c) * H + y) * W, 0, 1, W)
-            load(g.reshape(-1), 0, grad.reshape(-1), plane, (1, width, left - K + 1, 0))
+            load(g.reshape(-1), grad.reshape(-1), plane, (1, width, left - K + 1, 0), ONE)
             for i in range(0, K, GROUP):
                 for s in range(GROUP):
                     for x in range(width):

@@ -124,29 +124,30 @@ def _for_range(builder: Any, end: Any, step: int) -> Iterator[Any]:
 def _type_filter(_: Any, total: Any, at: Any, patch: Any, sizes: Any, taps: Any) -> Any:
     """Add two rows of a block, each pixel filtered with its own separable kernel, to `total`.
 
-    total[at + o*BLOCK + x] += share[o, x] * sum_ij
+    total[first + o*step + x] += sum_ij
         patch[start + i*width + j + x] * horizontal[o, j, x] * vertical[o, i, x]
     for o in 0..1 and x below BLOCK.
 
     Args:
         total: Flat array.
-        at: Flat index of the first sum.
+        at: Flat index of the first sum, and the distance of the two rows.
         patch: Flat array.
         sizes: Flat index of the first element of the patch used, its width, and K.
-        taps: Flat arrays of horizontal (PAIR, K, BLOCK), of vertical (PAIR, K + GROUP, BLOCK),
-            zero where a row of output has no tap, and of share (PAIR, BLOCK).
+        taps: Flat arrays of horizontal (PAIR, K, BLOCK), and of vertical (PAIR, K + GROUP, BLOCK),
+            zero where a row of output has no tap.
     """
     return types.void(total, at, patch, sizes, taps), _build_filter
 
 
 def _build_filter(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     total, patch = _data(context, builder, signature, args, (0, 2))
-    horizontal, vertical, share = (
+    horizontal, vertical = (
         context.make_array(signature.args[4][k])(
             context, builder, builder.extract_value(args[4], k)
         ).data
-        for k in range(3)
+        for k in range(2)
     )
+    first_sum, step = (builder.extract_value(args[1], k) for k in range(2))
     start, width, K = (builder.extract_value(args[3], k) for k in range(3))
     v, word = _Vectors(context, builder, total.type.pointee), start.type
     padded = builder.add(K, word(GROUP))
@@ -166,9 +167,8 @@ def _build_filter(context: Any, builder: Any, signature: Any, args: Any) -> Any:
                 weight = v.load(weights[k // GROUP], builder.mul(line, word(BLOCK)))
                 builder.store(v.multiply_add(dot, weight, builder.load(cell)), cell)
         for o, cell in enumerate(sums):
-            where = (total, args[1], word(o * BLOCK), x)
-            factor = v.load(share, word(o * BLOCK), x)
-            v.store(v.multiply_add(builder.load(cell), factor, v.load(*where)), *where)
+            where = (total, first_sum, builder.mul(word(o), step), x)
+            v.store(builder.fadd(builder.load(cell), v.load(*where)), *where)
     return context.get_dummy_value()
 
 
@@ -270,36 +270,46 @@ def _build_copy(context: Any, builder: Any, signature: Any, args: Any) -> Any:
 copy_flat = cast("Callable[..., None]", intrinsic(_type_copy))
 
 
-@compiled()
-def load(
-    target: Any,
-    at: Any,
-    source: Any,
-    plane: Any,
-    window: Any,
-) -> None:
-    """Copy a window of a plane into a buffer, with zeros where it leaves the plane.
+def _type_clamp(_: Any, value: Any, low: Any, high: Any) -> Any:
+    """Return `value`, or the nearer of `low` and `high`; numba's min and max compile slowly."""
+    return types.intp(types.intp, types.intp, types.intp), _build_clamp
 
-    target[at + r*columns + x] = source[start + r*step + left + r*skew + x]
+
+def _build_clamp(_: Any, builder: Any, __: Any, args: Any) -> Any:
+    value, low, high = args
+    value = builder.select(builder.icmp_signed("<", value, high), value, high)
+    return builder.select(builder.icmp_signed(">", value, low), value, low)
+
+
+clamp = cast("Callable[[int, int, int], int]", intrinsic(_type_clamp))
+
+
+@compiled()
+def load(target: Any, source: Any, plane: Any, window: Any, stack: Any) -> None:
+    """Copy a window of each of some planes into a buffer, with zeros where it leaves the plane.
+
+    target[k*next + r*columns + x] = source[start + k*jump + r*step + left + r*skew + x]
 
     Args:
         target: Flat array.
-        at: Where the window starts in it.
         source: Flat array.
-        plane: Flat index of the plane's first row and column to use; flat distance of its rows;
-            number of rows from there on; number of columns.
+        plane: Flat index of the first plane's first row and column to use; flat distance of its
+            rows; number of rows from there on; number of columns.
         window: Its rows and columns; the plane's column where it starts, which may be negative;
-            columns that it moves right with every row. Not constants but np.int64: numba would
-            compile this once for each constant.
+            columns that it moves right with every row.
+        stack: Number of planes; flat distance between their windows in the target; flat
+            distance between the planes.
     """
     (start, step, height, width), (rows, columns, left, skew) = plane, window
-    for r in range(rows):
-        begin = left + r * skew
-        first = min(max(0, -begin), columns) if r < height else columns
-        last = max(first, min(columns, width - begin))
-        into = at + r * columns
-        for x in range(first):
-            target[into + x] = 0
-        copy_flat(target, into + first, source, start + r * step + begin + first, last - first)
-        for x in range(last, columns):
-            target[into + x] = 0
+    for k in range(stack[0]):
+        for r in range(rows):
+            begin = left + r * skew
+            first = clamp(-begin, 0, columns) if r < height else columns
+            last = clamp(width - begin, first, columns)
+            into = k * stack[1] + r * columns
+            origin = start + k * stack[2] + r * step + begin
+            for x in range(first):
+                target[into + x] = 0
+            copy_flat(target, into + first, source, origin + first, last - first)
+            for x in range(last, columns):
+                target[into + x] = 0

@@ -18,6 +18,7 @@ from sepconv_video.models.blocks import (
     displacements,
     sample,
     sampling_grid,
+    shrink,
     upsample,
     warp,
     zero_conv,
@@ -231,12 +232,9 @@ def _sampled(frame: Tensor, motions: Tensor) -> Tensor:
     Returns:
         (N, K, H/STEP, W/STEP).
     """
-    count = motions.shape[1]
     fine = upsample(motions.flatten(0, 1), CELL // STEP)
-    # all ways one below the other, so that one look-up does
-    grid = sampling_grid(fine, STEP).view(len(motions), -1, fine.shape[-1], 2)
-    found = sample(frame, grid)
-    return found.view(len(motions), count, *fine.shape[-2:])
+    frames = frame[:, None].expand(-1, motions.shape[1], -1, -1, -1).flatten(0, 1)
+    return sample(frames, sampling_grid(fine, STEP)).view(*motions.shape[:2], *fine.shape[-2:])
 
 
 def _shifted(frame: Tensor, radius: int) -> Tensor:
@@ -252,8 +250,7 @@ def _shifted(frame: Tensor, radius: int) -> Tensor:
 
 def _windowed(difference: Tensor) -> Tensor:
     """Average (N, D, H/STEP, W/STEP) over a window around each cell: (N, D, H/4, W/4)."""
-    cells = F.avg_pool2d(difference, CELL // STEP)
-    return box(cells, WINDOW)
+    return box(shrink(difference, CELL // STEP), WINDOW)
 
 
 def _one_sided(moved: Tensor, fixed: Tensor, radius: int) -> Tensor:
