@@ -7,11 +7,12 @@
 # of training, 4 by default; the benchmark takes up to 5 more, and BENCHMARK=0 leaves it out. Call it
 # again with the last call's $OUT/MODEL as .carry/MODEL to continue the training run: commands there
 # end after ten minutes. Clips are read from .carry/data (a copy of ../shared/data, which does not
-# travel by itself). Dry run on a CPU: DEVICE=cpu STEPS=2 scripts/gpu_session.sh 1
+# travel by itself). Training starts from the shipped weights and must end within STEPS, as its rate
+# then is zero: see in the first call how many the machine makes. Dry run on a CPU: DEVICE=cpu STEPS=2 scripts/gpu_session.sh 1
 set -euo pipefail
 cd "$(dirname "$0")/.."
 minutes=${1:-4} benchmark=${BENCHMARK:-1}
-device=${DEVICE:-cuda} steps=${STEPS:-60000} model=${MODEL:-fast}
+device=${DEVICE:-cuda} steps=${STEPS:-9000} model=${MODEL:-fast}
 out=${OUT:?say where results go, e.g. OUT=runs/gpu}
 data=${DATA:-.carry/data}
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
@@ -30,7 +31,7 @@ fi
 amp=off batch=8 every=16
 if [ "$device" = cuda ]; then amp=fp16 batch=64 every=4; fi
 python3 scripts/train.py --model "$model" --data "$data" --run "$run" --device "$device" \
-    --steps "$steps" --minutes "$minutes" --save-minutes 2 --batch "${BATCH:-$batch}" \
+    --start "weights/$model.safetensors" --steps "$steps" --minutes "$minutes" --save-minutes 2 --batch "${BATCH:-$batch}" \
     --autocast "$amp" --validate-every "${VALIDATE:-$every}" 2>&1 | tee -a "$out/train.log"
 
 # files of over 16 MiB do not come back

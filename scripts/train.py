@@ -12,9 +12,9 @@ from pathlib import Path
 
 import click
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from sepconv_video.models import NETWORKS
+from sepconv_video.models import NETWORKS, Fine
 from sepconv_video.training.clips import read_folder, read_picture
 from sepconv_video.training.loop import Recipe, Trainer, train, validate
 from sepconv_video.training.losses import LOSSES
@@ -46,7 +46,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 @click.option(
     "--start",
     type=click.Path(path_type=Path, exists=True),
-    help="Checkpoint whose averaged weights a fresh run starts from.",
+    help="Weights, or a checkpoint whose averaged ones, a fresh run starts from.",
 )
 @click.option(
     "--validate-every",
@@ -81,11 +81,7 @@ def run_training(
     torch.manual_seed(seed)
     network = NETWORKS[model]().to(device)
     if start is not None:
-        state = torch.load(start, map_location="cpu", weights_only=True)
-        # parts that the checkpoint does not know start neutral
-        unknown = network.load_state_dict(state["average"], strict=False).unexpected_keys
-        if unknown:
-            raise click.UsageError(f"`{start}` is of another network: it has {unknown[0]}")
+        load_start(network, start)
     clips = list(read_folder(data / "train").values())
     pictures = [read_picture(path) for path in sorted((data / "images").glob("*.jpg"))]
     samples = Samples(clips, pictures, patch, torch.device(device), seed)
@@ -102,6 +98,19 @@ def run_training(
         save_file(half, run / "weights.safetensors")
         psnr = validate(trainer.average, held_back, validate_every) if held_back else float("nan")
         report(run, step, psnr)
+
+
+def load_start(network: torch.nn.Module, start: Path) -> None:
+    """Start from other weights; parts that they do not know stay neutral."""
+    if start.suffix == ".safetensors":
+        state = load_file(start)
+    else:
+        state = torch.load(start, map_location="cpu", weights_only=True)["average"]
+    if isinstance(network, Fine) and not any(key.startswith("network.") for key in state):
+        state = {f"network.{key}": value for key, value in state.items()}  # those of `fast`
+    unknown = network.load_state_dict(state, strict=False).unexpected_keys
+    if unknown:
+        raise click.UsageError(f"`{start}` is of another network: it has {unknown[0]}")
 
 
 def report(run: Path, step: int, psnr: float) -> None:
