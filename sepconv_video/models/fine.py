@@ -27,17 +27,7 @@ class Fine(nn.Module):
         self.network = Fast(ROUNDS)
 
     def forward(self, left: Tensor, right: Tensor, tile: int | None = None) -> Tensor:
-        """Predict the frame half way: the mean of four looks.
-
-        Args:
-            left: Earlier frames, (N, 3, H, W), RGB in [0, 1], any H and W; float32, or as the
-                weights.
-            right: Later frames; shape, dtype and device of `left`.
-            tile: Most pixels a side to work on at once (besides a halo); None for whole frames.
-
-        Returns:
-            (N, 3, H, W), same dtype; not clamped.
-        """
+        """Predict the frame half way, the mean of four looks; as `Fast.forward`."""
         seen = self.network(left, right, tile) + self.network(right, left, tile)
         left, right = left.flip(3), right.flip(3)
         mirrored = self.network(left, right, tile) + self.network(right, left, tile)
