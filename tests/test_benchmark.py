@@ -43,7 +43,7 @@ def test_every_table_is_filled(scripts, tmp_path):
     (program,) = results["program"]
     assert program["frames"] == 4
     assert set(benchmark.TABLES["program"][1]) == set(program)
-    assert paths["md"].read_text().count("\n| 64x48 |") == 5
+    assert paths["md"].read_text().count("\n| 64x48 |") == 6
     assert paths["png"].read_bytes()[:4] == b"\x89PNG"
 
 
