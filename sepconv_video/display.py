@@ -35,7 +35,7 @@ def show_error(error: SepConvVideoError) -> None:
 def show_times(busy_s: Mapping[str, float], wall_s: float) -> None:
     """Print how long each stage of the work was busy, in seconds and as a share of the whole."""
     stages = ", ".join(
-        f"{stage} {seconds:.1f} s ({seconds / wall_s:.0%})" for stage, seconds in busy_s.items()
+        f"{stage} {seconds:.2f} s ({seconds / wall_s:.0%})" for stage, seconds in busy_s.items()
     )
     click.echo(f"busy, side by side: {stages}; {wall_s:.1f} s in all", err=True)
 

@@ -118,7 +118,7 @@ def test_a_gpu_is_not_waited_for_before_the_end(measuring, monkeypatch):
 def shares(err):
     """Seconds per stage, and of the whole, that the line says."""
     stages, wall = LINE.search(err).groups()
-    found = re.findall(r"(\w+) (\d+\.\d) s \((\d+)%\)", stages)
+    found = re.findall(r"(\w+) (\d+\.\d\d) s \((\d+)%\)", stages)
     assert [name for name, _, _ in found] == list(timing.STAGES)
     return {name: float(seconds) for name, seconds, _ in found}, float(wall)
 
