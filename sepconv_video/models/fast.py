@@ -61,7 +61,7 @@ class Prediction(NamedTuple):
 class Fast(nn.Module):
     """About 60,000 multiply-accumulates per pixel; an untrained one follows small motion only."""
 
-    halo = 160
+    halo = 256
     bytes_per_pixel = 550
     frame_bytes_per_pixel = 34
 
