@@ -25,7 +25,7 @@ import click
 import speed
 import torch
 
-from sepconv_video.engine import choose_device
+from sepconv_video.devices import choose_device
 
 
 def program_rows(

@@ -28,7 +28,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from sepconv_video import color
-from sepconv_video.engine import choose_device
+from sepconv_video.devices import choose_device
 from sepconv_video.video import Reader, read_picture, write_picture
 from sepconv_video.weights import load_model
 

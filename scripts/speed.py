@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from sepconv_video.engine import DTYPES
+from sepconv_video.devices import DTYPES, frames_dtype
 from sepconv_video.kernels import sepconv_pair
 from sepconv_video.models import SepConv2017
 from sepconv_video.weights import load_model
@@ -238,7 +238,8 @@ def network_rows(bench: Bench, size: tuple[int, int], peak: tuple[float, float])
                 yield row
                 continue
             dtype = DTYPES[precision]
-            left, right = (torch.rand(1, 3, H, W, device=bench.device, dtype=dtype) for _ in "lr")
+            kind = {"device": bench.device, "dtype": frames_dtype(dtype)}
+            left, right = (torch.rand(1, 3, H, W, **kind) for _ in "lr")
             model.to(dtype)
             median_s = bench.median_s(what, pixels, lambda m=model, two=(left, right): m(*two))
             floor_s = network_macs(name) * pixels / peak[0]

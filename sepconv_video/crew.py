@@ -169,7 +169,7 @@ def check(options: Options, devices: list[str]) -> None:
     Raises:
         SepConvVideoError: There is no such device, or the precision does not suit it.
     """
-    from sepconv_video.engine import choose_device, choose_dtype  # noqa: PLC0415 - imports torch
+    from sepconv_video.devices import choose_device, choose_dtype  # noqa: PLC0415 - imports torch
 
     for name in devices:
         choose_dtype(options.precision, choose_device(name))

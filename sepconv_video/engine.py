@@ -15,16 +15,14 @@ import torch
 from torch import Tensor
 
 from sepconv_video import color
-from sepconv_video.errors import DeviceError, OptionsError
+from sepconv_video.devices import choose_device, choose_dtype, frames_dtype
+from sepconv_video.errors import DeviceError
 from sepconv_video.frames import POSITIONS, Frame, Interval, Plane, VideoInfo
-from sepconv_video.kernels import implementations
 from sepconv_video.memory import Interpolator, Ladder, is_out_of_memory
 from sepconv_video.options import Options
 from sepconv_video.schedule import held_frame, is_made
 from sepconv_video.timing import busy, measure, read_events
 from sepconv_video.weights import load_model
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 T = TypeVar("T")
 
@@ -170,10 +168,12 @@ class Engine:
         dtype = choose_dtype(options.precision, device)
         model = load_model(options.model, device).to(dtype)
         measure(options.verbose)
-        # bf16 has 8 bits of precision, too few for frames: features only
-        frames = torch.float32 if dtype == torch.bfloat16 else dtype
         return cls(
-            model, device=device, dtype=frames, batch=options.batch, tile=options.tile or None
+            model,
+            device=device,
+            dtype=frames_dtype(dtype),
+            batch=options.batch,
+            tile=options.tile or None,
         )
 
     def run(
@@ -354,50 +354,3 @@ def _finish(batch: _Batch, numbers: Iterator[int]) -> Iterator[list[Frame]]:
                 Frame(index=index, pts=moment.pts, duration=moment.duration, planes=planes)
             )
         yield shown
-
-
-def choose_device(name: str) -> torch.device:
-    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device that works.
-
-    `auto` is the GPU if PyTorch sees one. It is never given up silently: a GPU without a
-    working CuPy is an error, as the CPU would be a hundred times slower.
-
-    Raises:
-        DeviceError: There is no such device, or it lacks CuPy.
-        OptionsError: The name is none of these.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cpu":
-        return torch.device("cpu")
-    kind, _, number = name.partition(":")
-    if kind != "cuda" or (number and not number.isdecimal()):
-        raise OptionsError(f"unknown device `{name}`", "use `auto`, `cpu`, `cuda` or `cuda:N`")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if int(number or 0) >= count:
-        raise DeviceError(
-            f"no device `{name}`: PyTorch sees {count} CUDA devices here",
-            "use `--device cpu`, or run `sepconv-video --doctor` to see what is missing",
-        )
-    reason = implementations()["cuda"]
-    if reason != "ok":
-        raise DeviceError(
-            f"cannot use `{name}`: {reason}", "run `sepconv-video --doctor`, or use `--device cpu`"
-        )
-    return torch.device("cuda", int(number or 0))
-
-
-def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Turn `auto`, `fp32`, `fp16` or `bf16` into the floating type of the network.
-
-    Raises:
-        OptionsError: Half precision on a CPU, where it is many times slower than fp32.
-    """
-    if precision == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    if device.type == "cpu" and precision != "fp32":
-        raise OptionsError(
-            f"`--precision {precision}` needs a GPU: on a CPU it is many times slower than fp32",
-            "leave the option out, or use `--precision fp32`",
-        )
-    return DTYPES[precision]

@@ -10,7 +10,8 @@ import torch
 
 from sepconv_video import color
 from sepconv_video.color import to_rgb
-from sepconv_video.engine import Engine, between, choose_device, choose_dtype
+from sepconv_video.devices import choose_device, choose_dtype
+from sepconv_video.engine import Engine, between
 from sepconv_video.errors import DeviceError, OptionsError
 from sepconv_video.frames import ColorSpec, Frame, Relation, VideoInfo
 from sepconv_video.schedule import by_factor, by_rate, intervals

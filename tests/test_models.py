@@ -192,9 +192,10 @@ def test_the_operator_takes_its_share_of_the_time_of_fast():
 @pytest.mark.parametrize("weights", [torch.float16, torch.bfloat16])
 def test_half_precision_changes_hardly_anything(name, weights):
     """As the engine does it: frames in fp16, but in fp32 for weights in bf16."""
+    from sepconv_video.devices import frames_dtype
     from sepconv_video.weights import load_model
 
-    frames = torch.float32 if weights == torch.bfloat16 else weights
+    frames = frames_dtype(weights)
     picture = texture(48, 70)
     left, right = picture[..., 3:67], picture[..., :64]
     model = load_model(name)

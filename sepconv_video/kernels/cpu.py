@@ -37,7 +37,6 @@ CELLS = BLOCK // 2 + 2  # columns of a half-resolution map that a block reads
 
 Array = np.ndarray[Any, Any]
 Two = tuple[int, int]
-Three = tuple[int, int, int]
 Four = tuple[int, int, int, int]
 Sizes = tuple[int, int, int, int, int, int, int]  # `_Sizes`, which numba compiles slower
 Filter = tuple[Array, Array, Array]  # frame, vertical and horizontal maps, flat
@@ -176,7 +175,7 @@ def _run(
     callers meet, and share the tasks out beforehand, however busy the cores are.
 
     Args:
-        loop: A compiled function.
+        loop: Compiled code, or what soon gets there: it must not hold the interpreter's lock long.
         tasks: Number of tasks.
         arguments: What all tasks share.
         buffers: Makes one more argument for each thread.

@@ -19,6 +19,7 @@ from sepconv_video.models.blocks import (
     box,
     conv_act,
     pad_to_multiple,
+    shrink,
     upsample,
     warp,
     zero_conv,
@@ -112,26 +113,22 @@ class Fast(nn.Module):
         mean, spread = statistics(left, right)
         left = pad_to_multiple((left - mean) / spread, MULTIPLE)
         right = pad_to_multiple((right - mean) / spread, MULTIPLE)
-        if tile is None:
-            made = self._predict(left, right)
-        else:
-            made = in_tiles(
-                self._predict, left, right, tile=tile, halo=self.halo, multiple=MULTIPLE
-            )
+        made = in_tiles(self._predict, left, right, tile=tile, halo=self.halo, multiple=MULTIPLE)
         return made[..., :height, :width] * spread + mean
 
-    def _predict(self, left: Tensor, right: Tensor, _: Place | None = None) -> Tensor:
+    def _predict(self, left: Tensor, right: Tensor, _: Place | None) -> Tensor:
         """Predict from normalised frames, or pieces of them; where they lie does not matter."""
-        return self._resample(left, right, self._match(left, right))
+        matched = self._match(left, right)
+        return self._resample(left, right, matched, _moved(left, right, matched.motion))
 
     def predict(self, left: Tensor, middle: Tensor, right: Tensor) -> Prediction:
         """As `forward`, with what training looks at; H and W multiples of `MULTIPLE`."""
         mean, spread = statistics(left, right)
         left, middle, right = ((frame - mean) / spread for frame in (left, middle, right))
         matched = self._match(left, right, middle)
-        moved_left, moved_right = _moved(left, right, matched.motion)
-        guess = moved_right + torch.sigmoid(matched.blend) * (moved_left - moved_right)
-        made = self._resample(left, right, matched)
+        moved = _moved(left, right, matched.motion)
+        guess = moved[1] + torch.sigmoid(matched.blend) * (moved[0] - moved[1])
+        made = self._resample(left, right, matched, moved)
         return Prediction(made * spread + mean, guess * spread + mean, matched.beliefs)
 
     def _match(self, left: Tensor, right: Tensor, middle: Tensor | None = None) -> "_Matched":
@@ -177,10 +174,11 @@ class Fast(nn.Module):
         both = F.pixel_unshuffle(torch.cat((left, right), 1), 2)
         return both.to(self.head2.weight.dtype)
 
-    def _resample(self, left: Tensor, right: Tensor, matched: "_Matched") -> Tensor:
+    def _resample(
+        self, left: Tensor, right: Tensor, matched: "_Matched", moved: tuple[Tensor, Tensor]
+    ) -> Tensor:
         """Look at the frames moved on top of each other, correct, and convolve."""
-        motion = matched.motion
-        moved2 = self._unshuffled(*_moved(left, right, motion))
+        moved2 = self._unshuffled(*moved)
         at2 = self.up2(upsample(matched.at4, 2)) + matched.at2
         at2 = self.refine2(self.warped2(torch.cat((moved2, at2), 1)))
         # in the frames' own precision, also where autocast has lowered the features'
@@ -188,9 +186,9 @@ class Fast(nn.Module):
         residual, blend, taps = torch.split(maps, [4, 1, 4 * TAPS], dim=1)
         change = upsample(matched.change, 2)
         border = [TAPS // 2] * 4
+        motion = matched.motion + upsample(residual.float() * change, 2) * 2
         left, right = (
-            F.pad(frame, border, mode="replicate")
-            for frame in _moved(left, right, motion + upsample(residual.float() * change, 2) * 2)
+            F.pad(frame, border, mode="replicate") for frame in _moved(left, right, motion)
         )
         weight = torch.sigmoid(matched.blend + upsample(blend, 2)).to(left.dtype)
         # at half resolution: the operator enlarges them, so that no large maps are ever made
@@ -231,7 +229,7 @@ def changed(left: Tensor, right: Tensor) -> Tensor:
     Whatever the network thinks, it may touch nothing where nothing changes: a still that came
     back sharpened or shifted by a hair would flicker between its source frames.
     """
-    cells = F.avg_pool2d((left - right).abs().mean(1, keepdim=True), CELL)
+    cells = shrink((left - right).abs().mean(1, keepdim=True), CELL)
     return 1 - torch.exp(-box(cells, WINDOW) / STILL)
 
 

@@ -48,20 +48,22 @@ class Weigher(nn.Module):
 
     distance: Tensor
 
-    def __init__(self, distance: Tensor, knowledge: int, sharpness: float, reserve: float) -> None:
+    def __init__(
+        self, distance: Tensor, knowledge: int, sharpness: float, stillness: float
+    ) -> None:
         """Build for D = len(distance) alternatives.
 
         Args:
             distance: (D,): how much better than the first an alternative must be, in units.
             knowledge: Channels that correct the costs.
             sharpness: Initial scale of the costs.
-            reserve: Initial unit of `distance`.
+            stillness: Initial unit of `distance`.
         """
         super().__init__()
         self.register_buffer("distance", distance, persistent=False)
         self.correct = zero_conv(knowledge, len(distance), side=1)
         self.sharpness = nn.Parameter(torch.tensor(sharpness))
-        self.stillness = nn.Parameter(torch.tensor(reserve))
+        self.stillness = nn.Parameter(torch.tensor(stillness))
 
     def weigh(self, cost: Tensor, knowledge: Tensor) -> Tensor:
         """Likelihood (N, D, rows, columns) by relative cost (same shape) and knowledge; float32."""
@@ -100,7 +102,7 @@ class Matching(Weigher):
         """
         # small motion is likelier than large: without this, flat areas match anywhere
         offsets = displacements(radius)
-        super().__init__(offsets.norm(dim=1), knowledge, sharpness=10.0, reserve=0.15)
+        super().__init__(offsets.norm(dim=1), knowledge, sharpness=10.0, stillness=0.15)
         self.cell, self.radius = cell, radius
         self.register_buffer("offsets", offsets, persistent=False)
         self.mix = nn.Sequential(
@@ -117,10 +119,8 @@ class Matching(Weigher):
         """As `cost`, of each frame with the true middle."""
         left, middle, right = (F.avg_pool2d(frame, self.cell) for frame in (left, middle, right))
         # -d comes at the mirrored place in the list of displacements
-        cost = _one_sided(left, middle, self.radius) + _one_sided(right, middle, self.radius).flip(
-            1
-        )
-        return relative(box(cost, 3))
+        mirrored = _one_sided(right, middle, self.radius).flip(1)
+        return relative(box(_one_sided(left, middle, self.radius) + mirrored, 3))
 
     def condense(self, cost: Tensor) -> Tensor:
         """The volume as features (N, features, H/cell, W/cell) for the network."""
@@ -142,7 +142,7 @@ class Choice(Weigher):
         """Build for `count` candidates, the first of which is the one to stay with."""
         distance = torch.ones(count)
         distance[0] = 0
-        super().__init__(distance, knowledge, sharpness=10.0, reserve=0.0)
+        super().__init__(distance, knowledge, sharpness=10.0, stillness=0.0)
 
     def forward(self, grey: "Grey", candidates: list[Tensor], knowledge: Tensor) -> "Settled":
         """Weigh motions (N, 4, H/4, W/4) by how well they make the frames meet."""
@@ -161,7 +161,7 @@ class Refinement(Weigher):
     def __init__(self, radius: int, knowledge: int) -> None:
         """Build for corrections of up to `radius` pixels in x and y."""
         offsets = displacements(radius)
-        super().__init__(offsets.norm(dim=1), knowledge, sharpness=20.0, reserve=0.03)
+        super().__init__(offsets.norm(dim=1), knowledge, sharpness=20.0, stillness=0.03)
         self.radius = radius
         self.register_buffer("offsets", offsets, persistent=False)
 

@@ -133,15 +133,12 @@ class SepConv2017(nn.Module):
         kind = next(self.parameters()).dtype
         first = pad_to_multiple(left.flip(1).to(kind), MULTIPLE)
         second = pad_to_multiple(right.flip(1).to(kind), MULTIPLE)
-        if tile is None:
-            middle = self._predict(first, second)
-        else:
-            middle = in_tiles(
-                self._predict, first, second, tile=tile, halo=self.halo, multiple=MULTIPLE
-            )
+        middle = in_tiles(
+            self._predict, first, second, tile=tile, halo=self.halo, multiple=MULTIPLE
+        )
         return middle[..., :height, :width].flip(1).to(left.dtype)
 
-    def _predict(self, first: Tensor, second: Tensor, place: Place | None = None) -> Tensor:
+    def _predict(self, first: Tensor, second: Tensor, place: Place | None) -> Tensor:
         """Predict from padded frames in blue-green-red, or from the pieces of them at `place`."""
         features = self._features(torch.cat((first, second), 1), place)
         reach = [TAPS // 2] * 4

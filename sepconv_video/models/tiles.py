@@ -25,8 +25,9 @@ class Place(NamedTuple):
     width: int
 
 
-Predict = Callable[[Tensor, Tensor, Place], Tensor]
-"""Makes of two pieces (N, C, H, W), at a place, the piece (N, C', H, W) of the result."""
+Predict = Callable[[Tensor, Tensor, Place | None], Tensor]
+"""Makes of two pieces (N, C, H, W), at a place, the piece (N, C', H, W) of the result; the place is
+None for whole frames."""
 
 
 @runtime_checkable
@@ -48,15 +49,15 @@ class Tiled(Protocol):
 
 
 def in_tiles(
-    predict: Predict, left: Tensor, right: Tensor, *, tile: int, halo: int, multiple: int
+    predict: Predict, left: Tensor, right: Tensor, *, tile: int | None, halo: int, multiple: int
 ) -> Tensor:
-    """Predict tile by tile.
+    """Predict tile by tile, or whole frames at once.
 
     Args:
         predict: What a network does with padded frames.
         left: Earlier frames, (N, C, H, W), H and W multiples of `multiple`.
         right: Later frames, same shape.
-        tile: Most pixels a side that come out at once; rounded down to a multiple.
+        tile: Most pixels a side that come out at once; rounded down to a multiple. None for all.
         halo: Pixels that `predict` sees around a tile, where the frame has them; rounded up.
         multiple: Tiles begin and end at multiples of this, so that pooling, which divides
             the frame into cells, divides the tiles into the same.
@@ -64,6 +65,8 @@ def in_tiles(
     Returns:
         (N, C', H, W).
     """
+    if tile is None:
+        return predict(left, right, None)
     height, width = left.shape[-2:]
     halo = -(-halo // multiple) * multiple
     rows, columns = (list(_cuts(size, tile, multiple)) for size in (height, width))
