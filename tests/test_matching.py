@@ -36,13 +36,13 @@ def moving(x, y, *, middle=False):
     return Grey(left, right, view(picture, 0, 0) if middle else None)
 
 
-def motion_of(x, y):
+def motion_of(x, y, cell=CELL):
     field = torch.tensor([x, y, -x, -y], dtype=torch.float32)
-    return field.reshape(1, 4, 1, 1).expand(1, 4, HEIGHT // CELL, WIDTH // CELL).clone()
+    return field.reshape(1, 4, 1, 1).expand(1, 4, HEIGHT // cell, WIDTH // cell).clone()
 
 
-def knowledge():
-    return torch.zeros(1, KNOWLEDGE, HEIGHT // CELL, WIDTH // CELL)
+def knowledge(cell=CELL):
+    return torch.zeros(1, KNOWLEDGE, HEIGHT // cell, WIDTH // cell)
 
 
 @pytest.mark.parametrize(("x", "y"), [(0, 0), (2, -1), (-3, 3)])
@@ -59,6 +59,15 @@ def test_choice_takes_the_candidate_that_makes_the_frames_meet():
     candidates = [motion_of(0, 0), motion_of(5, 1), motion_of(-5, 7)]
     found = Choice(3, KNOWLEDGE)(moving(5, 1), candidates, knowledge()).motion
     inner = (found - motion_of(5, 1))[..., 4:-4, 4:-4]
+    assert inner.abs().max() < 0.3
+
+
+@torch.no_grad()
+def test_smaller_cells_choose_by_the_same_window_of_pixels():
+    candidates = [motion_of(0, 0, 2), motion_of(5, 1, 2), motion_of(-5, 7, 2)]
+    found = Choice(3, KNOWLEDGE, 2)(moving(5, 1), candidates, knowledge(2)).motion
+    assert found.shape == (1, 4, HEIGHT // 2, WIDTH // 2)
+    inner = (found - motion_of(5, 1, 2))[..., 8:-8, 8:-8]
     assert inner.abs().max() < 0.3
 
 

@@ -278,7 +278,7 @@ class Peak(TorchDispatchMode):
         self.live -= size
 
 
-def networks_bytes(network, side=64):
+def networks_bytes(network, side=250):  # 256 with all borders
     left, right = torch.rand(2, 1, 3, side, side)
     model = network().eval()
     with torch.inference_mode(), Peak() as peak:

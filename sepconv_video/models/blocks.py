@@ -1,8 +1,13 @@
 """Building blocks that the project's own networks share: convolutions, warping, cost volumes."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+STRIPS = 16
+"""Pieces that a single frame is sampled in on a CPU, so that all its cores have some."""
 
 
 class ResidualBlock(nn.Module):
@@ -47,17 +52,18 @@ def upsample(maps: Tensor, factor: int) -> Tensor:
     return F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
-def warp(frames: Tensor, motion: Tensor) -> Tensor:
-    """Sample each frame at x + motion(x): bilinear, edges repeated.
+def warp(frames: Tensor, motion: Tensor, mode: str = "bilinear") -> Tensor:
+    """Sample each frame at x + motion(x), edges repeated.
 
     Args:
         frames: (N, C, H, W).
         motion: (N, 2, H, W), horizontal then vertical, in pixels.
+        mode: `bilinear`, or `bicubic`: slower, and does not blur between pixels.
 
     Returns:
         (N, C, H, W), in the dtype of `frames`.
     """
-    return sample(frames, sampling_grid(motion))
+    return sample(frames, sampling_grid(motion), mode)
 
 
 def sampling_grid(motion: Tensor, step: int = 1) -> Tensor:
@@ -81,11 +87,20 @@ def sampling_grid(motion: Tensor, step: int = 1) -> Tensor:
     return grid.permute(0, 2, 3, 1)
 
 
-def sample(frames: Tensor, grid: Tensor) -> Tensor:
+def sample(frames: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
     """Look up frames (N, C, H, W) at places (N, rows, columns, 2): (N, C, rows, columns)."""
+    batch, rows = len(frames), grid.shape[1]
+    # on a CPU PyTorch shares out the frames of a batch, but never the rows of a frame
+    strips = math.gcd(rows, STRIPS) if frames.device.type == "cpu" and batch == 1 else 1
     found = F.grid_sample(
-        frames.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
+        frames.float().expand(batch * strips, -1, -1, -1),
+        grid.reshape(batch * strips, rows // strips, *grid.shape[2:]),
+        mode=mode,
+        padding_mode="border",
+        align_corners=False,
     )
+    if strips > 1:
+        found = found.transpose(0, 1).reshape(1, frames.shape[1], *grid.shape[1:3])
     return found.to(frames.dtype)
 
 
@@ -140,6 +155,8 @@ def box(maps: Tensor, side: int) -> Tensor:
 
 def shrink(maps: Tensor, factor: int) -> Tensor:
     """Average (N, C, H, W) over factor x factor pixels; H and W multiples of `factor`."""
+    if factor == 1:
+        return maps
     if maps.device.type != "cpu":  # one launch
         return F.avg_pool2d(maps, factor)
     # as in `box`; three times as fast

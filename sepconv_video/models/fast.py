@@ -146,15 +146,17 @@ class Fast(nn.Module):
         motion = trust[:, :1] * self.fine.motion(fine)
         motion = motion + trust[:, 1:] * upsample(self.coarse.motion(coarse), 4)
         motion = torch.cat((motion, -motion), 1) + residual * CELL
-        motion, beliefs = self._settle(Grey.of(left, right, middle), motion, at4)
-        change = changed(left, right)
+        grey, change = Grey.of(left, right, middle), changed(left, right)
+        motion, beliefs = self._settle(grey, motion, at4)
+        at2 = self.up2(upsample(at4, 2)) + at2
+        motion, more = self._enlarge(grey, motion, change, at2)
+        beliefs += more
         if middle is not None:
             volumes = (self.fine, fine), (self.coarse, coarse)
             beliefs += [
                 Belief(likelihood, volume.true_cost(left, middle, right), volume.distance)
                 for volume, likelihood in volumes
             ]
-        motion = upsample(motion * change, CELL)
         return _Matched(at2, at4, motion, upsample(blend, CELL), change, beliefs)
 
     def _settle(self, grey: Grey, motion: Tensor, at4: Tensor) -> tuple[Tensor, list[Belief]]:
@@ -169,6 +171,13 @@ class Fast(nn.Module):
             beliefs += [stage.belief for stage in (compared, far, searched, near) if stage.belief]
         return motion, beliefs
 
+    def _enlarge(
+        self, grey: Grey, motion: Tensor, change: Tensor, at2: Tensor
+    ) -> tuple[Tensor, list[Belief]]:
+        """Bring the motion from cells to pixels, held at zero where nothing changes."""
+        del grey, at2  # for `fine`, which goes on searching
+        return upsample(motion * change, CELL), []
+
     def _unshuffled(self, left: Tensor, right: Tensor) -> Tensor:
         """Both frames at half resolution, (N, 24, H/2, W/2), in the precision of the weights."""
         both = F.pixel_unshuffle(torch.cat((left, right), 1), 2)
@@ -179,8 +188,8 @@ class Fast(nn.Module):
     ) -> Tensor:
         """Look at the frames moved on top of each other, correct, and convolve."""
         moved2 = self._unshuffled(*moved)
-        at2 = self.up2(upsample(matched.at4, 2)) + matched.at2
-        at2 = self.refine2(self.warped2(torch.cat((moved2, at2), 1)))
+        at2 = self.warped2(torch.cat((moved2, matched.at2), 1))
+        at2 = self.refine2(self._look_again(at2, matched.at4))
         # in the frames' own precision, also where autocast has lowered the features'
         maps = self.head2(at2).to(left.dtype)
         residual, blend, taps = torch.split(maps, [4, 1, 4 * TAPS], dim=1)
@@ -188,12 +197,18 @@ class Fast(nn.Module):
         border = [TAPS // 2] * 4
         motion = matched.motion + upsample(residual.float() * change, 2) * 2
         left, right = (
-            F.pad(frame, border, mode="replicate") for frame in _moved(left, right, motion)
+            F.pad(frame, border, mode="replicate")
+            for frame in _moved(left, right, motion, "bicubic")
         )
         weight = torch.sigmoid(matched.blend + upsample(blend, 2)).to(left.dtype)
         # at half resolution: the operator enlarges them, so that no large maps are ever made
         taps = torch.cat([normalise_taps(part * change) for part in taps.chunk(4, 1)], 1)
         return sepconv_pair(left, right, taps, weight)
+
+    def _look_again(self, at2: Tensor, at4: Tensor) -> Tensor:
+        """What the moved frames look like at half resolution, in view of more around."""
+        del at4  # for `fine`, which looks
+        return at2
 
 
 class _Matched(NamedTuple):
@@ -230,7 +245,7 @@ def changed(left: Tensor, right: Tensor) -> Tensor:
     back sharpened or shifted by a hair would flicker between its source frames.
     """
     cells = shrink((left - right).abs().mean(1, keepdim=True), CELL)
-    return 1 - torch.exp(-box(cells, WINDOW) / STILL)
+    return 1 - torch.exp(-box(cells, WINDOW // CELL) / STILL)
 
 
 def normalise_taps(taps: Tensor) -> Tensor:
@@ -246,5 +261,7 @@ def normalise_taps(taps: Tensor) -> Tensor:
     return centred + impulse[:, None, None]
 
 
-def _moved(left: Tensor, right: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
-    return warp(left, motion[:, :2]), warp(right, motion[:, 2:])
+def _moved(
+    left: Tensor, right: Tensor, motion: Tensor, mode: str = "bilinear"
+) -> tuple[Tensor, Tensor]:
+    return warp(left, motion[:, :2], mode), warp(right, motion[:, 2:], mode)

@@ -26,8 +26,8 @@ from sepconv_video.models.blocks import (
 
 CELL = 4
 """Side in pixels of a cell of the grid that motion is found on."""
-WINDOW = 5
-"""Costs of a cell are averaged over so many cells a side: 20 pixels carry texture enough."""
+WINDOW = 20
+"""Costs of a cell are averaged over about so many pixels a side: they carry texture enough."""
 STEP = 2
 """Costs look at every second pixel of every second row: as good as all, at a quarter."""
 
@@ -71,19 +71,19 @@ class Weigher(nn.Module):
         return torch.softmax(self.correct(knowledge).float() - evidence.float(), dim=1)
 
     def _decide(
-        self, moved: tuple[Tensor, Tensor], middle: Tensor | None, knowledge: Tensor
+        self, moved: tuple[Tensor, Tensor], middle: Tensor | None, knowledge: Tensor, cell: int
     ) -> tuple[Tensor, "Belief | None"]:
         """Weigh alternatives by what they make of both frames, (N, D, H/STEP, W/STEP) each."""
         left, right = moved
         with torch.no_grad():
-            cost = relative(_windowed((left - right).abs_()))
+            cost = relative(_windowed((left - right).abs_(), cell))
         likelihood = self.weigh(cost, knowledge)
         if middle is None:
             return likelihood, None
         with torch.no_grad():
             true = middle[..., ::STEP, ::STEP]
             miss = (left - true).abs_() + (right - true).abs_()
-            return likelihood, Belief(likelihood, relative(_windowed(miss)), self.distance)
+            return likelihood, Belief(likelihood, relative(_windowed(miss, cell)), self.distance)
 
 
 class Matching(Weigher):
@@ -138,18 +138,26 @@ class Choice(Weigher):
     (Barnes et al., SIGGRAPH 2009; here all candidates are weighed at once.)
     """
 
-    def __init__(self, count: int, knowledge: int) -> None:
-        """Build for `count` candidates, the first of which is the one to stay with."""
+    def __init__(self, count: int, knowledge: int, cell: int = CELL) -> None:
+        """Build for `count` candidates, the first of which is the one to stay with.
+
+        Args:
+            count: Number of candidates.
+            knowledge: Channels that correct the costs.
+            cell: Side in pixels of a cell of the candidates' grid.
+        """
         distance = torch.ones(count)
         distance[0] = 0
         super().__init__(distance, knowledge, sharpness=10.0, stillness=0.0)
+        self.cell = cell
 
     def forward(self, grey: "Grey", candidates: list[Tensor], knowledge: Tensor) -> "Settled":
-        """Weigh motions (N, 4, H/4, W/4) by how well they make the frames meet."""
+        """Weigh motions (N, 4, H/cell, W/cell) by how well they make the frames meet."""
         motions = torch.stack(candidates, 1)
         with torch.no_grad():
-            moved = _sampled(grey.left, motions[:, :, :2]), _sampled(grey.right, motions[:, :, 2:])
-        likelihood, belief = self._decide(moved, grey.middle, knowledge)
+            left = _sampled(grey.left, motions[:, :, :2], self.cell)
+            right = _sampled(grey.right, motions[:, :, 2:], self.cell)
+        likelihood, belief = self._decide((left, right), grey.middle, knowledge, self.cell)
         return Settled((likelihood[:, :, None] * motions).sum(1), belief)
 
 
@@ -172,7 +180,7 @@ class Refinement(Weigher):
             left = _shifted(warp(grey.left, full[:, :2]), self.radius)
             # where the left moves by d, the right moves by -d
             right = _shifted(warp(grey.right, full[:, 2:]), self.radius).flip(1)
-        likelihood, belief = self._decide((left, right), grey.middle, knowledge)
+        likelihood, belief = self._decide((left, right), grey.middle, knowledge, CELL)
         change = _mean_offset(likelihood, self.offsets)
         return Settled(motion + torch.cat((change, -change), 1), belief)
 
@@ -198,7 +206,7 @@ class Settled(NamedTuple):
     """A motion that has been chosen, and in training what was thought of the alternatives."""
 
     motion: Tensor
-    """(N, 4, H/4, W/4)."""
+    """(N, 4, rows, columns), on the grid of the candidates."""
     belief: Belief | None
 
 
@@ -226,13 +234,18 @@ def _mean_offset(likelihood: Tensor, offsets: Tensor) -> Tensor:
     return (likelihood[:, :, None] * offsets.float()[:, :, None, None]).sum(1)
 
 
-def _sampled(frame: Tensor, motions: Tensor) -> Tensor:
-    """Every STEP-th pixel and row of a frame (N, 1, H, W), moved in K ways (N, K, 2, H/4, W/4).
+def _sampled(frame: Tensor, motions: Tensor, cell: int) -> Tensor:
+    """Every STEP-th pixel and row of a frame (N, 1, H, W), moved in K ways.
+
+    Args:
+        frame: (N, 1, H, W).
+        motions: (N, K, 2, H/cell, W/cell).
+        cell: Side of a cell in pixels, a multiple of STEP.
 
     Returns:
         (N, K, H/STEP, W/STEP).
     """
-    fine = upsample(motions.flatten(0, 1), CELL // STEP)
+    fine = upsample(motions.flatten(0, 1), cell // STEP)
     frames = frame[:, None].expand(-1, motions.shape[1], -1, -1, -1).flatten(0, 1)
     return sample(frames, sampling_grid(fine, STEP)).view(*motions.shape[:2], *fine.shape[-2:])
 
@@ -248,9 +261,10 @@ def _shifted(frame: Tensor, radius: int) -> Tensor:
     return views.flatten(1, 2)
 
 
-def _windowed(difference: Tensor) -> Tensor:
-    """Average (N, D, H/STEP, W/STEP) over a window around each cell: (N, D, H/4, W/4)."""
-    return box(shrink(difference, CELL // STEP), WINDOW)
+def _windowed(difference: Tensor, cell: int) -> Tensor:
+    """Average (N, D, H/STEP, W/STEP) around each cell, over WINDOW: (N, D, H/cell, W/cell)."""
+    # the odd number of cells next below or at the window's side
+    return box(shrink(difference, cell // STEP), (WINDOW // cell - 1) // 2 * 2 + 1)
 
 
 def _one_sided(moved: Tensor, fixed: Tensor, radius: int) -> Tensor:
