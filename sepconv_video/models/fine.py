@@ -26,7 +26,7 @@ class Look(Fast):
     Weights of `Fast` serve it too; what they do not know starts neutral.
     """
 
-    halo = Fast.halo + 32
+    halo = Fast.halo + 64
 
     def __init__(self) -> None:
         """Build the network with random features and neutral heads."""
