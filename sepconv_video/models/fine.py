@@ -21,7 +21,7 @@ SHIFT = 6
 
 
 class Look(Fast):
-    """`Fast`, with a third round of search, motion in smaller cells, and a second look.
+    """`Fast`, with a third round of search, motion in smaller cells, and a U-Net on what it moved.
 
     Weights of `Fast` serve it too; what they do not know starts neutral.
     """
