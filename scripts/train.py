@@ -19,6 +19,7 @@ from sepconv_video.training.clips import read_folder, read_picture
 from sepconv_video.training.loop import Recipe, Trainer, train, validate
 from sepconv_video.training.losses import LOSSES
 from sepconv_video.training.samples import Samples
+from sepconv_video.weights import weights_layout
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -79,7 +80,7 @@ def run_training(
     """Set a run up, or continue it, and train until the time or the schedule ends."""
     run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    network = NETWORKS[model]().to(device)
+    network = NETWORKS[model]().to(device, memory_format=weights_layout(device))
     if start is not None:
         load_start(network, start)
     clips = list(read_folder(data / "train").values())
@@ -94,7 +95,8 @@ def run_training(
         print(f"continuing {run} at step {trainer.step_count}", flush=True)
     held_back = read_folder(data / "val") if validate_every else {}
     for step in train(trainer, minutes, save_minutes, run):
-        half = {name: value.half() for name, value in trainer.average.state_dict().items()}
+        state = trainer.average.state_dict()
+        half = {name: value.half().contiguous() for name, value in state.items()}
         save_file(half, run / "weights.safetensors")
         psnr = validate(trainer.average, held_back, validate_every) if held_back else float("nan")
         report(run, step, psnr)

@@ -31,7 +31,8 @@ def choose_device(name: str) -> torch.device:
             f"no device `{name}`: PyTorch sees {count} CUDA devices here",
             "use `--device cpu`, or run `sepconv-video --doctor` to see what is missing",
         )
-    reason = implementations()["cuda"]
+    with torch.cuda.device(int(number or 0)):
+        reason = implementations()["cuda"]
     if reason != "ok":
         raise DeviceError(
             f"cannot use `{name}`: {reason}", "run `sepconv-video --doctor`, or use `--device cpu`"

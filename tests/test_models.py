@@ -234,6 +234,20 @@ def test_half_precision_changes_hardly_anything(name, weights):
     assert (half.float() - exact).abs().mean() * 255 < 0.15
 
 
+@pytest.mark.parametrize("name", ["fast", "fine"])
+def test_layout_of_the_weights_does_not_matter(name):
+    """A GPU gets them with the channels last."""
+    from sepconv_video.weights import load_model
+
+    picture = texture(48, 70)
+    left, right = picture[..., 3:67], picture[..., :64]
+    model = load_model(name)
+    with torch.inference_mode():
+        exact = model(left, right)
+        turned = model.to(memory_format=torch.channels_last)(left, right)
+    assert (turned - exact).abs().max() * 255 < 0.25
+
+
 class Rounded:
     """Convolutions as a GPU does them in half precision: operands and results rounded, sums exact.
 

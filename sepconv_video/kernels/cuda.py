@@ -138,6 +138,11 @@ def _run(
     if not result.numel() or not C:
         result.zero_()
         return
+    # the threads of a warp read along a row; what is laid out otherwise is turned around once
+    inputs = tuple(
+        tensor if tensor is None or tensor.stride(-1) == 1 else tensor.contiguous()
+        for tensor in inputs
+    )
     index = image.device.index
     variant = _with_channels(variant, C, _shared_limit(index))
     kernel = _kernel(index, variant)

@@ -66,14 +66,13 @@ class Fast(nn.Module):
     bytes_per_pixel = 550
     frame_bytes_per_pixel = 34
 
-    def __init__(self, rounds: int = 2) -> None:
-        """Build the network with random features and neutral heads.
+    windows: tuple[int, ...] = (36, 28, WINDOW)
+    """What each round of the search averages costs over, in pixels; early rounds look at more, as
+    what repeats (bars, bricks) is told apart by where it ends."""
 
-        Args:
-            rounds: How often the search for the motion is gone through.
-        """
+    def __init__(self) -> None:
+        """Build the network with random features and neutral heads."""
         super().__init__()
-        self.rounds = rounds
         self.fine = Matching(CELL, FINE_RADIUS, 48, 64)
         self.coarse = Matching(COARSE_CELL, COARSE_RADIUS, 48, 128)
         self.down2 = nn.Sequential(conv_act(24, 32), ResidualBlock(32))
@@ -162,11 +161,11 @@ class Fast(nn.Module):
     def _settle(self, grey: Grey, motion: Tensor, at4: Tensor) -> tuple[Tensor, list[Belief]]:
         """Improve the motion: by what else it could be, by neighbours', and pixel by pixel."""
         beliefs = []
-        for _ in range(self.rounds):
-            compared = self.compare(grey, still_and_smooth(motion), at4)
-            far = self.spread_far(grey, neighbours(compared.motion, 4), at4)
-            searched = self.search(grey, far.motion, at4)
-            near = self.spread_near(grey, neighbours(searched.motion, 2), at4)
+        for window in self.windows:
+            compared = self.compare(grey, still_and_smooth(motion), at4, window)
+            far = self.spread_far(grey, neighbours(compared.motion, 4), at4, window)
+            searched = self.search(grey, far.motion, at4, window)
+            near = self.spread_near(grey, neighbours(searched.motion, 2), at4, window)
             motion = near.motion
             beliefs += [stage.belief for stage in (compared, far, searched, near) if stage.belief]
         return motion, beliefs

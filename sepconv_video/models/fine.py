@@ -11,26 +11,28 @@ from torch import Tensor, nn
 
 from sepconv_video.models.blocks import ResidualBlock, conv_act, upsample, zero_conv
 from sepconv_video.models.fast import Fast, Prediction
-from sepconv_video.models.matching import CELL, Belief, Choice, Grey, neighbours
+from sepconv_video.models.matching import CELL, WINDOW, Belief, Choice, Grey, neighbours
 
-ROUNDS = 3
 EDGE_CELL = 2
 """Side in pixels of the cells on which the outlines of moving objects are settled."""
+EDGE_WINDOW = 12
+"""As `WINDOW`, for these cells: the motions around are trusted by now, what is asked is where."""
 SHIFT = 6
 """Pixels by which the second look is moved: half a cell of the motion, and no whole one of any."""
 
 
 class Look(Fast):
-    """`Fast`, with a third round of search, motion in smaller cells, and a U-Net on what it moved.
+    """`Fast`, with five rounds of search, motion in smaller cells, and a U-Net on what it moved.
 
     Weights of `Fast` serve it too; what they do not know starts neutral.
     """
 
     halo = Fast.halo + 64
+    windows = (36, 36, 28, 28, WINDOW)
 
     def __init__(self) -> None:
         """Build the network with random features and neutral heads."""
-        super().__init__(ROUNDS)
+        super().__init__()
         self.edges_far = Choice(5, 32, EDGE_CELL)
         self.edges_near = Choice(5, 32, EDGE_CELL)
         self.again4 = conv_act(32, 64, stride=2)
@@ -45,8 +47,8 @@ class Look(Fast):
     ) -> tuple[Tensor, list[Belief]]:
         """As `Fast._enlarge`, with each cell's outline settled among its neighbours' motions."""
         motion = upsample(motion, CELL // EDGE_CELL)
-        far = self.edges_far(grey, neighbours(motion, 4), at2)
-        near = self.edges_near(grey, neighbours(far.motion, 2), at2)
+        far = self.edges_far(grey, neighbours(motion, 4), at2, EDGE_WINDOW)
+        near = self.edges_near(grey, neighbours(far.motion, 2), at2, EDGE_WINDOW)
         motion = near.motion * upsample(change, CELL // EDGE_CELL)
         beliefs = [stage.belief for stage in (far, near) if stage.belief]
         return upsample(motion, EDGE_CELL), beliefs
@@ -60,7 +62,7 @@ class Look(Fast):
 
 
 class Fine(nn.Module):
-    """About 171,000 multiply-accumulates per pixel, in two looks one after the other."""
+    """About 172,000 multiply-accumulates per pixel, in two looks one after the other."""
 
     halo = Look.halo
     bytes_per_pixel = Fast.bytes_per_pixel + 40

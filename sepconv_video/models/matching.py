@@ -71,19 +71,26 @@ class Weigher(nn.Module):
         return torch.softmax(self.correct(knowledge).float() - evidence.float(), dim=1)
 
     def _decide(
-        self, moved: tuple[Tensor, Tensor], middle: Tensor | None, knowledge: Tensor, cell: int
+        self,
+        moved: tuple[Tensor, Tensor],
+        middle: Tensor | None,
+        knowledge: Tensor,
+        cell: int,
+        window: int,
     ) -> tuple[Tensor, "Belief | None"]:
         """Weigh alternatives by what they make of both frames, (N, D, H/STEP, W/STEP) each."""
         left, right = moved
         with torch.no_grad():
-            cost = relative(_windowed((left - right).abs_(), cell))
+            cost = relative(_windowed((left - right).abs_(), cell, window))
         likelihood = self.weigh(cost, knowledge)
         if middle is None:
             return likelihood, None
         with torch.no_grad():
             true = middle[..., ::STEP, ::STEP]
             miss = (left - true).abs_() + (right - true).abs_()
-            return likelihood, Belief(likelihood, relative(_windowed(miss, cell)), self.distance)
+            return likelihood, Belief(
+                likelihood, relative(_windowed(miss, cell, window)), self.distance
+            )
 
 
 class Matching(Weigher):
@@ -151,13 +158,15 @@ class Choice(Weigher):
         super().__init__(distance, knowledge, sharpness=10.0, stillness=0.0)
         self.cell = cell
 
-    def forward(self, grey: "Grey", candidates: list[Tensor], knowledge: Tensor) -> "Settled":
+    def forward(
+        self, grey: "Grey", candidates: list[Tensor], knowledge: Tensor, window: int = WINDOW
+    ) -> "Settled":
         """Weigh motions (N, 4, H/cell, W/cell) by how well they make the frames meet."""
         motions = torch.stack(candidates, 1)
         with torch.no_grad():
             left = _sampled(grey.left, motions[:, :, :2], self.cell)
             right = _sampled(grey.right, motions[:, :, 2:], self.cell)
-        likelihood, belief = self._decide((left, right), grey.middle, knowledge, self.cell)
+        likelihood, belief = self._decide((left, right), grey.middle, knowledge, self.cell, window)
         return Settled((likelihood[:, :, None] * motions).sum(1), belief)
 
 
@@ -173,14 +182,16 @@ class Refinement(Weigher):
         self.radius = radius
         self.register_buffer("offsets", offsets, persistent=False)
 
-    def forward(self, grey: "Grey", motion: Tensor, knowledge: Tensor) -> "Settled":
+    def forward(
+        self, grey: "Grey", motion: Tensor, knowledge: Tensor, window: int = WINDOW
+    ) -> "Settled":
         """Correct motion (N, 4, H/4, W/4), both frames' by the same way."""
         with torch.no_grad():
             full = upsample(motion, CELL)
             left = _shifted(warp(grey.left, full[:, :2]), self.radius)
             # where the left moves by d, the right moves by -d
             right = _shifted(warp(grey.right, full[:, 2:]), self.radius).flip(1)
-        likelihood, belief = self._decide((left, right), grey.middle, knowledge, CELL)
+        likelihood, belief = self._decide((left, right), grey.middle, knowledge, CELL, window)
         change = _mean_offset(likelihood, self.offsets)
         return Settled(motion + torch.cat((change, -change), 1), belief)
 
@@ -261,10 +272,10 @@ def _shifted(frame: Tensor, radius: int) -> Tensor:
     return views.flatten(1, 2)
 
 
-def _windowed(difference: Tensor, cell: int) -> Tensor:
-    """Average (N, D, H/STEP, W/STEP) around each cell, over WINDOW: (N, D, H/cell, W/cell)."""
+def _windowed(difference: Tensor, cell: int, window: int) -> Tensor:
+    """Average (N, D, H/STEP, W/STEP) over a window around each cell: (N, D, H/cell, W/cell)."""
     # the odd number of cells next below or at the window's side
-    return box(shrink(difference, cell // STEP), (WINDOW // cell - 1) // 2 * 2 + 1)
+    return box(shrink(difference, cell // STEP), (window // cell - 1) // 2 * 2 + 1)
 
 
 def _one_sided(moved: Tensor, fixed: Tensor, radius: int) -> Tensor:
