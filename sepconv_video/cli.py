@@ -9,11 +9,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -52,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted: what is finished is kept", err=True)
-        code = 130
+        _leave_at_once(130)
+    except SystemExit as request:  # by `_terminate`
+        _leave_at_once(int(request.code or 0))
     except SepConvVideoError as error:
         if debug:
             raise
@@ -62,6 +65,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - or Python complains at exit
         code = 1
     sys.exit(code or 0)
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """End the process without waiting for its threads.
+
+    One may be in the middle of a network. An orderly end would take the interpreter away from under
+    it, which C++ answers with an abort: https://github.com/pytorch/pytorch/issues/38228.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # it ends already
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # its reader has gone
+            stream.flush()
+    os._exit(code)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
