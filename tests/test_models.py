@@ -79,13 +79,16 @@ def test_2017_network_has_the_published_size():
 
 
 def test_fast_network_keeps_its_budget():
+    """A tenth of the arithmetic of the network of 2017, the operator's included."""
+    from sepconv_video.models.fast import TAPS
+
     model = Fast()
     assert sum(p.numel() for p in model.parameters()) < 5e6
-    assert 25_000 <= macs_per_pixel(model, 128, 128) <= 60_000
+    assert 25_000 <= macs_per_pixel(model, 128, 128) + 6 * TAPS * (TAPS + 1) <= 380_484 / 10
 
 
 def test_fine_network_keeps_its_budget():
-    model = Fine()
+    model = Fine().eval()
     assert sum(p.numel() for p in model.parameters()) <= 7e6
     assert macs_per_pixel(model, 64, 64) <= 380_000
 
@@ -93,8 +96,8 @@ def test_fine_network_keeps_its_budget():
 def test_the_two_looks_of_fine_differ():
     random = torch.Generator().manual_seed(0)
     left, right = torch.rand(2, 1, 3, 48, 64, generator=random)
-    model = Fine()
-    nn.init.normal_(model.network.head2.weight, std=0.1)
+    model = Fine().eval()
+    nn.init.normal_(model.network.head.weight, std=0.1)
     with torch.inference_mode():
         assert (model.network(left, right) - model(left, right)).abs().max() > 1e-2
 
@@ -103,11 +106,13 @@ def test_what_fine_has_over_fast_starts_neutral():
     """So that training goes on from the weights of `fast`."""
     from sepconv_video.models.fine import Look
 
-    look = Look()
-    at2, at4 = torch.rand(1, 32, 24, 32), torch.rand(1, 64, 12, 16)
+    fast, look = Fast(), Look()
+    nn.init.normal_(fast.head.weight, std=0.01)
+    assert not look.load_state_dict(fast.state_dict(), strict=False).unexpected_keys
+    picture = texture(48, 70)
     with torch.inference_mode():
-        assert torch.equal(look._look_again(at2, at4), at2)
-    assert not look.load_state_dict(Fast().state_dict(), strict=False).unexpected_keys
+        expected = fast(picture[..., 3:67], picture[..., :64])
+        assert torch.equal(look(picture[..., 3:67], picture[..., :64]), expected)
 
 
 def texture(height, width):
@@ -122,7 +127,7 @@ def test_an_untrained_network_follows_small_motion(network):
     picture = texture(96, 140)
     left, middle, right = (picture[..., shift : 128 + shift] for shift in (4, 2, 0))
     with torch.inference_mode():
-        made = network()(left, right)
+        made = network().eval()(left, right)
     average = ((left + right) / 2 - middle).square().mean()
     assert (made - middle).square().mean() < 0.2 * average
 
@@ -132,14 +137,14 @@ def test_an_untrained_network_follows_small_motion(network):
 def test_an_untrained_network_keeps_a_still(network, size):
     still = texture(*size)
     with torch.inference_mode():
-        made = network()(still, still)
+        made = network().eval()(still, still)
     torch.testing.assert_close(made, still, atol=1e-2, rtol=0)
 
 
 @pytest.mark.parametrize("network", [Fast, Fine, SepConv2017])
 def test_any_size_comes_back_at_its_size(network):
     with torch.inference_mode():
-        made = network()(torch.rand(1, 3, 35, 61), torch.rand(1, 3, 35, 61))
+        made = network().eval()(torch.rand(1, 3, 35, 61), torch.rand(1, 3, 35, 61))
     assert made.shape == (1, 3, 35, 61)
     assert made.isfinite().all()
 
@@ -170,26 +175,6 @@ def test_a_frame_is_moved_alike_alone_and_in_a_batch(mode):
     )
 
 
-def test_cost_volume_is_its_formula():
-    """And differentiable, though it works in place."""
-    from sepconv_video.models.blocks import cost_volume, displacements
-
-    left, right = torch.rand(2, 2, 3, 12, 20, dtype=torch.float64, requires_grad=True)
-    found = cost_volume(left, right, 2, 2)
-    small = [nn.functional.avg_pool2d(frame, 2) for frame in (left, right)]
-    rows, columns = torch.meshgrid(torch.arange(6), torch.arange(10), indexing="ij")
-    wanted = []
-    for dx, dy in displacements(2).int().tolist():
-        ahead = small[0][..., (rows + dy).clamp(0, 5), (columns + dx).clamp(0, 9)]
-        behind = small[1][..., (rows - dy).clamp(0, 5), (columns - dx).clamp(0, 9)]
-        wanted.append((ahead - behind).abs().mean(1))
-    padded = nn.functional.pad(torch.stack(wanted, 1), [2] * 4, mode="replicate")
-    torch.testing.assert_close(found, nn.functional.avg_pool2d(padded, 5, 1))
-    assert torch.autograd.gradcheck(
-        lambda a, b: cost_volume(a, b, 2, 1), (left[:1, :, :4, :6], right[:1, :, :4, :6])
-    )
-
-
 @pytest.mark.filterwarnings("ignore")  # of the profiler
 def test_the_operator_takes_its_share_of_the_time_of_fast():
     """At most 15 points above its share of the arithmetic, on a CPU."""
@@ -197,7 +182,7 @@ def test_the_operator_takes_its_share_of_the_time_of_fast():
 
     from sepconv_video.models.fast import TAPS
 
-    model, frames = Fast(), torch.rand(2, 1, 3, 128, 192)
+    model, frames = Fast(), torch.rand(2, 1, 3, 256, 448)
     convolutions = macs_per_pixel(model, 128, 192)
     operator = 2 * 3 * TAPS * (TAPS + 1)  # both frames, three channels
     with torch.inference_mode():

@@ -1,6 +1,7 @@
-"""Building blocks that the project's own networks share: convolutions, warping, cost volumes."""
+"""Building blocks that the project's own networks share: convolutions, warping, averages."""
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -52,42 +53,33 @@ def upsample(maps: Tensor, factor: int) -> Tensor:
     return F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
-def warp(frames: Tensor, motion: Tensor, mode: str = "bilinear") -> Tensor:
+def warp(
+    frames: Tensor, motion: Tensor, mode: str = "bilinear", corner: tuple[int, int] = (0, 0)
+) -> Tensor:
     """Sample each frame at x + motion(x), edges repeated.
 
     Args:
         frames: (N, C, H, W).
-        motion: (N, 2, H, W), horizontal then vertical, in pixels.
+        motion: (N, 2, rows, columns), horizontal then vertical, in pixels.
         mode: `bilinear`, or `bicubic`: slower, and does not blur between pixels.
+        corner: Row and column of the frames that the first one of `motion` belongs to.
 
     Returns:
-        (N, C, H, W), in the dtype of `frames`.
+        (N, C, rows, columns), in the dtype of `frames`.
     """
-    return sample(frames, sampling_grid(motion), mode)
-
-
-def sampling_grid(motion: Tensor, step: int = 1) -> Tensor:
-    """Where `sample` shall look: at x + motion(x), for every `step`-th pixel and row.
-
-    Args:
-        motion: (N, 2, H/step, W/step), horizontal then vertical, in pixels.
-        step: Distance in pixels of what is sampled.
-
-    Returns:
-        (N, H/step, W/step, 2), -1 to 1 from edge to edge; float32. A view of (N, 2, ...), which
-        is as fast to look at, and much faster to make on a CPU.
-    """
-    height, width = step * motion.shape[-2], step * motion.shape[-1]
+    height, width = frames.shape[-2:]
+    top, left = corner
     # coordinates need more than the 11 bits of fp16, whatever the dtype of the network
-    rows = torch.arange(0, height, step, device=motion.device, dtype=torch.float32)
-    columns = torch.arange(0, width, step, device=motion.device, dtype=torch.float32)
+    steps = partial(torch.arange, device=motion.device, dtype=torch.float32)
+    rows, columns = steps(top, top + motion.shape[-2]), steps(left, left + motion.shape[-1])
     places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
     scale = places.new_tensor([2 / width, 2 / height])
     grid = (motion.float() + places).add_(0.5).mul_(scale[:, None, None]).sub_(1)
-    return grid.permute(0, 2, 3, 1)
+    # a view of (N, 2, ...) is as fast to look at as what is laid out so, and faster to make
+    return _sample(frames, grid.permute(0, 2, 3, 1), mode)
 
 
-def sample(frames: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
+def _sample(frames: Tensor, grid: Tensor, mode: str) -> Tensor:
     """Look up frames (N, C, H, W) at places (N, rows, columns, 2): (N, C, rows, columns)."""
     batch, rows = len(frames), grid.shape[1]
     # on a CPU PyTorch shares out the frames of a batch, but never the rows of a frame
@@ -102,44 +94,6 @@ def sample(frames: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
     if strips > 1:
         found = found.transpose(0, 1).reshape(1, frames.shape[1], *grid.shape[1:3])
     return found.to(frames.dtype)
-
-
-def displacements(radius: int) -> Tensor:
-    """((2*radius+1)**2, 2) displacements in cells, (x, y), in the order of `cost_volume`."""
-    steps = torch.arange(-radius, radius + 1, dtype=torch.float32)
-    vertical, horizontal = torch.meshgrid(steps, steps, indexing="ij")
-    return torch.stack((horizontal, vertical), dim=-1).reshape(-1, 2)
-
-
-def cost_volume(left: Tensor, right: Tensor, cell: int, radius: int) -> Tensor:
-    """How badly the two frames agree when they meet in the middle, per displacement.
-
-    At 1/cell of the resolution, for each displacement d of up to `radius` cells: the mean
-    absolute difference of `left` at x + d and `right` at x - d (bilateral matching, as the
-    motion of the frame half way is wanted), averaged over 5x5 cells.
-
-    Args:
-        left: Earlier frames, (N, C, H, W), H and W multiples of `cell`.
-        right: Later frames, same shape.
-        cell: Side of a cell in pixels.
-        radius: Largest displacement in cells.
-
-    Returns:
-        (N, (2*radius+1)**2, H/cell, W/cell), in the units of the frames.
-    """
-    left, right = F.avg_pool2d(left, cell), F.avg_pool2d(right, cell)
-    height, width = left.shape[-2:]
-    border = [radius] * 4
-    # (N, C, 2*radius + 1, H + 2*radius, W) views: all horizontal shifts of every row
-    lefts = F.pad(left, border, mode="replicate").unfold(3, width, 1).transpose(2, 3)
-    rights = F.pad(right, border, mode="replicate").unfold(3, width, 1).transpose(2, 3).flip(2)
-    costs = []
-    # one vertical shift at a time from end to end, as that much fits the cache of a CPU
-    for dy in range(-radius, radius + 1):
-        above, below = radius + dy, radius - dy
-        difference = lefts[..., above : above + height, :] - rights[..., below : below + height, :]
-        costs.append(box(difference.abs_().mean(1), 5))
-    return torch.cat(costs, dim=1)
 
 
 def box(maps: Tensor, side: int) -> Tensor:

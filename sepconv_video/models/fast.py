@@ -1,19 +1,22 @@
 """`fast`: our own network, adaptive separable convolution small enough for a CPU.
 
 SepConv's 51 taps serve two purposes at once: most of them only reach for the moving object,
-a few of them resample it. Here the window is moved to the object first, by a motion that cost
-volumes suggest, a U-Net at half resolution corrects and a search among candidates settles, and
-11 separable taps per pixel and direction do the resampling: a twentieth of the operator's
-arithmetic, and a reach of over 60 pixels instead of 25.
+a few of them resample it. Here the window is moved to the object first, by a motion that
+`alignment` finds, and 11 separable taps per pixel and direction do the resampling: a twentieth of
+the operator's arithmetic, and a reach that depends on the frame's size alone. The network looks at
+the frames as they are moved on top of each other: what is left for it are the outlines, what only
+one of the frames shows, and a fraction of a pixel.
 """
 
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sepconv_video.kernels import sepconv_pair
+from sepconv_video.models.alignment import CELL, find_motion
 from sepconv_video.models.blocks import (
     ResidualBlock,
     box,
@@ -24,76 +27,122 @@ from sepconv_video.models.blocks import (
     warp,
     zero_conv,
 )
-from sepconv_video.models.matching import (
-    CELL,
-    WINDOW,
-    Belief,
-    Choice,
-    Grey,
-    Matching,
-    Refinement,
-    neighbours,
-    still_and_smooth,
-)
 from sepconv_video.models.tiles import Place, in_tiles
 
 TAPS = 11
-FINE_RADIUS = 6
-"""The fine volume sees motion of up to 24 pixels per half step, in cells of 4 pixels."""
-COARSE_CELL, COARSE_RADIUS = 16, 4
-"""The coarse volume sees up to 64 pixels, in cells of 16."""
 STILL = 0.01
 """Normalised frames that differ by less, some half a level of 255, count as the same."""
+STILL_CELL, STILL_CELLS = 4, 5
+"""Whether frames differ is asked for cells of so many pixels, and so many cells around."""
 MULTIPLE = 16
 """Height and width inside the network are multiples of this."""
+MAPS = 4 + 1 + 4 * TAPS
+"""What is predicted of a pixel: a correction of both motions, which frame to trust, the taps."""
+SEEN = 2 * 12 + 2
+"""What the network sees of a pixel at half resolution: four of each frame, and the motion."""
+MOTION_UNIT = 16
+"""Motion is shown to the network in this many pixels."""
 
 
-class Prediction(NamedTuple):
-    """What the network thinks of a batch of pairs; training looks at all of it."""
+class Trunk(nn.Module):
+    """A U-Net from half to a sixteenth of the resolution and back."""
 
-    middle: Tensor
-    """(N, 3, H, W): the result."""
-    guess: Tensor
-    """(N, 3, H, W): the frames moved and blended, before refinement."""
-    beliefs: list[Belief]
-    """What each stage of the search thought likely."""
+    def __init__(self, inputs: int, widths: tuple[int, int, int, int]) -> None:
+        """Build for (N, inputs, H/2, W/2); `widths` are those at 1/2, 1/4, 1/8 and 1/16."""
+        super().__init__()
+        at2, at4, at8, at16 = widths
+        self.down2 = nn.Sequential(conv_act(inputs, at2), ResidualBlock(at2))
+        self.down4 = nn.Sequential(conv_act(at2, at4, stride=2), ResidualBlock(at4))
+        self.down8 = nn.Sequential(conv_act(at4, at8, stride=2), ResidualBlock(at8))
+        self.down16 = nn.Sequential(
+            conv_act(at8, at16, stride=2), ResidualBlock(at16), ResidualBlock(at16)
+        )
+        # before they are enlarged: a quarter of the arithmetic
+        self.up8, self.refine8 = conv_act(at16, at8), ResidualBlock(at8)
+        self.up4, self.refine4 = conv_act(at8, at4), ResidualBlock(at4)
+        self.up2, self.refine2 = conv_act(at4, at2), ResidualBlock(at2)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """(N, inputs, H/2, W/2) to (N, widths[0], H/2, W/2)."""
+        at2 = self.down2(seen)
+        at4 = self.down4(at2)
+        at8 = self.down8(at4)
+        at8 = self.refine8(at8 + upsample(self.up8(self.down16(at8)), 2))
+        at4 = self.refine4(at4 + upsample(self.up4(at8), 2))
+        features: Tensor = self.refine2(at2 + upsample(self.up2(at4), 2))
+        return features
+
+
+class Pair(NamedTuple):
+    """Two normalised frames, and what is known of them before the network sees them."""
+
+    left: Tensor
+    """(N, 3, H, W)."""
+    right: Tensor
+    motion: Tensor
+    """(N, 4, H/2, W/2) pixels: x and y of the left frame, then of the right; float32."""
+    change: Tensor
+    """(N, 1, H/2, W/2), 0 to 1: whether they differ at all."""
+
+    @classmethod
+    def of(cls, left: Tensor, right: Tensor) -> Self:
+        """Find the motion, held at zero where nothing changes."""
+        change = changed(left, right)
+        motion = find_motion(left, right) * change.float()
+        return cls(left, right, torch.cat((motion, -motion), 1), change)
+
+    def piece(self, place: Place | None, like: Tensor) -> "Piece":
+        """Cut out what lies at `place` and is as large as `like`; None for all."""
+        if place is None:
+            return Piece(self, self.motion, self.change, (0, 0))
+        top, left = place.top // CELL, place.left // CELL
+        rows = slice(top, top + like.shape[-2] // CELL)
+        columns = slice(left, left + like.shape[-1] // CELL)
+        motion, change = self.motion[..., rows, columns], self.change[..., rows, columns]
+        return Piece(self, motion, change, (place.top, place.left))
+
+
+class Piece(NamedTuple):
+    """What is to be made of a pair at once, H x W pixels of it."""
+
+    pair: Pair
+    motion: Tensor
+    """(N, 4, H/2, W/2), as `Pair.motion`."""
+    change: Tensor
+    """(N, 1, H/2, W/2), as `Pair.change`."""
+    corner: tuple[int, int]
+    """Its first row and column."""
+
+    def seen(self, left: Tensor, right: Tensor) -> Tensor:
+        """What a network looks at: moved frames (N, 3, H, W), and motion; (N, SEEN, H/2, W/2)."""
+        both = F.pixel_unshuffle(torch.cat((left, right), 1), 2)
+        return torch.cat((both, self.motion[:, :2].to(both.dtype) / MOTION_UNIT), 1)
+
+    def corrected(self, residual: Tensor) -> Tensor:
+        """The motion (N, 4, H/2, W/2), changed by what the network thinks, in two pixels."""
+        return self.motion + 2 * residual.float() * self.change.float()
+
+    def moved(self, motion: Tensor, mode: str = "bilinear") -> tuple[Tensor, Tensor]:
+        """Both frames (N, 3, H, W) as they are in the middle, by motion (N, 4, H/2, W/2)."""
+        left, right = upsample(motion, CELL).chunk(2, 1)
+        return (
+            warp(self.pair.left, left, mode, self.corner),
+            warp(self.pair.right, right, mode, self.corner),
+        )
 
 
 class Fast(nn.Module):
-    """About 60,000 multiply-accumulates per pixel; an untrained one follows small motion only."""
+    """About 37,000 multiply-accumulates per pixel, a tenth of the 2017 network's."""
 
-    halo = 256
-    bytes_per_pixel = 550
-    frame_bytes_per_pixel = 34
-
-    windows: tuple[int, ...] = (36, 28, WINDOW)
-    """What each round of the search averages costs over, in pixels; early rounds look at more, as
-    what repeats (bars, bricks) is told apart by where it ends."""
+    halo = 96
+    bytes_per_pixel = 400
+    frame_bytes_per_pixel = 80
 
     def __init__(self) -> None:
-        """Build the network with random features and neutral heads."""
+        """Build the network with random features and a neutral head."""
         super().__init__()
-        self.fine = Matching(CELL, FINE_RADIUS, 48, 64)
-        self.coarse = Matching(COARSE_CELL, COARSE_RADIUS, 48, 128)
-        self.down2 = nn.Sequential(conv_act(24, 32), ResidualBlock(32))
-        self.down4 = conv_act(32, 64, stride=2)
-        self.join4 = nn.Sequential(conv_act(64 + 48, 64), ResidualBlock(64))
-        self.down8 = nn.Sequential(conv_act(64, 96, stride=2), ResidualBlock(96))
-        self.down16 = conv_act(96, 128, stride=2)
-        self.join16 = nn.Sequential(conv_act(128 + 48, 128), ResidualBlock(128), ResidualBlock(128))
-        self.up8 = conv_act(128, 96)
-        self.refine8 = ResidualBlock(96)
-        self.up4 = conv_act(96, 64)
-        self.refine4 = ResidualBlock(64)
-        self.head4 = zero_conv(64, 2 + 4 + 1)
-        self.compare = Choice(3, 64)
-        self.spread_far = Choice(5, 64)
-        self.search = Refinement(3, 64)
-        self.spread_near = Choice(5, 64)
-        self.up2 = conv_act(64, 32)
-        self.warped2 = conv_act(24 + 32, 32)
-        self.refine2 = nn.Sequential(ResidualBlock(32), ResidualBlock(32))
-        self.head2 = zero_conv(32, 4 + 1 + 4 * TAPS)
+        self.trunk = Trunk(SEEN, (32, 64, 96, 128))
+        self.head = zero_conv(32, MAPS)
 
     def forward(self, left: Tensor, right: Tensor, tile: int | None = None) -> Tensor:
         """Predict the frame half way.
@@ -108,123 +157,48 @@ class Fast(nn.Module):
             (N, 3, H, W), same dtype; not clamped.
         """
         height, width = left.shape[-2:]
-        # once for the whole frame, so that tiles are the same as it
+        # once for the whole frame, so that tiles are the same as it; so is the motion
         mean, spread = statistics(left, right)
-        left = pad_to_multiple((left - mean) / spread, MULTIPLE)
-        right = pad_to_multiple((right - mean) / spread, MULTIPLE)
-        made = in_tiles(self._predict, left, right, tile=tile, halo=self.halo, multiple=MULTIPLE)
+        pair = Pair.of(
+            pad_to_multiple((left - mean) / spread, MULTIPLE),
+            pad_to_multiple((right - mean) / spread, MULTIPLE),
+        )
+        moved = pair.piece(None, left).moved(pair.motion)
+        made = in_tiles(
+            partial(self._predict, pair), *moved, tile=tile, halo=self.halo, multiple=MULTIPLE
+        )
         return made[..., :height, :width] * spread + mean
 
-    def _predict(self, left: Tensor, right: Tensor, _: Place | None) -> Tensor:
-        """Predict from normalised frames, or pieces of them; where they lie does not matter."""
-        matched = self._match(left, right)
-        return self._resample(left, right, matched, _moved(left, right, matched.motion))
-
-    def predict(self, left: Tensor, middle: Tensor, right: Tensor) -> Prediction:
-        """As `forward`, with what training looks at; H and W multiples of `MULTIPLE`."""
-        mean, spread = statistics(left, right)
-        left, middle, right = ((frame - mean) / spread for frame in (left, middle, right))
-        matched = self._match(left, right, middle)
-        moved = _moved(left, right, matched.motion)
-        guess = moved[1] + torch.sigmoid(matched.blend) * (moved[0] - moved[1])
-        made = self._resample(left, right, matched, moved)
-        return Prediction(made * spread + mean, guess * spread + mean, matched.beliefs)
-
-    def _match(self, left: Tensor, right: Tensor, middle: Tensor | None = None) -> "_Matched":
-        """Find the motion: a U-Net from half to a sixteenth of the resolution and back."""
-        fine_cost, coarse_cost = self.fine.cost(left, right), self.coarse.cost(left, right)
-        at2 = self.down2(self._unshuffled(left, right))
-        at4 = self.join4(torch.cat((self.down4(at2), self.fine.condense(fine_cost)), 1))
-        at8 = self.down8(at4)
-        at16 = torch.cat((self.down16(at8), self.coarse.condense(coarse_cost)), 1)
-        at16 = self.join16(at16)
-        at8 = self.refine8(self.up8(upsample(at16, 2)) + at8)
-        at4 = self.refine4(self.up4(upsample(at8, 2)) + at4)
-        fine, coarse = self.fine.weigh(fine_cost, at4), self.coarse.weigh(coarse_cost, at16)
-        trust, residual, blend = torch.split(self.head4(at4).float(), [2, 4, 1], dim=1)
-        motion = trust[:, :1] * self.fine.motion(fine)
-        motion = motion + trust[:, 1:] * upsample(self.coarse.motion(coarse), 4)
-        motion = torch.cat((motion, -motion), 1) + residual * CELL
-        grey, change = Grey.of(left, right, middle), changed(left, right)
-        motion, beliefs = self._settle(grey, motion, at4)
-        at2 = self.up2(upsample(at4, 2)) + at2
-        motion, more = self._enlarge(grey, motion, change, at2)
-        beliefs += more
-        if middle is not None:
-            volumes = (self.fine, fine), (self.coarse, coarse)
-            beliefs += [
-                Belief(likelihood, volume.true_cost(left, middle, right), volume.distance)
-                for volume, likelihood in volumes
-            ]
-        return _Matched(at2, at4, motion, upsample(blend, CELL), change, beliefs)
-
-    def _settle(self, grey: Grey, motion: Tensor, at4: Tensor) -> tuple[Tensor, list[Belief]]:
-        """Improve the motion: by what else it could be, by neighbours', and pixel by pixel."""
-        beliefs = []
-        for window in self.windows:
-            compared = self.compare(grey, still_and_smooth(motion), at4, window)
-            far = self.spread_far(grey, neighbours(compared.motion, 4), at4, window)
-            searched = self.search(grey, far.motion, at4, window)
-            near = self.spread_near(grey, neighbours(searched.motion, 2), at4, window)
-            motion = near.motion
-            beliefs += [stage.belief for stage in (compared, far, searched, near) if stage.belief]
-        return motion, beliefs
-
-    def _enlarge(
-        self, grey: Grey, motion: Tensor, change: Tensor, at2: Tensor
-    ) -> tuple[Tensor, list[Belief]]:
-        """Bring the motion from cells to pixels, held at zero where nothing changes."""
-        del grey, at2  # for `fine`, which goes on searching
-        return upsample(motion * change, CELL), []
-
-    def _unshuffled(self, left: Tensor, right: Tensor) -> Tensor:
-        """Both frames at half resolution, (N, 24, H/2, W/2), in the precision of the weights."""
-        both = F.pixel_unshuffle(torch.cat((left, right), 1), 2)
-        return both.to(self.head2.weight.dtype)
-
-    def _resample(
-        self, left: Tensor, right: Tensor, matched: "_Matched", moved: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        """Look at the frames moved on top of each other, correct, and convolve."""
-        moved2 = self._unshuffled(*moved)
-        at2 = self.warped2(torch.cat((moved2, matched.at2), 1))
-        at2 = self.refine2(self._look_again(at2, matched.at4))
-        # in the frames' own precision, also where autocast has lowered the features'
-        maps = self.head2(at2).to(left.dtype)
-        residual, blend, taps = torch.split(maps, [4, 1, 4 * TAPS], dim=1)
-        change = upsample(matched.change, 2)
-        border = [TAPS // 2] * 4
-        motion = matched.motion + upsample(residual.float() * change, 2) * 2
-        left, right = (
-            F.pad(frame, border, mode="replicate")
-            for frame in _moved(left, right, motion, "bicubic")
-        )
-        weight = torch.sigmoid(matched.blend + upsample(blend, 2)).to(left.dtype)
-        # at half resolution: the operator enlarges them, so that no large maps are ever made
-        taps = torch.cat([normalise_taps(part * change) for part in taps.chunk(4, 1)], 1)
-        return sepconv_pair(left, right, taps, weight)
-
-    def _look_again(self, at2: Tensor, at4: Tensor) -> Tensor:
-        """What the moved frames look like at half resolution, in view of more around."""
-        del at4  # for `fine`, which looks
-        return at2
+    def _predict(self, pair: Pair, left: Tensor, right: Tensor, place: Place | None) -> Tensor:
+        """Predict from moved frames, or the pieces of them at `place`."""
+        piece = pair.piece(place, left)
+        seen = piece.seen(left, right).to(self.head.weight.dtype)
+        return resample(piece, self.head(self.trunk(seen)))
 
 
-class _Matched(NamedTuple):
-    """What matching hands to resampling."""
+def resample(piece: Piece, maps: Tensor) -> Tensor:
+    """Move the frames, filter them and mix them.
 
-    at2: Tensor
-    """(N, 32, H/2, W/2) features."""
-    at4: Tensor
-    """(N, 64, H/4, W/4) features."""
-    motion: Tensor
-    """(N, 4, H, W) pixels: x and y of the left, then of the right frame; float32."""
-    blend: Tensor
-    """(N, 1, H, W) logit of the left frame's share; float32."""
-    change: Tensor
-    """(N, 1, H/4, W/4), as `changed` returns it."""
-    beliefs: list[Belief]
-    """Empty but in training."""
+    Args:
+        piece: What of a pair is to be made.
+        maps: (N, MAPS, H/2, W/2), zero for no change.
+
+    Returns:
+        (N, 3, H, W), normalised.
+    """
+    # in the frames' own precision, also where autocast has lowered the features'
+    maps = maps.to(piece.pair.left.dtype)
+    residual, blend, taps = torch.split(maps, [4, 1, 4 * TAPS], dim=1)
+    border = [TAPS // 2] * 4
+    left, right = (
+        F.pad(frame, border, mode="replicate")
+        for frame in piece.moved(piece.corrected(residual), "bicubic")
+    )
+    weight = torch.sigmoid(upsample(blend, 2))
+    # at half resolution: the operator enlarges them, so that no large maps are ever made
+    change = piece.change.to(taps.dtype)
+    taps = torch.cat([normalise_taps(part * change) for part in taps.chunk(4, 1)], 1)
+    return sepconv_pair(left, right, taps, weight)
 
 
 def statistics(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,13 +212,13 @@ def statistics(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def changed(left: Tensor, right: Tensor) -> Tensor:
-    """Tell where normalised frames (N, 3, H, W) differ: (N, 1, H/4, W/4), 0 to 1.
+    """Tell where normalised frames (N, 3, H, W) differ: (N, 1, H/2, W/2), 0 to 1.
 
     Whatever the network thinks, it may touch nothing where nothing changes: a still that came
     back sharpened or shifted by a hair would flicker between its source frames.
     """
-    cells = shrink((left - right).abs().mean(1, keepdim=True), CELL)
-    return 1 - torch.exp(-box(cells, WINDOW // CELL) / STILL)
+    cells = shrink((left - right).abs().mean(1, keepdim=True), STILL_CELL)
+    return upsample(1 - torch.exp(-box(cells, STILL_CELLS) / STILL), STILL_CELL // CELL)
 
 
 def normalise_taps(taps: Tensor) -> Tensor:
@@ -258,9 +232,3 @@ def normalise_taps(taps: Tensor) -> Tensor:
     impulse = torch.zeros(taps.shape[1], dtype=taps.dtype, device=taps.device)
     impulse[centre] = 1
     return centred + impulse[:, None, None]
-
-
-def _moved(
-    left: Tensor, right: Tensor, motion: Tensor, mode: str = "bilinear"
-) -> tuple[Tensor, Tensor]:
-    return warp(left, motion[:, :2], mode), warp(right, motion[:, 2:], mode)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sepconv_video.training.losses import LOSSES, disbelief
+from sepconv_video.training.losses import LOSSES
 from sepconv_video.training.samples import Samples
 
 
@@ -33,10 +33,6 @@ class Recipe:
     weight_decay: float = 1e-4
     clip_norm: float = 0.5
     ema_decay: float = 0.999
-    guess_share: float = 0.3
-    """Weight of the loss on the network's first guess."""
-    disbelief_share: float = 0.05
-    """Weight of the loss on the displacements that it thinks likely."""
     loss: str = "laplacian"
     autocast: str = "off"
     """`off`, `fp16` or `bf16`; never bf16 on a CPU without the instructions for it."""
@@ -54,9 +50,9 @@ class Trainer:
     """A model in training and all that belongs to its state."""
 
     def __init__(self, model: nn.Module, samples: Samples, recipe: Recipe) -> None:
-        """Start at step 0; `model` is on the device of `samples` and has a `predict` method."""
+        """Start at step 0; `model` is on the device of `samples`."""
         self.model, self.samples, self.recipe = model, samples, recipe
-        self.average = copy.deepcopy(model).requires_grad_(requires_grad=False)
+        self.average = copy.deepcopy(model).requires_grad_(requires_grad=False).eval()
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
@@ -77,16 +73,14 @@ class Trainer:
         self.sampling_s += time.monotonic() - started
         measure = LOSSES[recipe.loss]
         with self._precision():
-            prediction = self.model.predict(left, middle, right)  # type: ignore[operator]
-        loss = measure(prediction.middle.float(), middle)
-        loss = loss + recipe.guess_share * measure(prediction.guess.float(), middle)
-        for belief in prediction.beliefs:
-            loss = loss + recipe.disbelief_share * disbelief(belief)
+            made = self.model(left, right)
+        loss = measure(made.float(), middle)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
-        self.scaler.step(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+        if norm.isfinite():  # one bad batch shall not ruin a night's work
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         self._track_average()
         self.step_count += 1

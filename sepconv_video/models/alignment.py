@@ -1,0 +1,129 @@
+"""Finding the motion of a pair towards its middle, without parameters and without training.
+
+Lucas and Kanade's method (IJCAI 1981) from coarse to fine, for both frames at once: what is sought
+is the displacement d for which the left frame at x + d and the right one at x - d agree, as seen
+from the frame half way, which is the one wanted. On each grid a cell may then take the motion of a
+neighbour, if it suits it better (propagation, PatchMatch's idea: Barnes et al., SIGGRAPH 2009).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sepconv_video.models.blocks import box, shrink, upsample, warp
+
+CELL = 2
+"""Side in pixels of the cells of the grid that motion is found on."""
+LEAST_CELLS = 8
+"""The coarsest grid has at least so many cells along the shorter side of a frame."""
+STEPS = 5
+"""Corrections on each grid."""
+WINDOW = 5
+"""Cells a side over which a correction is found, motions are smoothed, and costs compared."""
+DAMPING = 0.1
+"""Keeps a correction small where there is no texture, in squares of normalised brightness."""
+ROBUST = 0.03
+"""Differences above it, in normalised brightness, count by their size, not by its square."""
+FAR, NEAR = 8, 2
+"""Distance in cells of the neighbours whose motion a cell may take, first and then."""
+SHARPNESS = 10.0
+"""How decisively the better motion is taken."""
+
+
+@torch.no_grad()
+def find_motion(left: Tensor, right: Tensor) -> Tensor:
+    """Find for each place of the frame half way where it lies in its neighbours.
+
+    Args:
+        left: Earlier frames, (N, C, H, W), H and W multiples of CELL; normalised to mean 0 and
+            spread 1, which the constants of this module are meant for.
+        right: Later frames, same shape.
+
+    Returns:
+        (N, 2, H/CELL, W/CELL) in pixels, horizontal then vertical, float32: the left frame at
+        x + motion and the right one at x - motion are the same.
+    """
+    left, right = shrink(left.float(), CELL), shrink(right.float(), CELL)
+    height, width = left.shape[-2:]
+    factor = 1
+    while min(height, width) >= 2 * factor * LEAST_CELLS:
+        factor *= 2
+    motion = left.new_zeros(len(left), 2, *(-(-size // factor) for size in (height, width)))
+    while True:
+        seen = _reduced(left, factor), _reduced(right, factor)
+        motion = _descend(*seen, motion)
+        for distance in (FAR, NEAR):
+            motion = _choose(*seen, [motion, *neighbours(motion, distance)])
+        if factor == 1:
+            return motion * CELL
+        motion = 2 * upsample(motion, 2)
+        factor //= 2
+        motion = motion[..., : -(-height // factor), : -(-width // factor)]
+
+
+def _reduced(frames: Tensor, factor: int) -> Tensor:
+    """Average over factor x factor pixels, the last ones repeated to make whole cells."""
+    height, width = frames.shape[-2:]
+    border = [0, -width % factor, 0, -height % factor]
+    return shrink(F.pad(frames, border, mode="replicate"), factor)
+
+
+def _descend(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
+    """Correct motion (N, 2, H, W), in pixels of these frames (N, C, H, W), STEPS times."""
+    for _ in range(STEPS):
+        moved_left, moved_right = warp(left, motion), warp(right, -motion)
+        difference = moved_left - moved_right
+        # its derivative by the motion: both frames' slopes, as they move against each other
+        across, down = _slopes(moved_left + moved_right)
+        # squares weighed by this grow like absolute values (iteratively reweighted least squares)
+        weight = (difference.square().mean(1, keepdim=True) + ROBUST**2).rsqrt()
+        weighed = across * weight, down * weight
+        products = (
+            (weighed[0], across),
+            (weighed[0], down),
+            (weighed[1], down),
+            (weighed[0], difference),
+            (weighed[1], difference),
+        )
+        sums = torch.stack([(first * second).sum(1) for first, second in products], 1)
+        xx, xy, yy, x, y = box(sums, WINDOW).unbind(1)
+        xx, yy = xx + DAMPING, yy + DAMPING
+        determinant = xx * yy - xy * xy
+        change = torch.stack((xy * y - yy * x, xy * x - xx * y), 1) / determinant[:, None]
+        motion = _smoothed(motion + change.clamp_(-1, 1), weight)
+    return motion
+
+
+def _smoothed(motion: Tensor, weight: Tensor) -> Tensor:
+    """Mean motion (N, 2, H, W) around, where the frames agree (N, 1, H, W) above all.
+
+    What is hidden in one of them so moves with what is beside it, and outlines stay sharp.
+    """
+    trust = weight**3
+    sums = box(torch.cat((motion * trust, trust), 1), WINDOW)
+    return sums[:, :2] / sums[:, 2:]
+
+
+def _slopes(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Horizontal and vertical derivative of (N, C, H, W) per pixel, by central differences."""
+    padded = F.pad(frames, [1] * 4, mode="replicate")
+    across = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
+    down = padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
+    return across / 2, down / 2
+
+
+def neighbours(motion: Tensor, cells: int) -> list[Tensor]:
+    """What the motion (N, 2, H, W) is so many cells above, below, left and right."""
+    height, width = motion.shape[-2:]
+    padded = F.pad(motion, [cells] * 4, mode="replicate")
+    corners = ((0, cells), (2 * cells, cells), (cells, 0), (cells, 2 * cells))
+    return [padded[..., y : y + height, x : x + width] for y, x in corners]
+
+
+def _choose(left: Tensor, right: Tensor, candidates: list[Tensor]) -> Tensor:
+    """Take of several motions (N, 2, H, W) that for which the frames (N, C, H, W) agree best."""
+    costs = [(warp(left, motion) - warp(right, -motion)).abs_().mean(1) for motion in candidates]
+    cost = box(torch.stack(costs, 1), WINDOW)
+    # what counts is how much better one is than the rest
+    likelihood = torch.softmax(-SHARPNESS * cost / (cost.mean(1, keepdim=True) + 0.015), 1)
+    return (likelihood[:, :, None] * torch.stack(candidates, 1)).sum(1)

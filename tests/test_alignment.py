@@ -1,0 +1,87 @@
+"""The motion of a pair: what is found on textures that move by a known way."""
+
+import pytest
+import torch
+
+from sepconv_video.models.alignment import CELL, find_motion, neighbours
+from sepconv_video.models.blocks import upsample, warp
+
+HEIGHT, WIDTH = 192, 256
+REACH = 64
+
+
+def texture(seed=0):
+    """Noise with details of all sizes, as in pictures, with room for motion; spread 1."""
+    random = torch.Generator().manual_seed(seed)
+    height, width = HEIGHT + 2 * REACH, WIDTH + 2 * REACH
+    picture = torch.zeros(1, 3, height, width)
+    for cell in (64, 32, 16, 8, 4):
+        noise = torch.randn(1, 3, height // cell, width // cell, generator=random)
+        picture += torch.nn.functional.interpolate(noise, (height, width), mode="bicubic")
+    return picture / picture.std()
+
+
+def view(picture, x, y):
+    return picture[..., REACH + y : REACH + y + HEIGHT, REACH + x : REACH + x + WIDTH]
+
+
+def inner(motion):
+    """Away from the edges, beyond which a part of one frame lies."""
+    return motion[..., 32:-32, 40:-40]
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (1, 0), (-3, 5), (14, -8), (-24, 6)])
+def test_a_moving_texture_is_followed(x, y):
+    """Up to 48 pixels from frame to frame, a fifth of the width."""
+    picture = texture()
+    found = find_motion(view(picture, -x, -y), view(picture, x, y))
+    assert found.shape == (1, 2, HEIGHT // CELL, WIDTH // CELL)
+    wanted = torch.tensor([x, y], dtype=torch.float32)[:, None, None]
+    assert (inner(found) - wanted).abs().max() < 0.2
+
+
+def test_a_turning_and_growing_texture_is_followed():
+    rows, columns = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
+    x, y = columns - WIDTH / 2, rows - HEIGHT / 2
+    motion = torch.stack((0.05 * x - 0.08 * y, 0.08 * x + 0.05 * y))[None]
+    picture, corner = texture(), (REACH, REACH)
+    # small enough for a motion field to be its own inverse but for the sign
+    left, right = warp(picture, -motion, corner=corner), warp(picture, motion, corner=corner)
+    found = upsample(find_motion(left, right), CELL)
+    before, after = warp(left, found), warp(right, -found)
+    away = (slice(None), slice(None), slice(48, -48), slice(48, -48))
+    assert (before - after)[away].abs().mean() < 0.1 * (left - right)[away].abs().mean()
+    assert (found - motion)[away].abs().mean() < 1
+
+
+def test_two_motions_meet_at_an_outline():
+    """A square that moves over a ground that moves the other way keeps its edge."""
+    ground, figure = texture(1), texture(2)
+    frames = []
+    for time in (-1, 1):
+        frame = view(ground, -6 * time, 0).clone()
+        at = slice(96 - 8 * time, 160 - 8 * time)
+        frame[..., 64:128, at] = view(figure, 0, 0)[..., 64:128, 96:160]
+        frames.append(frame)
+    found = find_motion(*frames)[0, 0]
+    # in the left frame the figure lies 8 pixels to the right, the ground 6 to the left
+    assert (found[36:60, 52:76] - 8).abs().max() < 0.3
+    assert (found[8:88, 92:116] + 6).abs().max() < 0.3
+    assert (found[34:62, 49:79] - 8).abs().mean() < 1
+
+
+@pytest.mark.parametrize("size", [(2, 2), (16, 16), (34, 50), (16, 240)])
+def test_any_even_size_and_no_motion_without_texture(size):
+    flat = torch.full((2, 3, *size), 0.3)
+    assert not find_motion(flat, flat).any()
+    noise = torch.randn(2, 3, *size)
+    assert not find_motion(noise, noise).any()
+    found = find_motion(noise, flat)
+    assert found.shape == (2, 2, size[0] // 2, size[1] // 2)
+    assert found.isfinite().all()
+
+
+def test_neighbours_are_those_above_below_left_and_right():
+    field = torch.arange(12.0).reshape(1, 1, 3, 4)
+    assert [c[0, 0, 1, 1].item() for c in neighbours(field, 1)] == [1, 9, 4, 6]
+    assert [c[0, 0, 0, 0].item() for c in neighbours(field, 1)] == [0, 4, 0, 1]  # repeated edges
