@@ -4,10 +4,12 @@
 #   OUT=... [MODEL=fast|fine] [BENCHMARK=0] scripts/gpu_session.sh [MINUTES]
 #
 # Everything that comes back lies in $OUT, logs and tables in $OUT/MODEL/reports.tgz. MINUTES are those
-# of training, 4 by default; the benchmark takes up to 5 more, and BENCHMARK=0 leaves it out. Call it
-# again with the last call's $OUT/MODEL as .carry/MODEL to continue the training run: commands there
-# end after ten minutes. Clips are read from .carry/data (a copy of ../shared/data, which does not
-# travel by itself). Training starts from the shipped weights and must end within STEPS, as its rate
+# of training, 4 by default; the benchmark takes up to 5 more, and BENCHMARK=0 leaves it out. Commands
+# there end after ten minutes. Call it again while the machine is still held and training goes on with
+# what lies in runs/session. On a fresh machine it goes on with the last call's $OUT/MODEL as
+# .carry/MODEL, if its checkpoint was small enough to come back; else commit the weights that came back and
+# it starts from those. Clips are read from .carry/data (a copy of ../shared/data, which does not
+# travel by itself). Training must end within STEPS, as its rate
 # then is zero: see in the first call how many the machine makes. Dry run on a CPU: DEVICE=cpu STEPS=2 scripts/gpu_session.sh 1
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,27 +18,33 @@ device=${DEVICE:-cuda} steps=${STEPS:-9000} model=${MODEL:-fast}
 out=${OUT:?say where results go, e.g. OUT=runs/gpu}
 data=${DATA:-.carry/data}
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
-run=$out/$model
-mkdir -p "$run"
+run=${RUN:-runs/session/$model}
+mkdir -p "$run" "$out/$model"
 
-if [ -d ".carry/$model" ]; then
-    cp ".carry/$model/"* "$run/"  # a later call: go on training at once
-    cat "$run/"checkpoint.part.* >"$run/checkpoint.pt"
-    rm "$run/"checkpoint.part.*
+if [ -f "$run/checkpoint.pt" ]; then
+    echo "going on with $run"
+elif [ -f ".carry/$model/checkpoint.part.aa" ]; then
+    cp ".carry/$model/"*.csv "$run/"
+    cat ".carry/$model/"checkpoint.part.* >"$run/checkpoint.pt"
 elif [ "$device" = cuda ]; then
     FAIL_WITHOUT_CUDA=1 timeout 150 python3 -m pytest -q -m cuda tests/kernels 2>&1 |
         tee "$out/cuda_tests.log" || true
 fi
 
-amp=off batch=8 every=16
+amp=off batch=8 every=16 rate=4e-4
+if [ "$model" = fine ]; then rate=2.5e-4; fi  # at 5e-4 it diverged
 if [ "$device" = cuda ]; then amp=fp16 batch=64 every=4; fi
 python3 scripts/train.py --model "$model" --data "$data" --run "$run" --device "$device" \
     --start "weights/$model.safetensors" --steps "$steps" --minutes "$minutes" --save-minutes 2 --batch "${BATCH:-$batch}" \
-    --autocast "$amp" --validate-every "${VALIDATE:-$every}" 2>&1 | tee -a "$out/train.log"
+    --autocast "$amp" --rate "${RATE:-$rate}" --loss "${LOSS:-decibel}" --validate-every "${VALIDATE:-$every}" 2>&1 | tee -a "$out/train.log"
 
-# files of over 16 MiB do not come back
-split -b 15m "$run/checkpoint.pt" "$run/checkpoint.part."
-rm "$run/checkpoint.pt"
+cp "$run/"*.csv "$run/curve.png" "$run/weights.safetensors" "$out/$model/"
+# files of over 16 MiB do not come back, nor do more than eight: two parts, four files of the run, and the reports
+if [ "$(stat -c %s "$run/checkpoint.pt")" -le $((30 << 20)) ]; then
+    split -b 15m "$run/checkpoint.pt" "$out/$model/checkpoint.part."
+else
+    echo "$run/checkpoint.pt is too large to come back" | tee -a "$out/train.log"
+fi
 
 left=$((570 - SECONDS))  # of the ten minutes: what comes after them is lost
 if [ "$benchmark" = 1 ] && [ "$left" -lt 60 ]; then
@@ -53,6 +61,5 @@ elif [ "$benchmark" = 1 ]; then
         2>&1 | tee -a "$out/benchmark.log" || echo "benchmark cut short" | tee -a "$out/benchmark.log"
 fi
 
-# nor do more than eight: two parts, four files of the run, and this
 find "$out" -maxdepth 1 -type f -printf '%f\0' |
     tar -C "$out" -czf "$out/$model/reports.tgz" --remove-files --null --files-from -
