@@ -6,6 +6,8 @@ from the frame half way, which is the one wanted. On each grid a cell may then t
 neighbour, if it suits it better (propagation, PatchMatch's idea: Barnes et al., SIGGRAPH 2009).
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,32 +32,50 @@ SHARPNESS = 10.0
 """How decisively the better motion is taken."""
 
 
+CONTRAST_WINDOW = 9
+"""Cells a side over which contrast is measured."""
+LEAST_CONTRAST = 0.3
+"""Added to it, in normalised brightness, or noise would count as texture."""
+
+
 @torch.no_grad()
-def find_motion(left: Tensor, right: Tensor) -> Tensor:
+def find_motion(left: Tensor, right: Tensor, *, thorough: bool = False) -> Tensor:
     """Find for each place of the frame half way where it lies in its neighbours.
 
     Args:
         left: Earlier frames, (N, C, H, W), H and W multiples of CELL; normalised to mean 0 and
             spread 1, which the constants of this module are meant for.
         right: Later frames, same shape.
+        thorough: Find it also in frames whose contrast is made even, so that faint texture is not
+            outdone by strong edges beside it, and take the better of both; twice the time.
 
     Returns:
         (N, 2, H/CELL, W/CELL) in pixels, horizontal then vertical, float32: the left frame at
         x + motion and the right one at x - motion are the same.
     """
     left, right = shrink(left.float(), CELL), shrink(right.float(), CELL)
+    motion = _from_coarse_to_fine(left, right, _reduced)
+    if thorough:
+        motion = _choose(left, right, [motion, _from_coarse_to_fine(left, right, _evened)])
+    return motion * CELL
+
+
+def _from_coarse_to_fine(
+    left: Tensor, right: Tensor, reduced: Callable[[Tensor, int], Tensor]
+) -> Tensor:
+    """Motion (N, 2, H, W) in pixels of these frames (N, C, H, W), which `reduced` makes smaller."""
     height, width = left.shape[-2:]
     factor = 1
     while min(height, width) >= 2 * factor * LEAST_CELLS:
         factor *= 2
     motion = left.new_zeros(len(left), 2, *(-(-size // factor) for size in (height, width)))
     while True:
-        seen = _reduced(left, factor), _reduced(right, factor)
+        seen = reduced(left, factor), reduced(right, factor)
         motion = _descend(*seen, motion)
         for distance in (FAR, NEAR):
             motion = _choose(*seen, [motion, *neighbours(motion, distance)])
         if factor == 1:
-            return motion * CELL
+            return motion
         motion = 2 * upsample(motion, 2)
         factor //= 2
         motion = motion[..., : -(-height // factor), : -(-width // factor)]
@@ -66,6 +86,14 @@ def _reduced(frames: Tensor, factor: int) -> Tensor:
     height, width = frames.shape[-2:]
     border = [0, -width % factor, 0, -height % factor]
     return shrink(F.pad(frames, border, mode="replicate"), factor)
+
+
+def _evened(frames: Tensor, factor: int) -> Tensor:
+    """As `_reduced`, each cell divided by the contrast around it."""
+    frames = _reduced(frames, factor)
+    difference = frames - box(frames, CONTRAST_WINDOW)
+    contrast = box(difference.square().mean(1, keepdim=True), CONTRAST_WINDOW).sqrt()
+    return frames / (contrast + LEAST_CONTRAST)
 
 
 def _descend(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:

@@ -85,10 +85,10 @@ class Pair(NamedTuple):
     """(N, 1, H/2, W/2), 0 to 1: whether they differ at all."""
 
     @classmethod
-    def of(cls, left: Tensor, right: Tensor) -> Self:
-        """Find the motion, held at zero where nothing changes."""
+    def of(cls, left: Tensor, right: Tensor, *, thorough: bool) -> Self:
+        """Find the motion, as `find_motion` does, held at zero where nothing changes."""
         change = changed(left, right)
-        motion = find_motion(left, right) * change.float()
+        motion = find_motion(left, right, thorough=thorough) * change.float()
         return cls(left, right, torch.cat((motion, -motion), 1), change)
 
     def piece(self, place: Place | None, like: Tensor) -> "Piece":
@@ -137,6 +137,8 @@ class Fast(nn.Module):
     halo = 96
     bytes_per_pixel = 400
     frame_bytes_per_pixel = 80
+    thorough = False
+    """How the motion is found."""
 
     def __init__(self) -> None:
         """Build the network with random features and a neutral head."""
@@ -162,6 +164,7 @@ class Fast(nn.Module):
         pair = Pair.of(
             pad_to_multiple((left - mean) / spread, MULTIPLE),
             pad_to_multiple((right - mean) / spread, MULTIPLE),
+            thorough=self.thorough,
         )
         moved = pair.piece(None, left).moved(pair.motion)
         made = in_tiles(

@@ -1,27 +1,23 @@
-"""`fine`: our network for a GPU. It goes on where `Fast` stops, and looks twice.
+"""`fine`: our network for a GPU, or for patience. It goes on where `Fast` stops.
 
-A second, wider network sees the frames moved by what the first has found, and corrects that. A pair
-that is shown the other way about in space and time, on another grid of cells, comes out as the same
-frame with other errors; the mean has less of them. (Self-ensembling: +0.18 dB for SepConv++,
-Niklaus et al., WACV 2021.)
+The motion is found in two ways, and a second, wider network sees the frames moved by what the first
+has made of it, and corrects that.
 """
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sepconv_video.models.blocks import zero_conv
 from sepconv_video.models.fast import MAPS, SEEN, Fast, Pair, Trunk, resample
 from sepconv_video.models.tiles import Place
 
-SHIFT = 6
-"""Pixels by which the second look is moved: no whole cell of any grid but the finest."""
 
-
-class Look(Fast):
-    """`Fast`, and a second network on what it has moved; starts as `Fast` with the same weights."""
+class Fine(Fast):
+    """About 140,000 multiply-accumulates per pixel; starts as `Fast` with the same weights."""
 
     halo = 2 * Fast.halo
+    bytes_per_pixel = 2 * Fast.bytes_per_pixel
+    thorough = True
 
     def __init__(self) -> None:
         """Build the network with random features and neutral heads."""
@@ -38,31 +34,3 @@ class Look(Fast):
         seen = piece.seen(left, right).to(features.dtype)
         maps = maps + self.second_head(self.second_trunk(torch.cat((seen, features), 1)))
         return resample(piece, maps)
-
-
-class Fine(nn.Module):
-    """About 273,000 multiply-accumulates per pixel, in two looks one after the other."""
-
-    halo = Look.halo
-    bytes_per_pixel = 2 * Fast.bytes_per_pixel
-    """Besides those of a look, the turned frames, and what the first look saw."""
-    frame_bytes_per_pixel = Fast.frame_bytes_per_pixel + 40
-
-    def __init__(self) -> None:
-        """Build the network that looks."""
-        super().__init__()
-        self.network = Look()
-
-    def forward(self, left: Tensor, right: Tensor, tile: int | None = None) -> Tensor:
-        """Predict the frame half way, the mean of two looks; as `Fast.forward`.
-
-        One look in training, which shows all ways anyhow.
-        """
-        seen: Tensor = self.network(left, right, tile)
-        if self.training:
-            return seen
-        border = [SHIFT, 0, SHIFT, 0]
-        left, right = (F.pad(frame.flip(2, 3), border, mode="replicate") for frame in (left, right))
-        turned = self.network(right, left, tile)[..., SHIFT:, SHIFT:]
-        mean: Tensor = (seen + turned.flip(2, 3)) / 2
-        return mean

@@ -52,7 +52,7 @@ class Trainer:
     def __init__(self, model: nn.Module, samples: Samples, recipe: Recipe) -> None:
         """Start at step 0; `model` is on the device of `samples`."""
         self.model, self.samples, self.recipe = model, samples, recipe
-        self.average = copy.deepcopy(model).requires_grad_(requires_grad=False).eval()
+        self.average = copy.deepcopy(model).requires_grad_(requires_grad=False)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
