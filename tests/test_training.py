@@ -129,6 +129,20 @@ def test_synthetic_triples_move_and_stay_in_range():
     assert (triples[:, 0] - triples[:, 1]).abs().mean() > 0.01
 
 
+def test_some_synthetic_triples_are_blurred_by_their_motion(monkeypatch):
+    from sepconv_video.training import synthetic
+
+    textures = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    sharpness = []
+    for shutter in (0.0, 1.0):
+        monkeypatch.setattr(synthetic, "SHUTTER", shutter)
+        triples = layered_triples(textures, 16, PATCH, torch.Generator().manual_seed(3))
+        sharpness.append(triples.diff(dim=-1).abs().mean((1, 2, 3, 4)))
+    is_blurred = sharpness[1] < 0.95 * sharpness[0]
+    assert 0 < is_blurred.sum() < 12
+    assert torch.equal(sharpness[0][~is_blurred], sharpness[1][~is_blurred])
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_are_least_at_the_truth(name):
     true = torch.rand(2, 3, 32, 32)

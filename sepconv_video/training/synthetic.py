@@ -14,6 +14,8 @@ LAYERS = 3
 """Moving layers in front of the background."""
 REACH = 25.0
 """Largest translation in pixels per half step."""
+SHUTTER = 0.3
+"""Longest exposure, in half steps: its motion blurs; most frames are sharp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,11 @@ def layered_triples(textures: Tensor, count: int, patch: int, generator: torch.G
         (count, 3 frames, 3, patch, patch) in [0, 1].
     """
     frames: list[Tensor] = []
+    is_blurred = _uniform((count,), generator) < 0.3
+    shutter = SHUTTER * _uniform((count,), generator) * is_blurred
+    # three moments of each exposure; of none where all is sharp
+    exposure = shutter * torch.tensor([[-0.5], [0.0], [0.5]], device=textures.device)
+    exposure = exposure if is_blurred.any() else exposure[1:2]
     for layer in range(1 + LAYERS):
         pick = torch.randint(len(textures), (count,), generator=generator, device=textures.device)
         content = textures[pick].float() / 255
@@ -47,7 +54,7 @@ def layered_triples(textures: Tensor, count: int, patch: int, generator: torch.G
             content = torch.cat((content, _mask(content, generator)), 1)
         motion = _random_motion(count, generator)
         offset = (_uniform((2, count), generator) - 0.5) * patch * 0.5
-        moved = [_render(content, patch, motion, offset, time) for time in (-1, 0, 1)]
+        moved = [_exposed(content, patch, motion, offset, time + exposure) for time in (-1, 0, 1)]
         frames = (
             [m[:, :3] for m in moved]
             if not layer
@@ -97,8 +104,13 @@ def _mask(content: Tensor, generator: torch.Generator) -> Tensor:
     return torch.sigmoid((blobs - threshold) / softness) * shown
 
 
-def _render(content: Tensor, patch: int, motion: Motion, offset: Tensor, time: int) -> Tensor:
-    """Sample the layer (N, C, S, S) where it is at `time` (-1, 0, 1): (N, C, patch, patch)."""
+def _exposed(content: Tensor, patch: int, motion: Motion, offset: Tensor, times: Tensor) -> Tensor:
+    """The mean of what `_render` makes at several times (M, N)."""
+    return torch.stack([_render(content, patch, motion, offset, time) for time in times]).mean(0)
+
+
+def _render(content: Tensor, patch: int, motion: Motion, offset: Tensor, time: Tensor) -> Tensor:
+    """Sample the layer (N, C, S, S) where it is at `time` (N,), -1 to 1: (N, C, patch, patch)."""
     axis = torch.arange(patch, device=content.device) - patch / 2 + 0.5
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     angle = (motion.rotation * time)[:, None, None]
