@@ -31,12 +31,11 @@ elif [ "$device" = cuda ]; then
         tee "$out/cuda_tests.log" || true
 fi
 
-amp=off batch=8 every=16 rate=4e-4
-if [ "$model" = fine ]; then rate=2.5e-4; fi  # at 5e-4 it diverged
+amp=off batch=8 every=16
 if [ "$device" = cuda ]; then amp=fp16 batch=64 every=4; fi
 python3 scripts/train.py --model "$model" --data "$data" --run "$run" --device "$device" \
     --start "weights/$model.safetensors" --steps "$steps" --minutes "$minutes" --save-minutes 2 --batch "${BATCH:-$batch}" \
-    --autocast "$amp" --rate "${RATE:-$rate}" --loss "${LOSS:-decibel}" --validate-every "${VALIDATE:-$every}" 2>&1 | tee -a "$out/train.log"
+    --autocast "$amp" --rate "${RATE:-4e-4}" --loss "${LOSS:-decibel}" --validate-every "${VALIDATE:-$every}" 2>&1 | tee -a "$out/train.log"
 
 cp "$run/"*.csv "$run/curve.png" "$run/weights.safetensors" "$out/$model/"
 # files of over 16 MiB do not come back, nor do more than eight: two parts, four files of the run, and the reports

@@ -47,23 +47,22 @@ MOTION_UNIT = 16
 class Trunk(nn.Module):
     """A U-Net from half to a sixteenth of the resolution and back."""
 
-    def __init__(self, inputs: int, widths: tuple[int, int, int, int]) -> None:
-        """Build for (N, inputs, H/2, W/2); `widths` are those at 1/2, 1/4, 1/8 and 1/16."""
+    def __init__(self) -> None:
+        """Build for (N, SEEN, H/2, W/2)."""
         super().__init__()
-        at2, at4, at8, at16 = widths
-        self.down2 = nn.Sequential(conv_act(inputs, at2), ResidualBlock(at2))
-        self.down4 = nn.Sequential(conv_act(at2, at4, stride=2), ResidualBlock(at4))
-        self.down8 = nn.Sequential(conv_act(at4, at8, stride=2), ResidualBlock(at8))
+        self.down2 = nn.Sequential(conv_act(SEEN, 32), ResidualBlock(32))
+        self.down4 = nn.Sequential(conv_act(32, 64, stride=2), ResidualBlock(64))
+        self.down8 = nn.Sequential(conv_act(64, 96, stride=2), ResidualBlock(96))
         self.down16 = nn.Sequential(
-            conv_act(at8, at16, stride=2), ResidualBlock(at16), ResidualBlock(at16)
+            conv_act(96, 128, stride=2), ResidualBlock(128), ResidualBlock(128)
         )
         # before they are enlarged: a quarter of the arithmetic
-        self.up8, self.refine8 = conv_act(at16, at8), ResidualBlock(at8)
-        self.up4, self.refine4 = conv_act(at8, at4), ResidualBlock(at4)
-        self.up2, self.refine2 = conv_act(at4, at2), ResidualBlock(at2)
+        self.up8, self.refine8 = conv_act(128, 96), ResidualBlock(96)
+        self.up4, self.refine4 = conv_act(96, 64), ResidualBlock(64)
+        self.up2, self.refine2 = conv_act(64, 32), ResidualBlock(32)
 
     def forward(self, seen: Tensor) -> Tensor:
-        """(N, inputs, H/2, W/2) to (N, widths[0], H/2, W/2)."""
+        """(N, SEEN, H/2, W/2) to (N, 32, H/2, W/2)."""
         at2 = self.down2(seen)
         at4 = self.down4(at2)
         at8 = self.down8(at4)
@@ -143,7 +142,7 @@ class Fast(nn.Module):
     def __init__(self) -> None:
         """Build the network with random features and a neutral head."""
         super().__init__()
-        self.trunk = Trunk(SEEN, (32, 64, 96, 128))
+        self.trunk = Trunk()
         self.head = zero_conv(32, MAPS)
 
     def forward(self, left: Tensor, right: Tensor, tile: int | None = None) -> Tensor:
