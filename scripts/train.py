@@ -14,7 +14,7 @@ import click
 import torch
 from safetensors.torch import load_file, save_file
 
-from sepconv_video.models import NETWORKS
+from sepconv_video.models import NETWORKS, Fine
 from sepconv_video.training.clips import read_folder, read_picture
 from sepconv_video.training.loop import Recipe, Trainer, train, validate
 from sepconv_video.training.losses import LOSSES
@@ -108,6 +108,8 @@ def load_start(network: torch.nn.Module, start: Path) -> None:
         state = load_file(start)
     else:
         state = torch.load(start, map_location="cpu", weights_only=True)["average"]
+    if isinstance(network, Fine) and "head.weight" in state:  # those of `fast`
+        state = {f"{look}.{key}": state[key] for look in ("first", "second") for key in state}
     unknown = network.load_state_dict(state, strict=False).unexpected_keys
     if unknown:
         raise click.UsageError(f"`{start}` is of another network: it has {unknown[0]}")

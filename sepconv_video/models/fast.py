@@ -133,15 +133,18 @@ class Piece(NamedTuple):
 class Fast(nn.Module):
     """About 37,000 multiply-accumulates per pixel, a tenth of the 2017 network's."""
 
-    halo = 96
+    halo = 160
     bytes_per_pixel = 400
     frame_bytes_per_pixel = 80
-    thorough = False
-    """How the motion is found."""
 
-    def __init__(self) -> None:
-        """Build the network with random features and a neutral head."""
+    def __init__(self, *, thorough: bool = False) -> None:
+        """Build the network with random features and a neutral head.
+
+        Args:
+            thorough: How the motion is found, see `find_motion`.
+        """
         super().__init__()
+        self.thorough = thorough
         self.trunk = Trunk()
         self.head = zero_conv(32, MAPS)
 
