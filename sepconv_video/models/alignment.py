@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sepconv_video.models.blocks import box, shrink, upsample, warp
+from sepconv_video.models.blocks import box, pad_to_multiple, shrink, upsample, warp
 
 CELL = 2
 """Side in pixels of the cells of the grid that motion is found on."""
@@ -30,8 +30,6 @@ FAR, NEAR = 8, 2
 """Distance in cells of the neighbours whose motion a cell may take, first and then."""
 SHARPNESS = 10.0
 """How decisively the better motion is taken."""
-
-
 CONTRAST_WINDOW = 9
 """Cells a side over which contrast is measured."""
 LEAST_CONTRAST = 0.3
@@ -83,9 +81,7 @@ def _from_coarse_to_fine(
 
 def _reduced(frames: Tensor, factor: int) -> Tensor:
     """Average over factor x factor pixels, the last ones repeated to make whole cells."""
-    height, width = frames.shape[-2:]
-    border = [0, -width % factor, 0, -height % factor]
-    return shrink(F.pad(frames, border, mode="replicate"), factor)
+    return shrink(pad_to_multiple(frames, factor), factor)
 
 
 def _evened(frames: Tensor, factor: int) -> Tensor:

@@ -34,9 +34,9 @@ def conv_act(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(conv, nn.LeakyReLU(0.1, inplace=True))
 
 
-def zero_conv(inputs: int, outputs: int, side: int = 3) -> nn.Conv2d:
-    """Convolution whose output is zero until it has learned something."""
-    conv = nn.Conv2d(inputs, outputs, side, padding=side // 2)
+def zero_conv(inputs: int, outputs: int) -> nn.Conv2d:
+    """3x3 convolution whose output is zero until it has learned something."""
+    conv = nn.Conv2d(inputs, outputs, 3, padding=1)
     nn.init.zeros_(conv.weight)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return conv
