@@ -9,12 +9,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -22,6 +20,7 @@ from click.core import ParameterSource
 from sepconv_video import __version__, timing
 from sepconv_video.display import display, one_line, show_error, show_times
 from sepconv_video.errors import Interrupted, OptionsError, SepConvVideoError
+from sepconv_video.interrupts import Brake, leave_at_once, terminate
 from sepconv_video.options import (
     CUTS,
     FACTORS,
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     # torch's threads would spin while they wait, and take the cores from decoder and encoder
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
@@ -53,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted: what is finished is kept", err=True)
-        _leave_at_once(130)
-    except SystemExit as request:  # by `_terminate`
-        _leave_at_once(int(request.code or 0))
+        leave_at_once(130)
+    except SystemExit as request:  # by `terminate`
+        leave_at_once(int(request.code or 0))
     except SepConvVideoError as error:
         if debug:
             raise
@@ -65,25 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - or Python complains at exit
         code = 1
     sys.exit(code or 0)
-
-
-def _leave_at_once(code: int) -> NoReturn:
-    """End the process without waiting for its threads.
-
-    One may be in the middle of a network. An orderly end would take the interpreter away from under
-    it, which C++ answers with an abort: https://github.com/pytorch/pytorch/issues/38228.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # it ends already
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # its reader has gone
-            stream.flush()
-    os._exit(code)
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    """Turn a request to end into an exception, so that partial files are removed."""
-    sys.exit(128 + signum)
 
 
 def _list_models(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -271,7 +251,7 @@ def _run_stream(
     from sepconv_video.batch import Result, Step  # noqa: PLC0415 - imports torch
     from sepconv_video.pipeline import interpolate_stream  # noqa: PLC0415 - imports torch
 
-    with _Brake() as brake, display(quiet=chosen["quiet"], as_json=chosen["as_json"]) as shown:
+    with Brake() as brake, display(quiet=chosen["quiet"], as_json=chosen["as_json"]) as shown:
         shown.start([job])
 
         def told(done: int, expected: int | None) -> None:
@@ -325,7 +305,7 @@ def _run_videos(
     ledger = Ledger(output) if output is not None and is_folder(inputs, output) else None
     crew = _crew(options, chosen)
     code = 0
-    with _Brake() as brake, display(quiet=chosen["quiet"], as_json=chosen["as_json"]) as shown:
+    with Brake() as brake, display(quiet=chosen["quiet"], as_json=chosen["as_json"]) as shown:
         shown.start(jobs)
         try:
             results = run_jobs(
@@ -374,35 +354,3 @@ def _shard_numbers(text: str) -> tuple[int, int]:
     if not (slash and number.isdecimal() and count.isdecimal()):
         raise click.UsageError(f"`--shard {text}` is not like 1/4: which part, of how many")
     return int(number), int(count)
-
-
-class _Brake:
-    """Ctrl-C and requests to end: the first stops after the frame in hand, the second at once.
-
-    Attributes:
-        code: The exit code that tells which it was.
-    """
-
-    def __init__(self) -> None:
-        self.code = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "_Brake":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._pull)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def is_pulled(self) -> bool:
-        """Whether to stop."""
-        return self.code != 0
-
-    def _pull(self, number: int, frame: FrameType | None) -> None:
-        if self.code:
-            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-        self.code = 128 + number
-        # not through `print`, in the middle of which the signal may have come
-        os.write(2, b"\nstopping after the frame in hand; once more to stop at once\n")

@@ -13,7 +13,7 @@ NAME = PACKAGE.name
 
 LAYERS = [
     ["cli"],
-    ["display"],
+    ["display", "interrupts"],
     ["batch"],
     ["cluster", "workers", "report", "pipeline", "ledger", "jobs"],
     ["crew"],
@@ -60,7 +60,7 @@ FENCES = {
     },
 }
 # numpy comes with the frames; these do without.
-PURE = {"errors", "options", "cuts", "schedule", "stream", "cli"}
+PURE = {"errors", "options", "cuts", "schedule", "stream", "cli", "interrupts"}
 
 
 def sources():
