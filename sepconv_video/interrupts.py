@@ -54,6 +54,9 @@ class Brake:
 
     def _pull(self, number: int, frame: FrameType | None) -> None:
         if self.code:
+            for each in self._before:  # a third would interrupt the way out
+                signal.signal(each, signal.SIG_IGN)
+                self._before[each] = signal.SIG_IGN
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
         self.code = 128 + number
         # not through `print`, in the middle of which the signal may have come
