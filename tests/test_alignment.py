@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sepconv_video.models.alignment import CELL, find_motion, neighbours
+from sepconv_video.models.alignment import CELL, Way, find_motion, neighbours
 from sepconv_video.models.blocks import upsample, warp
 
 HEIGHT, WIDTH = 192, 256
@@ -30,12 +30,12 @@ def inner(motion):
     return motion[..., 32:-32, 40:-40]
 
 
-@pytest.mark.parametrize("thorough", [False, True])
+@pytest.mark.parametrize("way", Way)
 @pytest.mark.parametrize(("x", "y"), [(0, 0), (1, 0), (-3, 5), (14, -8), (-24, 6)])
-def test_a_moving_texture_is_followed(x, y, thorough):
+def test_a_moving_texture_is_followed(x, y, way):
     """Up to 48 pixels from frame to frame, a fifth of the width."""
     picture = texture()
-    found = find_motion(view(picture, -x, -y), view(picture, x, y), thorough=thorough)
+    found = find_motion(view(picture, -x, -y), view(picture, x, y), way)
     assert found.shape == (1, 2, HEIGHT // CELL, WIDTH // CELL)
     wanted = torch.tensor([x, y], dtype=torch.float32)[:, None, None]
     assert (inner(found) - wanted).abs().max() < 0.2
@@ -55,8 +55,8 @@ def test_a_turning_and_growing_texture_is_followed():
     assert (found - motion)[away].abs().mean() < 1
 
 
-@pytest.mark.parametrize("thorough", [False, True])
-def test_two_motions_meet_at_an_outline(thorough):
+@pytest.mark.parametrize("way", Way)
+def test_two_motions_meet_at_an_outline(way):
     """A square that moves over a ground that moves the other way keeps its edge."""
     ground, figure = texture(1), texture(2)
     frames = []
@@ -65,7 +65,7 @@ def test_two_motions_meet_at_an_outline(thorough):
         at = slice(96 - 8 * time, 160 - 8 * time)
         frame[..., 64:128, at] = view(figure, 0, 0)[..., 64:128, 96:160]
         frames.append(frame)
-    found = find_motion(*frames, thorough=thorough)[0, 0]
+    found = find_motion(*frames, way)[0, 0]
     # in the left frame the figure lies 8 pixels to the right, the ground 6 to the left
     assert (found[36:60, 52:76] - 8).abs().max() < 0.3
     assert (found[8:88, 92:116] + 6).abs().max() < 0.3
@@ -77,8 +77,8 @@ def test_any_even_size_and_no_motion_without_texture(size):
     flat = torch.full((2, 3, *size), 0.3)
     assert not find_motion(flat, flat).any()
     noise = torch.randn(2, 3, *size)
-    assert not find_motion(noise, noise, thorough=True).any()
-    found = find_motion(noise, flat, thorough=True)
+    assert not find_motion(noise, noise, Way.EVENED).any()
+    found = find_motion(noise, flat, Way.EVENED)
     assert found.shape == (2, 2, size[0] // 2, size[1] // 2)
     assert found.isfinite().all()
 

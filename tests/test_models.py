@@ -93,17 +93,17 @@ def test_fast_network_keeps_its_budget():
     assert 25_000 <= macs_per_pixel(model, 128, 128) + 6 * TAPS * (TAPS + 1) <= 380_484 / 10
 
 
-def test_the_two_looks_of_fine_differ():
-    """With the same weights, too; and where they agree, the second comes back the right way up."""
-    fast, fine = Fast(), Fine()
-    for look in (fine.first, fine.second):
-        look.load_state_dict(fast.state_dict())
+def test_fine_mixes_what_its_two_motions_make():
+    """The last map of its head tells how much of each."""
+    fine = Fine()
     left, right = torch.rand(2, 1, 3, 48, 64)
-    picture = texture(48, 70)
+    made = []
     with torch.inference_mode():
-        assert (fine(left, right) - fast(left, right)).abs().max() > 1e-2
-        made, alone = (model(picture[..., 3:67], picture[..., :64]) for model in (fine, fast))
-    assert (made - alone)[..., 8:-8, 8:-8].abs().mean() < 0.01
+        for share in (-50, 0, 50):
+            fine.head.bias[-1] = share
+            made.append(fine(left, right))
+    assert (made[0] - made[2]).abs().max() > 1e-2
+    torch.testing.assert_close(made[1], (made[0] + made[2]) / 2)
 
 
 def texture(height, width):
@@ -271,3 +271,19 @@ def test_half_precision_keeps_the_psnr_of_real_clips(name, kind, shared):
     print(f"{name}, {kind}: mean {mean:.3f} level (worst {max(differences):.2f}), {change:+.4f} dB")
     assert mean < 0.3
     assert abs(change) < 0.02
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", ["fast", "fine"])
+def test_a_gpu_makes_the_picture_of_a_cpu(name):
+    from sepconv_video.weights import load_model
+
+    picture = texture(130, 220)
+    pair = [picture[..., y : y + 96, x : x + 160] for y, x in ((0, 8), (5, 0))]
+    with torch.inference_mode():
+        wanted = load_model(name)(*pair)
+        on_gpu = load_model(name, "cuda")
+        exact = on_gpu(*(frame.cuda() for frame in pair)).cpu()
+        half = on_gpu.half()(*(frame.cuda().half() for frame in pair)).float().cpu()
+    assert (exact - wanted).abs().mean() < 0.05 / 255
+    assert (half - wanted).abs().mean() < 0.3 / 255

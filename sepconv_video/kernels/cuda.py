@@ -147,7 +147,7 @@ def _run(
     variant = _with_channels(variant, C, _shared_limit(index))
     kernel = _kernel(index, variant)
     grid, shared = grid_of(variant.name, result.shape), shared_bytes(variant)
-    with _current_stream(index):
+    with current_stream(index):
         for first in range(0, C, variant.channels):
             arguments = pack(inputs, result, (C, *size, first))
             kernel(grid, (COLUMNS, WARPS, 1), (arguments,), shared_mem=shared)
@@ -210,10 +210,10 @@ def options(variant: Variant) -> tuple[str, ...]:
     return (*macros, *(flag for flag, given in flags.items() if given), "-std=c++17")
 
 
-def source() -> str:
-    """The text of all kernels."""
+def source(names: tuple[str, ...] = SOURCES) -> str:
+    """The text of some kernels."""
     folder = resources.files(__package__)
-    return "\n".join((folder / name).read_text(encoding="utf-8") for name in SOURCES)
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
 
 
 def _with_channels(variant: Variant, C: int, limit: int) -> Variant:
@@ -230,7 +230,7 @@ def _with_channels(variant: Variant, C: int, limit: int) -> Variant:
 
 
 @contextmanager
-def _current_stream(index: int) -> Iterator[None]:
+def current_stream(index: int) -> Iterator[None]:
     """Make CuPy launch where PyTorch would."""
     cupy = _cupy()
     stream = cupy.cuda.Stream.from_external(torch.cuda.current_stream(index))
@@ -254,24 +254,35 @@ def _capability(index: int) -> int:
 @cache
 def _kernel(index: int, variant: Variant) -> Any:  # noqa: ANN401
     """Return a `cupy.RawKernel` that may use the shared memory it needs."""
-    cupy = _cupy()
+    kernel = function(index, SOURCES, variant.name, options(variant))
     shared = shared_bytes(variant)
-    try:
-        with cupy.cuda.Device(index):
-            kernel = _module(index, options(variant)).get_function(variant.name)
-            if shared > SHARED_WITHOUT_OPT_IN:
-                kernel.max_dynamic_shared_size_bytes = shared
-    except (OSError, RuntimeError) as error:  # no NVRTC, a driver that is too old, ...
-        raise DeviceError(
-            f"cannot use the GPU: CuPy cannot compile a kernel: {error}", hint=_install_hint()
-        ) from error
+    if shared > SHARED_WITHOUT_OPT_IN:
+        with _cupy().cuda.Device(index):
+            kernel.max_dynamic_shared_size_bytes = shared
     return kernel
 
 
 @cache
-def _module(index: int, variant: tuple[str, ...]) -> Any:  # noqa: ANN401
-    """Return a `cupy.RawModule`, compiled on first use; CuPy keeps the result on disk."""
-    return _cupy().RawModule(code=source(), options=variant)
+def function(index: int, sources: tuple[str, ...], name: str, options: tuple[str, ...]) -> Any:  # noqa: ANN401
+    """Return a `cupy.RawKernel` for GPU number `index`, compiled on first use.
+
+    Raises:
+        DeviceError: CuPy does not work, or cannot compile it.
+    """
+    cupy = _cupy()
+    try:
+        with cupy.cuda.Device(index):
+            return _module(index, sources, options).get_function(name)
+    except (OSError, RuntimeError) as error:  # no NVRTC, a driver that is too old, ...
+        raise DeviceError(
+            f"cannot use the GPU: CuPy cannot compile a kernel: {error}", hint=_install_hint()
+        ) from error
+
+
+@cache
+def _module(index: int, sources: tuple[str, ...], options: tuple[str, ...]) -> Any:  # noqa: ANN401
+    """Return a `cupy.RawModule`; CuPy keeps what it compiles on disk."""
+    return _cupy().RawModule(code=source(sources), options=options)
 
 
 def _cupy() -> Any:  # noqa: ANN401 - a module

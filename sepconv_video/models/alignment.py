@@ -6,7 +6,7 @@ from the frame half way, which is the one wanted. On each grid a cell may then t
 neighbour, if it suits it better (propagation, PatchMatch's idea: Barnes et al., SIGGRAPH 2009).
 """
 
-from collections.abc import Callable
+from enum import Enum
 
 import torch
 import torch.nn.functional as F
@@ -30,38 +30,37 @@ FAR, NEAR = 8, 2
 """Distance in cells of the neighbours whose motion a cell may take, first and then."""
 SHARPNESS = 10.0
 """How decisively the better motion is taken."""
+LEAST_COST = 0.015
+"""Mean differences below it, in normalised brightness, are noise."""
 CONTRAST_WINDOW = 9
 """Cells a side over which contrast is measured."""
 LEAST_CONTRAST = 0.3
 """Added to it, in normalised brightness, or noise would count as texture."""
 
 
+class Way(Enum):
+    """What of the frames is compared."""
+
+    PLAIN = "as they are"
+    EVENED = "with their contrast made even, so that faint texture counts beside strong edges"
+
+
 @torch.no_grad()
-def find_motion(left: Tensor, right: Tensor, *, thorough: bool = False) -> Tensor:
+def find_motion(left: Tensor, right: Tensor, way: Way = Way.PLAIN) -> Tensor:
     """Find for each place of the frame half way where it lies in its neighbours.
 
     Args:
         left: Earlier frames, (N, C, H, W), H and W multiples of CELL; normalised to mean 0 and
             spread 1, which the constants of this module are meant for.
         right: Later frames, same shape.
-        thorough: Find it also in frames whose contrast is made even, so that faint texture is not
-            outdone by strong edges beside it, and take the better of both; twice the time.
+        way: What of them is compared.
 
     Returns:
         (N, 2, H/CELL, W/CELL) in pixels, horizontal then vertical, float32: the left frame at
         x + motion and the right one at x - motion are the same.
     """
     left, right = shrink(left.float(), CELL), shrink(right.float(), CELL)
-    motion = _from_coarse_to_fine(left, right, _reduced)
-    if thorough:
-        motion = _choose(left, right, [motion, _from_coarse_to_fine(left, right, _evened)])
-    return motion * CELL
-
-
-def _from_coarse_to_fine(
-    left: Tensor, right: Tensor, reduced: Callable[[Tensor, int], Tensor]
-) -> Tensor:
-    """Motion (N, 2, H, W) in pixels of these frames (N, C, H, W), which `reduced` makes smaller."""
+    reduced = _evened if way is Way.EVENED else _reduced
     height, width = left.shape[-2:]
     factor = 1
     while min(height, width) >= 2 * factor * LEAST_CELLS:
@@ -69,11 +68,9 @@ def _from_coarse_to_fine(
     motion = left.new_zeros(len(left), 2, *(-(-size // factor) for size in (height, width)))
     while True:
         seen = reduced(left, factor), reduced(right, factor)
-        motion = _descend(*seen, motion)
-        for distance in (FAR, NEAR):
-            motion = _choose(*seen, [motion, *neighbours(motion, distance)])
+        motion = (_search_cuda if left.is_cuda else _search)(*seen, motion)
         if factor == 1:
-            return motion
+            return motion * CELL
         motion = 2 * upsample(motion, 2)
         factor //= 2
         motion = motion[..., : -(-height // factor), : -(-width // factor)]
@@ -92,30 +89,59 @@ def _evened(frames: Tensor, factor: int) -> Tensor:
     return frames / (contrast + LEAST_CONTRAST)
 
 
-def _descend(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
-    """Correct motion (N, 2, H, W), in pixels of these frames (N, C, H, W), STEPS times."""
+def _search(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
+    """Find motion (N, 2, H, W), in pixels of these frames (N, C, H, W), from what is near it."""
     for _ in range(STEPS):
-        moved_left, moved_right = warp(left, motion), warp(right, -motion)
-        difference = moved_left - moved_right
-        # its derivative by the motion: both frames' slopes, as they move against each other
-        across, down = _slopes(moved_left + moved_right)
-        # squares weighed by this grow like absolute values (iteratively reweighted least squares)
-        weight = (difference.square().mean(1, keepdim=True) + ROBUST**2).rsqrt()
-        weighed = across * weight, down * weight
-        products = (
-            (weighed[0], across),
-            (weighed[0], down),
-            (weighed[1], down),
-            (weighed[0], difference),
-            (weighed[1], difference),
-        )
-        sums = torch.stack([(first * second).sum(1) for first, second in products], 1)
-        xx, xy, yy, x, y = box(sums, WINDOW).unbind(1)
-        xx, yy = xx + DAMPING, yy + DAMPING
-        determinant = xx * yy - xy * xy
-        change = torch.stack((xy * y - yy * x, xy * x - xx * y), 1) / determinant[:, None]
-        motion = _smoothed(motion + change.clamp_(-1, 1), weight)
+        motion = _correct(left, right, motion)
+    for distance in (FAR, NEAR):
+        motion = _choose(left, right, [motion, *neighbours(motion, distance)])
     return motion
+
+
+def _search_cuda(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
+    """Do the same, with kernels of our own."""
+    from sepconv_video.kernels import motion as kernels  # noqa: PLC0415 - cupy is heavy
+
+    left, right, motion = left.contiguous(), right.contiguous(), motion.contiguous()
+    for _ in range(STEPS):
+        motion = kernels.correct(
+            left, right, motion, window=WINDOW, damping=DAMPING, robust=ROBUST
+        )
+    for distance in (FAR, NEAR):
+        motion = kernels.choose(
+            left,
+            right,
+            motion,
+            window=WINDOW,
+            distance=distance,
+            sharpness=SHARPNESS,
+            least=LEAST_COST,
+        )
+    return motion
+
+
+def _correct(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
+    """Correct motion (N, 2, H, W), in pixels of these frames (N, C, H, W), once."""
+    moved_left, moved_right = warp(left, motion), warp(right, -motion)
+    difference = moved_left - moved_right
+    # its derivative by the motion: both frames' slopes, as they move against each other
+    across, down = _slopes(moved_left + moved_right)
+    # squares weighed by this grow like absolute values (iteratively reweighted least squares)
+    weight = (difference.square().mean(1, keepdim=True) + ROBUST**2).rsqrt()
+    weighed = across * weight, down * weight
+    products = (
+        (weighed[0], across),
+        (weighed[0], down),
+        (weighed[1], down),
+        (weighed[0], difference),
+        (weighed[1], difference),
+    )
+    sums = torch.stack([(first * second).sum(1) for first, second in products], 1)
+    xx, xy, yy, x, y = box(sums, WINDOW).unbind(1)
+    xx, yy = xx + DAMPING, yy + DAMPING
+    determinant = xx * yy - xy * xy
+    change = torch.stack((xy * y - yy * x, xy * x - xx * y), 1) / determinant[:, None]
+    return _smoothed(motion + change.clamp_(-1, 1), weight)
 
 
 def _smoothed(motion: Tensor, weight: Tensor) -> Tensor:
@@ -149,5 +175,5 @@ def _choose(left: Tensor, right: Tensor, candidates: list[Tensor]) -> Tensor:
     costs = [(warp(left, motion) - warp(right, -motion)).abs_().mean(1) for motion in candidates]
     cost = box(torch.stack(costs, 1), WINDOW)
     # what counts is how much better one is than the rest
-    likelihood = torch.softmax(-SHARPNESS * cost / (cost.mean(1, keepdim=True) + 0.015), 1)
+    likelihood = torch.softmax(-SHARPNESS * cost / (cost.mean(1, keepdim=True) + LEAST_COST), 1)
     return (likelihood[:, :, None] * torch.stack(candidates, 1)).sum(1)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sepconv_video.kernels import sepconv_pair
-from sepconv_video.models.alignment import CELL, find_motion
+from sepconv_video.models.alignment import CELL, Way, find_motion
 from sepconv_video.models.blocks import (
     ResidualBlock,
     box,
@@ -39,7 +39,7 @@ MULTIPLE = 16
 MAPS = 4 + 1 + 4 * TAPS
 """What is predicted of a pixel: a correction of both motions, which frame to trust, the taps."""
 SEEN = 2 * 12 + 2
-"""What the network sees of a pixel at half resolution: four of each frame, and the motion."""
+"""What is seen of a pixel at half resolution: four of each moved frame, and the motion."""
 MOTION_UNIT = 16
 """Motion is shown to the network in this many pixels."""
 
@@ -47,22 +47,23 @@ MOTION_UNIT = 16
 class Trunk(nn.Module):
     """A U-Net from half to a sixteenth of the resolution and back."""
 
-    def __init__(self) -> None:
-        """Build for (N, SEEN, H/2, W/2)."""
+    def __init__(self, seen: int, widths: tuple[int, int, int, int]) -> None:
+        """Build for (N, seen, H/2, W/2), with so many channels at 1/2, 1/4, 1/8 and 1/16."""
         super().__init__()
-        self.down2 = nn.Sequential(conv_act(SEEN, 32), ResidualBlock(32))
-        self.down4 = nn.Sequential(conv_act(32, 64, stride=2), ResidualBlock(64))
-        self.down8 = nn.Sequential(conv_act(64, 96, stride=2), ResidualBlock(96))
+        at2, at4, at8, at16 = widths
+        self.down2 = nn.Sequential(conv_act(seen, at2), ResidualBlock(at2))
+        self.down4 = nn.Sequential(conv_act(at2, at4, stride=2), ResidualBlock(at4))
+        self.down8 = nn.Sequential(conv_act(at4, at8, stride=2), ResidualBlock(at8))
         self.down16 = nn.Sequential(
-            conv_act(96, 128, stride=2), ResidualBlock(128), ResidualBlock(128)
+            conv_act(at8, at16, stride=2), ResidualBlock(at16), ResidualBlock(at16)
         )
         # before they are enlarged: a quarter of the arithmetic
-        self.up8, self.refine8 = conv_act(128, 96), ResidualBlock(96)
-        self.up4, self.refine4 = conv_act(96, 64), ResidualBlock(64)
-        self.up2, self.refine2 = conv_act(64, 32), ResidualBlock(32)
+        self.up8, self.refine8 = conv_act(at16, at8), ResidualBlock(at8)
+        self.up4, self.refine4 = conv_act(at8, at4), ResidualBlock(at4)
+        self.up2, self.refine2 = conv_act(at4, at2), ResidualBlock(at2)
 
     def forward(self, seen: Tensor) -> Tensor:
-        """(N, SEEN, H/2, W/2) to (N, 32, H/2, W/2)."""
+        """(N, seen, H/2, W/2) to (N, the first of the widths, H/2, W/2)."""
         at2 = self.down2(seen)
         at4 = self.down4(at2)
         at8 = self.down8(at4)
@@ -78,75 +79,73 @@ class Pair(NamedTuple):
     left: Tensor
     """(N, 3, H, W)."""
     right: Tensor
-    motion: Tensor
-    """(N, 4, H/2, W/2) pixels: x and y of the left frame, then of the right; float32."""
+    motions: tuple[Tensor, ...]
+    """As found in one way or several, (N, 4, H/2, W/2) pixels each: x and y of the left frame,
+    then of the right; float32."""
     change: Tensor
     """(N, 1, H/2, W/2), 0 to 1: whether they differ at all."""
 
     @classmethod
-    def of(cls, left: Tensor, right: Tensor, *, thorough: bool) -> Self:
+    def of(cls, left: Tensor, right: Tensor, ways: tuple[Way, ...]) -> Self:
         """Find the motion, as `find_motion` does, held at zero where nothing changes."""
         change = changed(left, right)
-        motion = find_motion(left, right, thorough=thorough) * change.float()
-        return cls(left, right, torch.cat((motion, -motion), 1), change)
+        found = [find_motion(left, right, way) * change.float() for way in ways]
+        motions = tuple(torch.cat((motion, -motion), 1) for motion in found)
+        return cls(left, right, motions, change)
+
+    def moved(
+        self, motion: Tensor, mode: str = "bilinear", corner: tuple[int, int] = (0, 0)
+    ) -> tuple[Tensor, Tensor]:
+        """Both frames as they are in the middle, by motion (N, 4, h/2, w/2): (N, 3, h, w) each."""
+        left, right = upsample(motion, CELL).chunk(2, 1)
+        return warp(self.left, left, mode, corner), warp(self.right, right, mode, corner)
 
     def piece(self, place: Place | None, like: Tensor) -> "Piece":
         """Cut out what lies at `place` and is as large as `like`; None for all."""
         if place is None:
-            return Piece(self, self.motion, self.change, (0, 0))
+            return Piece(self, self.motions, self.change, (0, 0))
         top, left = place.top // CELL, place.left // CELL
         rows = slice(top, top + like.shape[-2] // CELL)
         columns = slice(left, left + like.shape[-1] // CELL)
-        motion, change = self.motion[..., rows, columns], self.change[..., rows, columns]
-        return Piece(self, motion, change, (place.top, place.left))
+        motions = tuple(motion[..., rows, columns] for motion in self.motions)
+        return Piece(self, motions, self.change[..., rows, columns], (place.top, place.left))
 
 
 class Piece(NamedTuple):
     """What is to be made of a pair at once, H x W pixels of it."""
 
     pair: Pair
-    motion: Tensor
-    """(N, 4, H/2, W/2), as `Pair.motion`."""
+    motions: tuple[Tensor, ...]
+    """(N, 4, H/2, W/2) each, as `Pair.motions`."""
     change: Tensor
     """(N, 1, H/2, W/2), as `Pair.change`."""
     corner: tuple[int, int]
     """Its first row and column."""
 
     def seen(self, left: Tensor, right: Tensor) -> Tensor:
-        """What a network looks at: moved frames (N, 3, H, W), and motion; (N, SEEN, H/2, W/2)."""
-        both = F.pixel_unshuffle(torch.cat((left, right), 1), 2)
-        return torch.cat((both, self.motion[:, :2].to(both.dtype) / MOTION_UNIT), 1)
-
-    def corrected(self, residual: Tensor) -> Tensor:
-        """The motion (N, 4, H/2, W/2), changed by what the network thinks, in two pixels."""
-        return self.motion + 2 * residual.float() * self.change.float()
-
-    def moved(self, motion: Tensor, mode: str = "bilinear") -> tuple[Tensor, Tensor]:
-        """Both frames (N, 3, H, W) as they are in the middle, by motion (N, 4, H/2, W/2)."""
-        left, right = upsample(motion, CELL).chunk(2, 1)
-        return (
-            warp(self.pair.left, left, mode, self.corner),
-            warp(self.pair.right, right, mode, self.corner),
-        )
+        """What a network looks at, given the frames moved in each way, (N, 3 * ways, H, W)."""
+        moved = F.pixel_unshuffle(torch.cat((left, right), 1), 2)
+        motion = torch.cat([motion[:, :2] for motion in self.motions], 1)
+        return torch.cat((moved, motion.to(moved.dtype) / MOTION_UNIT), 1)
 
 
-class Fast(nn.Module):
-    """About 37,000 multiply-accumulates per pixel, a tenth of the 2017 network's."""
+class Aligned(nn.Module):
+    """The design that our networks share; they differ in size, and in how motion is found."""
 
     halo = 160
-    bytes_per_pixel = 400
-    frame_bytes_per_pixel = 80
 
-    def __init__(self, *, thorough: bool = False) -> None:
+    def __init__(self, ways: tuple[Way, ...], widths: tuple[int, int, int, int]) -> None:
         """Build the network with random features and a neutral head.
 
         Args:
-            thorough: How the motion is found, see `find_motion`.
+            ways: How the motion is found, see `find_motion`; where there are several the network
+                chooses among them.
+            widths: Channels of the trunk.
         """
         super().__init__()
-        self.thorough = thorough
-        self.trunk = Trunk()
-        self.head = zero_conv(32, MAPS)
+        self.ways = ways
+        self.trunk = Trunk(SEEN * len(ways), widths)
+        self.head = zero_conv(widths[0], (MAPS + 1) * len(ways) - 1)
 
     def forward(self, left: Tensor, right: Tensor, tile: int | None = None) -> Tensor:
         """Predict the frame half way.
@@ -166,11 +165,16 @@ class Fast(nn.Module):
         pair = Pair.of(
             pad_to_multiple((left - mean) / spread, MULTIPLE),
             pad_to_multiple((right - mean) / spread, MULTIPLE),
-            thorough=self.thorough,
+            self.ways,
         )
-        moved = pair.piece(None, left).moved(pair.motion)
+        lefts, rights = zip(*map(pair.moved, pair.motions), strict=True)
         made = in_tiles(
-            partial(self._predict, pair), *moved, tile=tile, halo=self.halo, multiple=MULTIPLE
+            partial(self._predict, pair),
+            torch.cat(lefts, 1),
+            torch.cat(rights, 1),
+            tile=tile,
+            halo=self.halo,
+            multiple=MULTIPLE,
         )
         return made[..., :height, :width] * spread + mean
 
@@ -178,26 +182,45 @@ class Fast(nn.Module):
         """Predict from moved frames, or the pieces of them at `place`."""
         piece = pair.piece(place, left)
         seen = piece.seen(left, right).to(self.head.weight.dtype)
-        return resample(piece, self.head(self.trunk(seen)))
+        # in the frames' own precision, also where autocast has lowered the features'
+        maps = self.head(self.trunk(seen)).to(left.dtype)
+        ways = len(self.ways)
+        made = resample(piece, 0, maps[:, :MAPS])
+        for way in range(1, ways):
+            share = torch.sigmoid(upsample(maps[:, MAPS * ways + way - 1, None], 2))
+            made = made + share * (resample(piece, way, maps[:, MAPS * way : MAPS * (way + 1)]) - made)
+        return made
 
 
-def resample(piece: Piece, maps: Tensor) -> Tensor:
+class Fast(Aligned):
+    """About 37,000 multiply-accumulates per pixel, a tenth of the 2017 network's."""
+
+    bytes_per_pixel = 400
+    frame_bytes_per_pixel = 80
+
+    def __init__(self) -> None:
+        """Build the network with random features and a neutral head."""
+        super().__init__((Way.PLAIN,), (32, 64, 96, 128))
+
+
+def resample(piece: Piece, way: int, maps: Tensor) -> Tensor:
     """Move the frames, filter them and mix them.
 
     Args:
         piece: What of a pair is to be made.
+        way: Number of the motion to move them by.
         maps: (N, MAPS, H/2, W/2), zero for no change.
 
     Returns:
         (N, 3, H, W), normalised.
     """
-    # in the frames' own precision, also where autocast has lowered the features'
-    maps = maps.to(piece.pair.left.dtype)
     residual, blend, taps = torch.split(maps, [4, 1, 4 * TAPS], dim=1)
+    # what the network thinks of the motion, in two pixels
+    motion = piece.motions[way] + 2 * residual.float() * piece.change.float()
     border = [TAPS // 2] * 4
     left, right = (
         F.pad(frame, border, mode="replicate")
-        for frame in piece.moved(piece.corrected(residual), "bicubic")
+        for frame in piece.pair.moved(motion, "bicubic", piece.corner)
     )
     weight = torch.sigmoid(upsample(blend, 2))
     # at half resolution: the operator enlarges them, so that no large maps are ever made

@@ -52,17 +52,22 @@ class Trainer:
     def __init__(self, model: nn.Module, samples: Samples, recipe: Recipe) -> None:
         """Start at step 0; `model` is on the device of `samples`."""
         self.model, self.samples, self.recipe = model, samples, recipe
+        is_gpu = samples.device.type == "cuda"
         self.average = copy.deepcopy(model).requires_grad_(requires_grad=False)
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+            model.parameters(),
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            fused=is_gpu,
         )
-        self.scaler = torch.amp.GradScaler(samples.device.type, enabled=recipe.autocast == "fp16")
+        # on a GPU it also leaves bad steps out without asking, and so waiting for, the device
+        self.scaler = torch.amp.GradScaler(samples.device.type, enabled=is_gpu)
         self.step_count = 0
         self.sampling_s = 0.0
         """Time spent on samples so far, of this process; on a GPU that of launching the work."""
 
-    def step(self) -> float:
-        """One optimiser step; the loss of its batch."""
+    def step(self) -> Tensor:
+        """One optimiser step; the loss of its batch, which a GPU may still be working on."""
         recipe = self.recipe
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.rate_at(self.step_count)
@@ -79,12 +84,13 @@ class Trainer:
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
-        if norm.isfinite():  # one bad batch shall not ruin a night's work
+        # one bad batch shall not ruin a night's work
+        if self.scaler.is_enabled() or norm.isfinite():
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self._track_average()
         self.step_count += 1
-        return float(loss.detach())
+        return loss.detach()
 
     def _precision(self) -> torch.autocast:
         kind = torch.float16 if self.recipe.autocast == "fp16" else torch.bfloat16
@@ -95,8 +101,8 @@ class Trainer:
     def _track_average(self) -> None:
         # a young average follows quickly, or it would drag the untrained weights along
         decay = min(self.recipe.ema_decay, (1 + self.step_count) / (10 + self.step_count))
-        for kept, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            kept.lerp_(new, 1 - decay)
+        kept, new = list(self.average.parameters()), list(self.model.parameters())
+        torch._foreach_lerp_(kept, new, 1 - decay)
 
     def save(self, path: Path) -> None:
         """Write the whole state; the old checkpoint survives a kill in the middle."""
@@ -158,11 +164,11 @@ def train(trainer: Trainer, minutes: float, save_minutes: float, run: Path) -> I
         pause = min(end, started + save_minutes * 60)
         while trainer.step_count < trainer.recipe.steps and time.monotonic() < pause:
             losses.append(trainer.step())
-        trainer.save(checkpoint)
+        trainer.save(checkpoint)  # waits for a GPU
         seconds = time.monotonic() - started
         rate = (trainer.step_count - first) * trainer.recipe.batch / seconds
         shares = {"samples_per_s": f"{rate:.1f}", "sampling": f"{trainer.sampling_s / seconds:.3f}"}
-        _log(run / "log.csv", trainer, sum(losses) / len(losses), shares)
+        _log(run / "log.csv", trainer, torch.stack(losses).mean().item(), shares)
         yield trainer.step_count
 
 

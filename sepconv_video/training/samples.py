@@ -25,16 +25,20 @@ class Samples:
         """Take (T, 3, H, W) uint8 clips and (3, H, W) uint8 pictures, and move them to `device`."""
         self.patch, self.device = patch, device
         self.table: CropTable = tabulate_crops(clips, patch)
-        self.clips = [clip.to(device) for clip in clips]
+        self.shapes = torch.tensor([clip.shape for clip in clips])
+        sizes = self.shapes.prod(1)
+        self.starts = sizes.cumsum(0) - sizes
+        # one after the other, so that a batch of crops is one look-up
+        self.values = torch.cat([clip.flatten() for clip in clips]).to(device)
         self.generator = torch.Generator(device).manual_seed(seed)
         self.host_generator = torch.Generator().manual_seed(seed)
-        self.textures = self._cut_textures(pictures)
+        self.textures = self._cut_textures(pictures + [clip[len(clip) // 2] for clip in clips])
 
     def _cut_textures(self, pictures: list[Tensor]) -> Tensor:
-        """(M, 3, 2*patch, 2*patch) uint8 squares, four each out of pictures and clips."""
+        """(M, 3, 2*patch, 2*patch) uint8 squares, four out of each picture."""
         side = 2 * self.patch
         squares = []
-        for source in pictures + [clip[len(clip) // 2].cpu() for clip in self.clips]:
+        for source in pictures:
             picture = _enlarge(source, side)
             for _ in range(4):
                 top = self._integer(picture.shape[-2] - side + 1)
@@ -55,8 +59,7 @@ class Samples:
         if synthetic:
             made = layered_triples(self.textures, synthetic, self.patch, self.generator)
             triples = torch.cat((triples, made))
-        coins = torch.rand(count, 5, generator=self.host_generator)
-        triples = torch.stack([self._turn(t, c) for t, c in zip(triples, coins, strict=True)])
+        triples = self._turn(triples)
         gain = 0.8 + 0.4 * torch.rand(count, generator=self.generator, device=self.device)
         triples = (triples * gain[:, None, None, None, None]).clamp(0, 1)
         left, middle, right = triples.unbind(1)
@@ -68,35 +71,50 @@ class Samples:
         rows = torch.multinomial(
             self.table.weights, count, replacement=True, generator=self.host_generator
         )
-        places = self.table.places[rows].tolist()
-        return torch.stack([self._crop(place, side) for place in places]) / 255
+        places = self.table.places[rows]
+        # small clips hold smaller crops only
+        sides = self.shapes[places[:, 0], 2:].amin(1).clamp(max=side)
+        crops = torch.empty(count, 3, 3, self.patch, self.patch, device=self.device)
+        for size in sides.unique().tolist():
+            which = (sides == size).nonzero()[:, 0]
+            crops[which.to(self.device)] = self._crops(places[which], size)
+        return crops / 255
 
-    def _crop(self, place: list[int], side: int) -> Tensor:
-        """(3 frames, 3, patch, patch) in 0..255: `side` pixels around a place, reduced."""
-        number, middle, stride, top, left = place
-        clip = self.clips[number]
-        height, width = clip.shape[-2:]
-        side = min(side, height, width)
+    def _crops(self, places: Tensor, side: int) -> Tensor:
+        """(N, 3 frames, 3, patch, patch) in 0..255: `side` pixels around places (N, 5), reduced."""
+        number, middle, stride, top, left = places.T
+        _, channels, height, width = self.shapes[number].T
         margin = (side - self.patch) // 2
-        y = min(max(0, top - margin), height - side)
-        x = min(max(0, left - margin), width - side)
-        times = slice(middle - stride, middle + stride + 1, stride)
-        crop = clip[times, :, y : y + side, x : x + side].float()
+        y = (top - margin).clamp(min=0).minimum(height - side)
+        x = (left - margin).clamp(min=0).minimum(width - side)
+        time = middle[:, None] + stride[:, None] * torch.arange(-1, 2)
+        plane = (height * width)[:, None, None]
+        frame = self.starts[number][:, None, None] + (
+            (time * channels[:, None])[..., None] + torch.arange(3)
+        ) * plane
+        corner = frame + (y * width + x)[:, None, None]
+        lines = torch.arange(side) * width[:, None]
+        corner, lines = corner.to(self.device), lines.to(self.device)
+        columns = torch.arange(side, device=self.device)
+        at = corner[..., None, None] + (lines[:, :, None] + columns)[:, None, None]
+        crops = self.values[at].float()
         if side == self.patch:
-            return crop
+            return crops
         size = (self.patch, self.patch)
-        return F.interpolate(crop, size, mode="bilinear", antialias=True)
+        reduced = F.interpolate(crops.flatten(0, 1), size, mode="bilinear", antialias=True)
+        return reduced.unflatten(0, (-1, 3))
 
-    def _turn(self, triple: Tensor, coin: Tensor) -> Tensor:
-        """Flip, turn, reverse time and swap colours, the same for the whole triple."""
-        axes = [axis for axis, value in zip((0, 2, 3), coin[:3], strict=True) if value < 0.5]
-        turned = triple.flip(axes)
-        if coin[3] < 0.5:
-            turned = turned.transpose(2, 3)
-        if coin[4] < 0.3:
-            order = torch.randperm(3, generator=self.host_generator)
-            turned = turned[:, order.to(triple.device)]
-        return turned
+    def _turn(self, triples: Tensor) -> Tensor:
+        """Reverse time, flip, turn and swap colours of (N, 3 frames, 3, patch, patch)."""
+        count = len(triples)
+        coins = torch.rand(5, count, generator=self.host_generator).to(self.device)
+        coins = coins[..., None, None, None, None]
+        for coin, axis in zip(coins, (1, 3, 4), strict=False):
+            triples = torch.where(coin < 0.5, triples.flip(axis), triples)
+        triples = torch.where(coins[3] < 0.5, triples.transpose(3, 4), triples)
+        order = torch.rand(count, 3, generator=self.host_generator).argsort(1).to(self.device)
+        swapped = triples.gather(2, order[:, None, :, None, None].expand_as(triples))
+        return torch.where(coins[4] < 0.3, swapped, triples)
 
     def state(self) -> dict[str, Tensor]:
         """The random state, for an exact resume."""

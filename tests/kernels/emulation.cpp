@@ -1,4 +1,4 @@
-// Just enough of CUDA to run sepconv*.cu on the CPU: a block's threads take turns on one, and change
+// Just enough of CUDA to run our kernels on the CPU: a block's threads take turns on one, and change
 // where they wait for each other; blocks run one after the other. Compiled by
 // test_cuda_emulated.py with SOURCE naming the text of the kernels.
 
@@ -6,6 +6,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #define EMULATED
@@ -142,7 +143,11 @@ static void multiply_once(const Arguments given) {
 typedef void (*Kernel)(const Arguments);
 
 static Kernel find(const char* name) {
-#ifdef BACKWARD
+#ifdef MOTION
+    if (!std::strcmp(name, "correct")) return correct;
+    if (!std::strcmp(name, "smooth")) return smooth;
+    if (!std::strcmp(name, "choose")) return choose;
+#elif defined(BACKWARD)
     if (!std::strcmp(name, "backward_vertical")) return backward_vertical;
     if (!std::strcmp(name, "backward_horizontal")) return backward_horizontal;
     if (!std::strcmp(name, "backward_image")) return backward_image;

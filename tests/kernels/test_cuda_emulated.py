@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from sepconv_video.errors import DeviceError
 from sepconv_video.kernels import cuda, reference
+from test_motion import motion_steps, moving
 
 COMPILER = shutil.which("g++")
 pytestmark = pytest.mark.skipif(
@@ -52,7 +53,7 @@ class EmulatedModule:
     def __init__(self, code, folder, options):
         path = folder / ("".join(options).replace("=", "") + ".so")
         if not path.exists():
-            source = folder / "kernels.cu"
+            source = path.with_suffix(".cu")
             source.write_text(code)
             command = [COMPILER, "-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
             command += ["-Wno-unknown-pragmas", "-Wno-unused-function", f'-DSOURCE="{source}"']
@@ -79,13 +80,13 @@ def emulate(build_folder, monkeypatch):
 
     def start(limit=HOPPER, capability=75):
         monkeypatch.setattr(cuda, "_cupy", lambda: stub)
-        monkeypatch.setattr(cuda, "_current_stream", lambda index: contextlib.nullcontext())
+        monkeypatch.setattr(cuda, "current_stream", lambda index: contextlib.nullcontext())
         monkeypatch.setattr(cuda, "_shared_limit", lambda index: limit)
         monkeypatch.setattr(cuda, "_capability", lambda index: capability)
 
     yield start
-    cuda._kernel.cache_clear()
-    cuda._module.cache_clear()
+    for cached in (cuda._kernel, cuda.function, cuda._module):
+        cached.cache_clear()
 
 
 def operands(N, C, H, W, K, dtype=torch.float32):
@@ -357,3 +358,10 @@ def test_precision_of_matrix_instructions_on_pictures(emulate):
     print(f"error in 8-bit levels: mean {levels.mean():.4f}, max {levels.max():.4f}")
     assert levels.mean() < 0.05
     assert levels.max() < 0.5
+
+
+@pytest.mark.parametrize("size", [(16, 32), (37, 75), (1, 3)])
+def test_motion_is_corrected_and_chosen_as_on_a_cpu(emulate, size):
+    emulate()
+    for cpu, gpu in motion_steps(*moving(size)):
+        assert_near(gpu, cpu.double(), 1e-4)

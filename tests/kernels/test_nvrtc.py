@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sepconv_video.kernels import cuda
+from sepconv_video.kernels import cuda, motion
 from sepconv_video.kernels.cuda import Variant
 
 SLOW = pytest.mark.slow
@@ -27,18 +27,23 @@ def load_nvrtc():
 
 def resources_used(arch, variant):
     """Compile a variant; return registers and bytes spilled, for each of its kernels."""
+    count = 3 if variant.name.startswith("backward") else 1
+    return compiled(arch, cuda.source(), cuda.options(variant), count)
+
+
+def compiled(arch, source, options, count):
+    """Compile `count` kernels; return registers and bytes spilled, for each."""
     nvrtc = load_nvrtc()
-    program = nvrtc.createProgram(cuda.source(), "sepconv.cu", (), ())
-    options = (f"-arch=sm_{arch}", "--ptxas-options=-v")
+    program = nvrtc.createProgram(source, "kernels.cu", (), ())
     try:
-        nvrtc.compileProgram(program, (*options, *cuda.options(variant)))
+        nvrtc.compileProgram(program, (f"-arch=sm_{arch}", "--ptxas-options=-v", *options))
     except nvrtc.NVRTCError:
         pytest.fail(nvrtc.getProgramLog(program))
     log = nvrtc.getProgramLog(program)
     assert "warning" not in log
     spilled = [int(count) for count in re.findall(r"(\d+) bytes spill", log)]
     registers = [int(count) for count in re.findall(r"Used (\d+) registers", log)]
-    assert len(registers) == (3 if variant.name.startswith("backward") else 1)
+    assert len(registers) == count
     return registers, spilled
 
 
@@ -47,6 +52,15 @@ def test_forward_fits_the_registers(arch):
     registers, spilled = resources_used(arch, Variant("forward", "FLOAT", 51, 3, 2))
     assert max(registers) <= 128  # four blocks of 128 threads to a multiprocessor
     assert not any(spilled)
+
+
+@pytest.mark.parametrize("arch", [75, 90, 120])
+def test_the_search_for_motion_fits_the_registers(arch):
+    step = motion.Step("correct", 3, 5)
+    registers, spilled = compiled(arch, cuda.source(motion.SOURCES), motion.options(step), 3)
+    assert max(registers) <= 128
+    assert not any(spilled)
+    assert motion.shared_bytes(step) <= cuda.SHARED_WITHOUT_OPT_IN
 
 
 @pytest.mark.parametrize(

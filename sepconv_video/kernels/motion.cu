@@ -1,0 +1,232 @@
+// Finding motion on NVIDIA GPUs: the steps of models/alignment.py, which explains them, each in one
+// launch. With PyTorch's own operations a search is thousands of launches, and moves each frame
+// through memory a hundred times.
+//
+// Compiled by NVRTC with these macros (see motion.py):
+//   CHANNELS  of the frames
+//   WINDOW    cells a side over which is summed; odd
+//
+// Blocks of 32 x WARPS threads work on 32 x ROWS cells, blockIdx = (columns, rows, n). What they
+// need around them is worked out again by each block; beyond the frame its edges are repeated.
+//
+// The test suite compiles this very text for the CPU (tests/kernels/emulation.cpp).
+
+#define COLUMNS 32
+#define WARPS 4
+#define ROWS 16
+#define AROUND (WINDOW / 2)
+
+// The one argument of every kernel; motion.py packs it from 64-bit words in this order. Tensors
+// are contiguous.
+struct Arguments {
+    const float* left;    // (N, CHANNELS, H, W)
+    const float* right;   // as `left`
+    const float* motion;  // (N, 2, H, W)
+    const float* weight;  // (N, 1, H, W), read by smooth
+    float* result;        // as `motion`
+    float* weights;       // as `weight`, written by correct
+    long long H, W;
+    long long distance;   // cells, in choose
+    double damping, robust;     // in correct
+    double sharpness, least;    // in choose
+};
+
+extern __shared__ __align__(16) unsigned char shared_bytes[];
+
+__device__ __forceinline__ int within(int place, int size) {
+    return min(max(place, 0), size - 1);
+}
+
+// Where in a plane to look, and the four cells around it.
+struct Look {
+    int at, right, below;
+    float x, y;
+    __device__ __forceinline__ Look(float column, float row, int H, int W) {
+        const float place_x = min(max(column, 0.0f), (float)(W - 1));
+        const float place_y = min(max(row, 0.0f), (float)(H - 1));
+        const int left = (int)place_x, top = (int)place_y;
+        x = place_x - left;
+        y = place_y - top;
+        at = top * W + left;
+        right = left + 1 < W ? 1 : 0;
+        below = top + 1 < H ? W : 0;
+    }
+    __device__ __forceinline__ float in(const float* plane) const {
+        const float* cell = plane + at;
+        const float above = cell[0] + x * (cell[right] - cell[0]);
+        const float under = cell[below] + x * (cell[below + right] - cell[below]);
+        return above + y * (under - above);
+    }
+};
+
+// The cells of a block and `around` more on each side.
+#define WIDE(around) (COLUMNS + 2 * (around))
+#define CELLS(around) ((ROWS + 2 * (around)) * WIDE(around))
+
+// One correction, not smoothed yet, and how well the frames agree.
+extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
+    correct(const __grid_constant__ Arguments a) {
+    const int SEEN = CELLS(AROUND + 1), TAKEN = CELLS(AROUND), TERMS = 6;
+    float* sums = (float*)shared_bytes;             // CHANNELS x SEEN
+    float* differences = sums + CHANNELS * SEEN;    // CHANNELS x SEEN
+    float* terms = differences + CHANNELS * SEEN;   // TERMS x TAKEN
+    const int H = a.H, W = a.W, thread = threadIdx.y * COLUMNS + threadIdx.x;
+    const int top = blockIdx.y * ROWS - AROUND - 1, start = blockIdx.x * COLUMNS - AROUND - 1;
+    const long long plane = a.H * a.W, n = blockIdx.z;
+    const float* motion = a.motion + n * 2 * plane;
+
+    for (int i = thread; i < SEEN; i += COLUMNS * WARPS) {
+        const int y = within(top + i / WIDE(AROUND + 1), H);
+        const int x = within(start + i % WIDE(AROUND + 1), W);
+        const float dx = motion[y * W + x], dy = motion[plane + y * W + x];
+        const Look before(x + dx, y + dy, H, W), after(x - dx, y - dy, H, W);
+        for (int c = 0; c < CHANNELS; ++c) {
+            const float left = before.in(a.left + (n * CHANNELS + c) * plane);
+            const float right = after.in(a.right + (n * CHANNELS + c) * plane);
+            sums[c * SEEN + i] = left + right;
+            differences[c * SEEN + i] = left - right;
+        }
+    }
+    __syncthreads();
+
+    for (int i = thread; i < TAKEN; i += COLUMNS * WARPS) {
+        const int row = within(top + 1 + i / WIDE(AROUND), H) - top;
+        const int column = within(start + 1 + i % WIDE(AROUND), W) - start;
+        const int at = row * WIDE(AROUND + 1) + column;
+        float xx = 0, xy = 0, yy = 0, x = 0, y = 0, square = 0;
+        for (int c = 0; c < CHANNELS; ++c) {
+            const float* sum = sums + c * SEEN + at;
+            const float across = (sum[1] - sum[-1]) / 2;
+            const float down = (sum[WIDE(AROUND + 1)] - sum[-WIDE(AROUND + 1)]) / 2;
+            const float difference = differences[c * SEEN + at];
+            xx += across * across;
+            xy += across * down;
+            yy += down * down;
+            x += across * difference;
+            y += down * difference;
+            square += difference * difference;
+        }
+        const float robust = a.robust;
+        const float weight = 1 / sqrtf(square / CHANNELS + robust * robust);
+        const float found[TERMS] = {xx * weight, xy * weight, yy * weight,
+                                    x * weight,  y * weight,  weight};
+        for (int term = 0; term < TERMS; ++term) terms[term * TAKEN + i] = found[term];
+    }
+    __syncthreads();
+
+    const int column = blockIdx.x * COLUMNS + threadIdx.x;
+    for (int row = threadIdx.y; row < ROWS; row += WARPS) {
+        const int y = blockIdx.y * ROWS + row;
+        if (y >= H || column >= W) continue;
+        float total[5] = {0, 0, 0, 0, 0};
+        for (int i = 0; i < WINDOW; ++i) {
+            for (int j = 0; j < WINDOW; ++j) {
+                const float* term = terms + (row + i) * WIDE(AROUND) + threadIdx.x + j;
+                for (int k = 0; k < 5; ++k) total[k] += term[k * TAKEN];
+            }
+        }
+        for (int k = 0; k < 5; ++k) total[k] /= WINDOW * WINDOW;
+        const float xx = total[0] + (float)a.damping, yy = total[2] + (float)a.damping;
+        const float xy = total[1], determinant = xx * yy - xy * xy;
+        const float across = (xy * total[4] - yy * total[3]) / determinant;
+        const float down = (xy * total[3] - xx * total[4]) / determinant;
+        const long long at = (long long)y * W + column;
+        float* result = a.result + n * 2 * plane;
+        result[at] = motion[at] + min(max(across, -1.0f), 1.0f);
+        result[plane + at] = motion[plane + at] + min(max(down, -1.0f), 1.0f);
+        a.weights[n * plane + at] =
+            terms[5 * TAKEN + (row + AROUND) * WIDE(AROUND) + threadIdx.x + AROUND];
+    }
+}
+
+// Mean motion around, where the frames agree above all.
+extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
+    smooth(const __grid_constant__ Arguments a) {
+    const int H = a.H, W = a.W, x = blockIdx.x * COLUMNS + threadIdx.x;
+    const long long plane = a.H * a.W, n = blockIdx.z;
+    const float* motion = a.motion + n * 2 * plane;
+    const float* weight = a.weight + n * plane;
+    for (int row = threadIdx.y; row < ROWS; row += WARPS) {
+        const int y = blockIdx.y * ROWS + row;
+        if (y >= H || x >= W) continue;
+        float across = 0, down = 0, total = 0;
+        for (int i = 0; i < WINDOW; ++i) {
+            for (int j = 0; j < WINDOW; ++j) {
+                const int at = within(y + i - AROUND, H) * W + within(x + j - AROUND, W);
+                const float trust = weight[at] * weight[at] * weight[at];
+                across += trust * motion[at];
+                down += trust * motion[plane + at];
+                total += trust;
+            }
+        }
+        const long long at = (long long)y * W + x;
+        float* result = a.result + n * 2 * plane;
+        result[at] = across / total;
+        result[plane + at] = down / total;
+    }
+}
+
+// Take the better one of a cell's motion and those of four others, `distance` cells away.
+extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
+    choose(const __grid_constant__ Arguments a) {
+    const int CANDIDATES = 5, TAKEN = CELLS(AROUND);
+    float* costs = (float*)shared_bytes;  // CANDIDATES x TAKEN
+    const int H = a.H, W = a.W, thread = threadIdx.y * COLUMNS + threadIdx.x;
+    const int distance = a.distance;
+    const int steps_y[CANDIDATES] = {0, -distance, distance, 0, 0};
+    const int steps_x[CANDIDATES] = {0, 0, 0, -distance, distance};
+    const long long plane = a.H * a.W, n = blockIdx.z;
+    const float* motion = a.motion + n * 2 * plane;
+
+    for (int i = thread; i < TAKEN; i += COLUMNS * WARPS) {
+        const int y = within((int)(blockIdx.y * ROWS) - AROUND + i / WIDE(AROUND), H);
+        const int x = within((int)(blockIdx.x * COLUMNS) - AROUND + i % WIDE(AROUND), W);
+#pragma unroll
+        for (int k = 0; k < CANDIDATES; ++k) {
+            const int from = within(y + steps_y[k], H) * W + within(x + steps_x[k], W);
+            const float dx = motion[from], dy = motion[plane + from];
+            const Look before(x + dx, y + dy, H, W), after(x - dx, y - dy, H, W);
+            float cost = 0;
+            for (int c = 0; c < CHANNELS; ++c) {
+                const float left = before.in(a.left + (n * CHANNELS + c) * plane);
+                const float right = after.in(a.right + (n * CHANNELS + c) * plane);
+                cost += left > right ? left - right : right - left;
+            }
+            costs[k * TAKEN + i] = cost / CHANNELS;
+        }
+    }
+    __syncthreads();
+
+    const int x = blockIdx.x * COLUMNS + threadIdx.x;
+    for (int row = threadIdx.y; row < ROWS; row += WARPS) {
+        const int y = blockIdx.y * ROWS + row;
+        if (y >= H || x >= W) continue;
+        float cost[CANDIDATES], mean = 0, least = 0;
+#pragma unroll
+        for (int k = 0; k < CANDIDATES; ++k) {
+            cost[k] = 0;
+            for (int i = 0; i < WINDOW; ++i) {
+                for (int j = 0; j < WINDOW; ++j) {
+                    cost[k] += costs[k * TAKEN + (row + i) * WIDE(AROUND) + threadIdx.x + j];
+                }
+            }
+            cost[k] /= WINDOW * WINDOW;
+            mean += cost[k] / CANDIDATES;
+            least = k == 0 ? cost[k] : min(least, cost[k]);
+        }
+        float across = 0, down = 0, total = 0;
+#pragma unroll
+        for (int k = 0; k < CANDIDATES; ++k) {
+            const int from = within(y + steps_y[k], H) * W + within(x + steps_x[k], W);
+            const float likelihood =
+                expf((float)a.sharpness * (least - cost[k]) / (mean + (float)a.least));
+            across += likelihood * motion[from];
+            down += likelihood * motion[plane + from];
+            total += likelihood;
+        }
+        const long long at = (long long)y * W + x;
+        float* result = a.result + n * 2 * plane;
+        result[at] = across / total;
+        result[plane + at] = down / total;
+    }
+}
