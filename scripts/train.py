@@ -14,7 +14,7 @@ import click
 import torch
 from safetensors.torch import load_file, save_file
 
-from sepconv_video.models import NETWORKS, Fine
+from sepconv_video.models import NETWORKS
 from sepconv_video.training.clips import read_folder, read_picture
 from sepconv_video.training.loop import Recipe, Trainer, train, validate
 from sepconv_video.training.losses import LOSSES
@@ -95,24 +95,31 @@ def run_training(
         print(f"continuing {run} at step {trainer.step_count}", flush=True)
     held_back = read_folder(data / "val") if validate_every else {}
     for step in train(trainer, minutes, save_minutes, run):
-        state = trainer.average.state_dict()
-        half = {name: value.half().contiguous() for name, value in state.items()}
-        save_file(half, run / "weights.safetensors")
         psnr = validate(trainer.average, held_back, validate_every) if held_back else float("nan")
+        if not psnr < best_so_far(run):  # a run that is lost leaves its best
+            state = trainer.average.state_dict()
+            half = {name: value.half().contiguous() for name, value in state.items()}
+            save_file(half, run / "weights.safetensors")
         report(run, step, psnr)
 
 
+def best_so_far(run: Path) -> float:
+    """Best validation of a run, in dB; where there is none yet, less than any other."""
+    path = run / "psnr.csv"
+    rows = csv.reader(path.read_text().splitlines()) if path.exists() else []
+    return max((float(row[1]) for row in rows), default=float("-inf"))
+
+
 def load_start(network: torch.nn.Module, start: Path) -> None:
-    """Start from other weights; parts that they do not know stay neutral."""
+    """Start from other weights."""
     if start.suffix == ".safetensors":
         state = load_file(start)
     else:
         state = torch.load(start, map_location="cpu", weights_only=True)["average"]
-    if isinstance(network, Fine) and "head.weight" in state:  # those of `fast`
-        state = {f"{look}.{key}": state[key] for look in ("first", "second") for key in state}
-    unknown = network.load_state_dict(state, strict=False).unexpected_keys
-    if unknown:
-        raise click.UsageError(f"`{start}` is of another network: it has {unknown[0]}")
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise click.UsageError(f"`{start}` is of another network: {error}") from error
 
 
 def report(run: Path, step: int, psnr: float) -> None:
