@@ -104,9 +104,7 @@ def _search_cuda(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
 
     left, right, motion = left.contiguous(), right.contiguous(), motion.contiguous()
     for _ in range(STEPS):
-        motion = kernels.correct(
-            left, right, motion, window=WINDOW, damping=DAMPING, robust=ROBUST
-        )
+        motion = kernels.correct(left, right, motion, window=WINDOW, damping=DAMPING, robust=ROBUST)
     for distance in (FAR, NEAR):
         motion = kernels.choose(
             left,

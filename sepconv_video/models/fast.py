@@ -188,7 +188,9 @@ class Aligned(nn.Module):
         made = resample(piece, 0, maps[:, :MAPS])
         for way in range(1, ways):
             share = torch.sigmoid(upsample(maps[:, MAPS * ways + way - 1, None], 2))
-            made = made + share * (resample(piece, way, maps[:, MAPS * way : MAPS * (way + 1)]) - made)
+            made = made + share * (
+                resample(piece, way, maps[:, MAPS * way : MAPS * (way + 1)]) - made
+            )
         return made
 
 

@@ -89,9 +89,10 @@ class Samples:
         x = (left - margin).clamp(min=0).minimum(width - side)
         time = middle[:, None] + stride[:, None] * torch.arange(-1, 2)
         plane = (height * width)[:, None, None]
-        frame = self.starts[number][:, None, None] + (
-            (time * channels[:, None])[..., None] + torch.arange(3)
-        ) * plane
+        frame = (
+            self.starts[number][:, None, None]
+            + ((time * channels[:, None])[..., None] + torch.arange(3)) * plane
+        )
         corner = frame + (y * width + x)[:, None, None]
         lines = torch.arange(side) * width[:, None]
         corner, lines = corner.to(self.device), lines.to(self.device)
