@@ -47,11 +47,11 @@ def no_thread_left():
 
 
 def _new_threads(before):
-    # tqdm keeps one watching thread for the life of the process
+    # tqdm keeps one watching thread for good; a dummy stands for one of PyTorch's own
     return [
         thread
         for thread in threading.enumerate()
-        if thread not in before and type(thread).__name__ != "TMonitor"
+        if thread not in before and type(thread).__name__ not in {"TMonitor", "_DummyThread"}
     ]
 
 

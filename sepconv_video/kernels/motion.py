@@ -23,6 +23,19 @@ class Step(NamedTuple):
     window: int
 
 
+class Choice(NamedTuple):
+    """The constants of `choose`."""
+
+    window: int
+    """As WINDOW of `alignment`."""
+    distance: int
+    """Cells."""
+    sharpness: float
+    """As SHARPNESS."""
+    least: float
+    """As LEAST_COST."""
+
+
 def correct(
     left: Tensor, right: Tensor, motion: Tensor, *, window: int, damping: float, robust: float
 ) -> Tensor:
@@ -51,30 +64,19 @@ def correct(
     return smoothed
 
 
-def choose(
-    left: Tensor,
-    right: Tensor,
-    motion: Tensor,
-    *,
-    window: int,
-    distance: int,
-    sharpness: float,
-    least: float,
-) -> Tensor:
-    """Let each cell take the motion of one `distance` away, where that suits it better.
+def choose(frames: tuple[Tensor, Tensor], motion: Tensor, constants: Choice) -> Tensor:
+    """Let each cell take the motion of one some cells away, where that suits it better.
 
     Args:
-        left: Frames, (N, C, H, W), float32, contiguous, on a GPU.
-        right: As `left`.
+        frames: Left and right, (N, C, H, W), float32, contiguous, on a GPU.
         motion: (N, 2, H, W) in pixels of these frames, likewise.
-        window: As WINDOW of `alignment`, which has the other constants too.
-        distance: Cells.
-        sharpness: As SHARPNESS.
-        least: As LEAST_COST.
+        constants: How far away, and when it is better.
 
     Returns:
         The new motion, (N, 2, H, W).
     """
+    window, distance, sharpness, least = constants
+    left, right = frames
     chosen = torch.empty_like(motion)
     tensors = (left, right, motion, None, chosen, None)
     _run(Step("choose", left.shape[1], window), tensors, (distance, 0, 0, sharpness, least))

@@ -106,15 +106,8 @@ def _search_cuda(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
     for _ in range(STEPS):
         motion = kernels.correct(left, right, motion, window=WINDOW, damping=DAMPING, robust=ROBUST)
     for distance in (FAR, NEAR):
-        motion = kernels.choose(
-            left,
-            right,
-            motion,
-            window=WINDOW,
-            distance=distance,
-            sharpness=SHARPNESS,
-            least=LEAST_COST,
-        )
+        constants = kernels.Choice(WINDOW, distance, SHARPNESS, LEAST_COST)
+        motion = kernels.choose((left, right), motion, constants)
     return motion
 
 

@@ -1,4 +1,4 @@
-"""`fine`: our network for a GPU, or for patience: `fast` grown wider, with two motions to choose from.
+"""`fine`: our network for a GPU, or for patience: wider than `fast`, with two motions to mix.
 
 Motion found in the frames as they are, and in frames whose contrast is made even, errs in other
 places. The network sees the pair as either moves it, corrects and filters both, and mixes.

@@ -102,7 +102,8 @@ class Trainer:
     def _track_average(self) -> None:
         # a young average follows quickly, or it would drag the untrained weights along
         decay = min(self.recipe.ema_decay, (1 + self.step_count) / (10 + self.step_count))
-        kept, new = list(self.average.parameters()), list(self.model.parameters())
+        kept: list[Tensor] = list(self.average.parameters())
+        new: list[Tensor] = list(self.model.parameters())
         torch._foreach_lerp_(kept, new, 1 - decay)
 
     def save(self, path: Path) -> None:

@@ -75,7 +75,7 @@ class Samples:
         # small clips hold smaller crops only
         sides = self.shapes[places[:, 0], 2:].amin(1).clamp(max=side)
         crops = torch.empty(count, 3, 3, self.patch, self.patch, device=self.device)
-        for size in sides.unique().tolist():
+        for size in set(sides.tolist()):
             which = (sides == size).nonzero()[:, 0]
             crops[which.to(self.device)] = self._crops(places[which], size)
         return crops / 255
@@ -103,7 +103,7 @@ class Samples:
             return crops
         size = (self.patch, self.patch)
         reduced = F.interpolate(crops.flatten(0, 1), size, mode="bilinear", antialias=True)
-        return reduced.unflatten(0, (-1, 3))
+        return reduced.reshape(-1, 3, *reduced.shape[1:])
 
     def _turn(self, triples: Tensor) -> Tensor:
         """Reverse time, flip, turn and swap colours of (N, 3 frames, 3, patch, patch)."""

@@ -15,10 +15,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from test_motion import motion_steps, moving
 
 from sepconv_video.errors import DeviceError
 from sepconv_video.kernels import cuda, reference
-from test_motion import motion_steps, moving
 
 COMPILER = shutil.which("g++")
 pytestmark = pytest.mark.skipif(

@@ -22,22 +22,21 @@ def moving(size, device="cpu"):
 
 def motion_steps(left, right, motion):
     """What each step of a search for motion makes, without our kernels and with them."""
-    same = {"window": alignment.WINDOW}
     corrected = kernels.correct(
-        left, right, motion, damping=alignment.DAMPING, robust=alignment.ROBUST, **same
+        left,
+        right,
+        motion,
+        window=alignment.WINDOW,
+        damping=alignment.DAMPING,
+        robust=alignment.ROBUST,
     )
     yield alignment._correct(left, right, motion), corrected
     for distance in (alignment.FAR, alignment.NEAR):
         candidates = [motion, *alignment.neighbours(motion, distance)]
-        chosen = kernels.choose(
-            left,
-            right,
-            motion,
-            distance=distance,
-            sharpness=alignment.SHARPNESS,
-            least=alignment.LEAST_COST,
-            **same,
+        constants = kernels.Choice(
+            alignment.WINDOW, distance, alignment.SHARPNESS, alignment.LEAST_COST
         )
+        chosen = kernels.choose((left, right), motion, constants)
         yield alignment._choose(left, right, candidates), chosen
 
 
