@@ -27,15 +27,15 @@ elif [ -f ".carry/$model/checkpoint.part.aa" ]; then
     cp ".carry/$model/"*.csv "$run/"
     cat ".carry/$model/"checkpoint.part.* >"$run/checkpoint.pt"
 elif [ "$device" = cuda ]; then
-    FAIL_WITHOUT_CUDA=1 timeout 150 python3 -m pytest -q -m cuda tests/kernels 2>&1 |
+    FAIL_WITHOUT_CUDA=1 timeout 150 python3 -m pytest -q -o addopts= -m cuda tests/kernels tests/test_models.py 2>&1 |
         tee "$out/cuda_tests.log" || true
 fi
 
 amp=off batch=8 every=16
-if [ "$device" = cuda ]; then amp=fp16 batch=64 every=4; fi
+if [ "$device" = cuda ]; then amp=bf16 batch=64 every=4; fi
 python3 scripts/train.py --model "$model" --data "$data" --run "$run" --device "$device" \
     --start "weights/$model.safetensors" --steps "$steps" --minutes "$minutes" --save-minutes 2 --batch "${BATCH:-$batch}" \
-    --autocast "$amp" --rate "${RATE:-4e-4}" --loss "${LOSS:-decibel}" --validate-every "${VALIDATE:-$every}" 2>&1 | tee -a "$out/train.log"
+    --autocast "$amp" --rate "${RATE:-2.5e-4}" --loss "${LOSS:-decibel}" --validate-every "${VALIDATE:-$every}" 2>&1 | tee -a "$out/train.log"
 
 cp "$run/"*.csv "$run/curve.png" "$run/weights.safetensors" "$out/$model/"
 # files of over 16 MiB do not come back, nor do more than eight: two parts, four files of the run, and the reports

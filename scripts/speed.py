@@ -218,11 +218,10 @@ def networks(device: torch.device) -> dict[str, torch.nn.Module]:
 @cache
 def network_macs(name: str) -> float:
     """Multiply-accumulates per pixel of a new frame, the operator's included."""
-    # large, as `fine` pads one of its looks by a few pixels
-    frame = torch.zeros(1, 3, 512, 512)
+    frame = torch.zeros(1, 3, 64, 64)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         networks(torch.device("cpu"))[name](frame, frame)
-    # `fine` looks twice
+    # `fine` filters the pair as two motions move it
     operator = {"fast": operator_macs(11), "fine": 2 * operator_macs(11), "2017": operator_macs(51)}
     return counter.get_total_flops() / 2 / frame[0, 0].numel() + operator[name]
 
