@@ -27,7 +27,7 @@ elif [ -f ".carry/$model/checkpoint.part.aa" ]; then
     cp ".carry/$model/"*.csv "$run/"
     cat ".carry/$model/"checkpoint.part.* >"$run/checkpoint.pt"
 elif [ "$device" = cuda ]; then
-    FAIL_WITHOUT_CUDA=1 timeout 150 python3 -m pytest -q -o addopts= -m cuda tests/kernels tests/test_models.py 2>&1 |
+    FAIL_WITHOUT_CUDA=1 timeout 150 python3 -m pytest -q -p no:warnings -o filterwarnings=default -o addopts= -m cuda tests/kernels tests/test_models.py 2>&1 |
         tee "$out/cuda_tests.log" || true
 fi
 

@@ -119,7 +119,8 @@ def load_start(network: torch.nn.Module, start: Path) -> None:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise click.UsageError(f"`{start}` is of another network: {error}") from error
+        first = str(error).splitlines()[1].strip()  # of hundreds
+        raise click.UsageError(f"`{start}` is of another network: {first}") from error
 
 
 def report(run: Path, step: int, psnr: float) -> None:

@@ -254,17 +254,19 @@ def _capability(index: int) -> int:
 @cache
 def _kernel(index: int, variant: Variant) -> Any:  # noqa: ANN401
     """Return a `cupy.RawKernel` that may use the shared memory it needs."""
-    kernel = function(index, SOURCES, variant.name, options(variant))
-    shared = shared_bytes(variant)
-    if shared > SHARED_WITHOUT_OPT_IN:
-        with _cupy().cuda.Device(index):
-            kernel.max_dynamic_shared_size_bytes = shared
-    return kernel
+    return function(index, (SOURCES, options(variant)), variant.name, shared_bytes(variant))
 
 
-@cache
-def function(index: int, sources: tuple[str, ...], name: str, options: tuple[str, ...]) -> Any:  # noqa: ANN401
-    """Return a `cupy.RawKernel` for GPU number `index`, compiled on first use.
+def function(
+    index: int, module: tuple[tuple[str, ...], tuple[str, ...]], name: str, shared: int
+) -> Any:  # noqa: ANN401
+    """Find a `cupy.RawKernel` on GPU number `index`, compiled on first use.
+
+    Args:
+        index: Of the GPU.
+        module: Names of its sources, and the compiler's options.
+        name: Of the kernel.
+        shared: Bytes of shared memory that a block of it will need.
 
     Raises:
         DeviceError: CuPy does not work, or cannot compile it.
@@ -272,11 +274,14 @@ def function(index: int, sources: tuple[str, ...], name: str, options: tuple[str
     cupy = _cupy()
     try:
         with cupy.cuda.Device(index):
-            return _module(index, sources, options).get_function(name)
+            kernel = _module(index, *module).get_function(name)
+            if shared > SHARED_WITHOUT_OPT_IN:
+                kernel.max_dynamic_shared_size_bytes = shared
     except (OSError, RuntimeError) as error:  # no NVRTC, a driver that is too old, ...
         raise DeviceError(
             f"cannot use the GPU: CuPy cannot compile a kernel: {error}", hint=_install_hint()
         ) from error
+    return kernel
 
 
 @cache

@@ -59,6 +59,13 @@ struct Look {
     }
 };
 
+// Write the motion of a cell.
+__device__ __forceinline__ void put(const Arguments& a, int y, int x, float across, float down) {
+    const long long plane = a.H * a.W, at = blockIdx.z * 2 * plane + (long long)y * a.W + x;
+    a.result[at] = across;
+    a.result[at + plane] = down;
+}
+
 // The cells of a block and `around` more on each side.
 #define WIDE(around) (COLUMNS + 2 * (around))
 #define CELLS(around) ((ROWS + 2 * (around)) * WIDE(around))
@@ -131,9 +138,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
         const float across = (xy * total[4] - yy * total[3]) / determinant;
         const float down = (xy * total[3] - xx * total[4]) / determinant;
         const long long at = (long long)y * W + column;
-        float* result = a.result + n * 2 * plane;
-        result[at] = motion[at] + min(max(across, -1.0f), 1.0f);
-        result[plane + at] = motion[plane + at] + min(max(down, -1.0f), 1.0f);
+        put(a, y, column, motion[at] + min(max(across, -1.0f), 1.0f),
+            motion[plane + at] + min(max(down, -1.0f), 1.0f));
         a.weights[n * plane + at] =
             terms[5 * TAKEN + (row + AROUND) * WIDE(AROUND) + threadIdx.x + AROUND];
     }
@@ -159,10 +165,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
                 total += trust;
             }
         }
-        const long long at = (long long)y * W + x;
-        float* result = a.result + n * 2 * plane;
-        result[at] = across / total;
-        result[plane + at] = down / total;
+        put(a, y, x, across / total, down / total);
     }
 }
 
@@ -224,9 +227,6 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
             down += likelihood * motion[plane + from];
             total += likelihood;
         }
-        const long long at = (long long)y * W + x;
-        float* result = a.result + n * 2 * plane;
-        result[at] = across / total;
-        result[plane + at] = down / total;
+        put(a, y, x, across / total, down / total);
     }
 }

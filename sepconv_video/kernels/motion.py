@@ -3,7 +3,8 @@
 `models/alignment.py` says what they are for, and has the same for a CPU.
 """
 
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,81 +24,85 @@ class Step(NamedTuple):
     window: int
 
 
-class Choice(NamedTuple):
-    """The constants of `choose`."""
+class Constants(NamedTuple):
+    """Those of `alignment`, which says what they mean, in its units."""
 
     window: int
-    """As WINDOW of `alignment`."""
-    distance: int
-    """Cells."""
+    damping: float
+    robust: float
     sharpness: float
-    """As SHARPNESS."""
     least: float
-    """As LEAST_COST."""
 
 
-def correct(
-    left: Tensor, right: Tensor, motion: Tensor, *, window: int, damping: float, robust: float
-) -> Tensor:
+def correct(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) -> Tensor:
     """Correct a motion once, and smooth it where the frames agree.
 
     Args:
         left: Frames, (N, C, H, W), float32, contiguous, on a GPU.
         right: As `left`.
         motion: (N, 2, H, W) in pixels of these frames, likewise.
-        window: As WINDOW of `alignment`, which has the other constants too.
-        damping: As DAMPING.
-        robust: As ROBUST.
+        constants: Of the search.
 
     Returns:
         The new motion, (N, 2, H, W).
     """
     corrected, smoothed = torch.empty_like(motion), torch.empty_like(motion)
     weights = motion.new_empty(motion[:, :1].shape)
-    kinds = left.shape[1], window
-    _run(
-        Step("correct", *kinds),
-        (left, right, motion, None, corrected, weights),
-        (0, damping, robust, 0, 0),
-    )
-    _run(Step("smooth", *kinds), (left, right, corrected, weights, smoothed, None), (0,) * 5)
+    _run("correct", (left, right, motion, None, corrected, weights), constants)
+    _run("smooth", (left, right, corrected, weights, smoothed, None), constants)
     return smoothed
 
 
-def choose(frames: tuple[Tensor, Tensor], motion: Tensor, constants: Choice) -> Tensor:
-    """Let each cell take the motion of one some cells away, where that suits it better.
+def choose(
+    left: Tensor, right: Tensor, motion: Tensor, constants: Constants, distance: int
+) -> Tensor:
+    """Let each cell take the motion of one `distance` cells away, where that suits it better.
 
     Args:
-        frames: Left and right, (N, C, H, W), float32, contiguous, on a GPU.
-        motion: (N, 2, H, W) in pixels of these frames, likewise.
-        constants: How far away, and when it is better.
+        left: As in `correct`, as are all but the last.
+        right: Likewise.
+        motion: Likewise.
+        constants: Likewise.
+        distance: Cells.
 
     Returns:
         The new motion, (N, 2, H, W).
     """
-    window, distance, sharpness, least = constants
-    left, right = frames
     chosen = torch.empty_like(motion)
-    tensors = (left, right, motion, None, chosen, None)
-    _run(Step("choose", left.shape[1], window), tensors, (distance, 0, 0, sharpness, least))
+    _run("choose", (left, right, motion, None, chosen, None), constants, distance)
     return chosen
 
 
 def _run(
-    step: Step, tensors: tuple[Tensor | None, ...], numbers: tuple[int, float, float, float, float]
+    name: str, tensors: tuple[Tensor | None, ...], constants: Constants, distance: int = 0
 ) -> None:
-    """Launch a kernel on PyTorch's current stream; arguments as `struct Arguments` has them."""
-    motion = tensors[2]
+    """Launch a kernel on PyTorch's current stream; tensors as `struct Arguments` has them."""
+    left, _, motion, *_ = tensors
+    assert left is not None
     assert motion is not None
     N, _, H, W = motion.shape
-    index = motion.device.index
+    step = Step(name, left.shape[1], constants.window)
     words = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-    words += [H, W, numbers[0], *np.array(numbers[1:], np.float64).view(np.int64).tolist()]
+    words += [H, W, distance, *_words(constants)]
     packed = np.array(words, np.int64).view(f"V{8 * len(words)}")
     grid = -(-W // cuda.COLUMNS), -(-H // ROWS), N
-    kernel = cuda.function(index, SOURCES, step.name, options(step))
+    index = motion.device.index
+    kernel = _kernel(index, step)
     with cuda.current_stream(index):
         kernel(grid, (cuda.COLUMNS, cuda.WARPS, 1), (packed,), shared_mem=shared_bytes(step))
+
+
+@cache
+def _words(constants: Constants) -> list[int]:
+    """All but the window, as the bits of doubles."""
+    words: list[int] = np.array(constants[1:], np.float64).view(np.int64).tolist()
+    return words
+
+
+@cache
+def _kernel(index: int, step: Step) -> Any:  # noqa: ANN401
+    """Return a `cupy.RawKernel`."""
+    return cuda.function(index, (SOURCES, options(step)), step.name, shared_bytes(step))
 
 
 def options(step: Step) -> tuple[str, ...]:

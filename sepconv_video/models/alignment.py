@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sepconv_video.kernels import motion as kernels
 from sepconv_video.models.blocks import box, pad_to_multiple, shrink, upsample, warp
 
 CELL = 2
@@ -32,6 +33,7 @@ SHARPNESS = 10.0
 """How decisively the better motion is taken."""
 LEAST_COST = 0.015
 """Mean differences below it, in normalised brightness, are noise."""
+CONSTANTS = kernels.Constants(WINDOW, DAMPING, ROBUST, SHARPNESS, LEAST_COST)
 CONTRAST_WINDOW = 9
 """Cells a side over which contrast is measured."""
 LEAST_CONTRAST = 0.3
@@ -100,14 +102,11 @@ def _search(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
 
 def _search_cuda(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
     """Do the same, with kernels of our own."""
-    from sepconv_video.kernels import motion as kernels  # noqa: PLC0415 - cupy is heavy
-
     left, right, motion = left.contiguous(), right.contiguous(), motion.contiguous()
     for _ in range(STEPS):
-        motion = kernels.correct(left, right, motion, window=WINDOW, damping=DAMPING, robust=ROBUST)
+        motion = kernels.correct(left, right, motion, CONSTANTS)
     for distance in (FAR, NEAR):
-        constants = kernels.Choice(WINDOW, distance, SHARPNESS, LEAST_COST)
-        motion = kernels.choose((left, right), motion, constants)
+        motion = kernels.choose(left, right, motion, CONSTANTS, distance)
     return motion
 
 

@@ -122,17 +122,20 @@ class Piece(NamedTuple):
     corner: tuple[int, int]
     """Its first row and column."""
 
-    def seen(self, left: Tensor, right: Tensor) -> Tensor:
-        """What a network looks at, given the frames moved in each way, (N, 3 * ways, H, W)."""
-        moved = F.pixel_unshuffle(torch.cat((left, right), 1), 2)
+    def seen(self) -> Tensor:
+        """What a network looks at: the frames moved in each way, and the motions."""
+        moved = [self.pair.moved(motion, corner=self.corner) for motion in self.motions]
+        lefts, rights = zip(*moved, strict=True)
+        frames = F.pixel_unshuffle(torch.cat(lefts + rights, 1), 2)
         motion = torch.cat([motion[:, :2] for motion in self.motions], 1)
-        return torch.cat((moved, motion.to(moved.dtype) / MOTION_UNIT), 1)
+        return torch.cat((frames, motion.to(frames.dtype) / MOTION_UNIT), 1)
 
 
 class Aligned(nn.Module):
     """The design that our networks share; they differ in size, and in how motion is found."""
 
     halo = 160
+    frame_bytes_per_pixel = 80
 
     def __init__(self, ways: tuple[Way, ...], widths: tuple[int, int, int, int]) -> None:
         """Build the network with random features and a neutral head.
@@ -167,21 +170,20 @@ class Aligned(nn.Module):
             pad_to_multiple((right - mean) / spread, MULTIPLE),
             self.ways,
         )
-        lefts, rights = zip(*map(pair.moved, pair.motions), strict=True)
         made = in_tiles(
             partial(self._predict, pair),
-            torch.cat(lefts, 1),
-            torch.cat(rights, 1),
+            pair.left,
+            pair.right,
             tile=tile,
             halo=self.halo,
             multiple=MULTIPLE,
         )
         return made[..., :height, :width] * spread + mean
 
-    def _predict(self, pair: Pair, left: Tensor, right: Tensor, place: Place | None) -> Tensor:
-        """Predict from moved frames, or the pieces of them at `place`."""
+    def _predict(self, pair: Pair, left: Tensor, _: Tensor, place: Place | None) -> Tensor:
+        """Predict the middle of a pair, or the piece of it at `place`, as large as `left`."""
         piece = pair.piece(place, left)
-        seen = piece.seen(left, right).to(self.head.weight.dtype)
+        seen = piece.seen().to(self.head.weight.dtype)
         # in the frames' own precision, also where autocast has lowered the features'
         maps = self.head(self.trunk(seen)).to(left.dtype)
         ways = len(self.ways)
@@ -198,7 +200,6 @@ class Fast(Aligned):
     """About 37,000 multiply-accumulates per pixel, a tenth of the 2017 network's."""
 
     bytes_per_pixel = 400
-    frame_bytes_per_pixel = 80
 
     def __init__(self) -> None:
         """Build the network with random features and a neutral head."""

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from test_motion import motion_steps, moving
 
 from sepconv_video.errors import DeviceError
-from sepconv_video.kernels import cuda, reference
+from sepconv_video.kernels import cuda, motion, reference
 
 COMPILER = shutil.which("g++")
 pytestmark = pytest.mark.skipif(
@@ -85,7 +85,7 @@ def emulate(build_folder, monkeypatch):
         monkeypatch.setattr(cuda, "_capability", lambda index: capability)
 
     yield start
-    for cached in (cuda._kernel, cuda.function, cuda._module):
+    for cached in (cuda._kernel, cuda._module, motion._kernel):
         cached.cache_clear()
 
 

@@ -22,21 +22,11 @@ def moving(size, device="cpu"):
 
 def motion_steps(left, right, motion):
     """What each step of a search for motion makes, without our kernels and with them."""
-    corrected = kernels.correct(
-        left,
-        right,
-        motion,
-        window=alignment.WINDOW,
-        damping=alignment.DAMPING,
-        robust=alignment.ROBUST,
-    )
+    corrected = kernels.correct(left, right, motion, alignment.CONSTANTS)
     yield alignment._correct(left, right, motion), corrected
     for distance in (alignment.FAR, alignment.NEAR):
         candidates = [motion, *alignment.neighbours(motion, distance)]
-        constants = kernels.Choice(
-            alignment.WINDOW, distance, alignment.SHARPNESS, alignment.LEAST_COST
-        )
-        chosen = kernels.choose((left, right), motion, constants)
+        chosen = kernels.choose(left, right, motion, alignment.CONSTANTS, distance)
         yield alignment._choose(left, right, candidates), chosen
 
 
