@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sepconv_video.models.alignment import CELL, Way, find_motion, neighbours
+from sepconv_video.models.alignment import CELL, Way, find_motion
 from sepconv_video.models.blocks import upsample, warp
 
 HEIGHT, WIDTH = 192, 256
@@ -81,9 +81,3 @@ def test_any_even_size_and_no_motion_without_texture(size):
     found = find_motion(noise, flat, Way.EVENED)
     assert found.shape == (2, 2, size[0] // 2, size[1] // 2)
     assert found.isfinite().all()
-
-
-def test_neighbours_are_those_above_below_left_and_right():
-    field = torch.arange(12.0).reshape(1, 1, 3, 4)
-    assert [c[0, 0, 1, 1].item() for c in neighbours(field, 1)] == [1, 9, 4, 6]
-    assert [c[0, 0, 0, 0].item() for c in neighbours(field, 1)] == [0, 4, 0, 1]  # repeated edges

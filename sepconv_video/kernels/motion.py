@@ -1,27 +1,8 @@
-"""Steps of a search for motion on NVIDIA GPUs: launches `motion.cu`.
+"""The search for motion on one grid, as `models/alignment.py` has it: constants and devices."""
 
-`models/alignment.py` says what they are for, and has the same for a CPU.
-"""
+from typing import NamedTuple
 
-from functools import cache
-from typing import Any, NamedTuple
-
-import numpy as np
-import torch
 from torch import Tensor
-
-from sepconv_video.kernels import cuda
-
-SOURCES = ("motion.cu",)
-ROWS = 16  # as in motion.cu
-
-
-class Step(NamedTuple):
-    """One kernel, as compiled."""
-
-    name: str
-    channels: int
-    window: int
 
 
 class Constants(NamedTuple):
@@ -32,13 +13,15 @@ class Constants(NamedTuple):
     robust: float
     sharpness: float
     least: float
+    steps: int
+    distances: tuple[int, ...]
 
 
-def correct(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) -> Tensor:
-    """Correct a motion once, and smooth it where the frames agree.
+def search(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) -> Tensor:
+    """Correct a motion some times, then let cells take that of others at each of the distances.
 
     Args:
-        left: Frames, (N, C, H, W), float32, contiguous, on a GPU.
+        left: Frames, (N, 3, H, W), float32, on a CPU or an NVIDIA GPU.
         right: As `left`.
         motion: (N, 2, H, W) in pixels of these frames, likewise.
         constants: Of the search.
@@ -46,75 +29,11 @@ def correct(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) -
     Returns:
         The new motion, (N, 2, H, W).
     """
-    corrected, smoothed = torch.empty_like(motion), torch.empty_like(motion)
-    weights = motion.new_empty(motion[:, :1].shape)
-    _run("correct", (left, right, motion, None, corrected, weights), constants)
-    _run("smooth", (left, right, corrected, weights, smoothed, None), constants)
-    return smoothed
+    # imported late, as cupy and numba take their time
+    if left.is_cuda:
+        from sepconv_video.kernels import motion_cuda  # noqa: PLC0415
 
+        return motion_cuda.search(left, right, motion, constants)
+    from sepconv_video.kernels import motion_cpu  # noqa: PLC0415
 
-def choose(
-    left: Tensor, right: Tensor, motion: Tensor, constants: Constants, distance: int
-) -> Tensor:
-    """Let each cell take the motion of one `distance` cells away, where that suits it better.
-
-    Args:
-        left: As in `correct`, as are all but the last.
-        right: Likewise.
-        motion: Likewise.
-        constants: Likewise.
-        distance: Cells.
-
-    Returns:
-        The new motion, (N, 2, H, W).
-    """
-    chosen = torch.empty_like(motion)
-    _run("choose", (left, right, motion, None, chosen, None), constants, distance)
-    return chosen
-
-
-def _run(
-    name: str, tensors: tuple[Tensor | None, ...], constants: Constants, distance: int = 0
-) -> None:
-    """Launch a kernel on PyTorch's current stream; tensors as `struct Arguments` has them."""
-    left, _, motion, *_ = tensors
-    assert left is not None
-    assert motion is not None
-    N, _, H, W = motion.shape
-    step = Step(name, left.shape[1], constants.window)
-    words = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-    words += [H, W, distance, *_words(constants)]
-    packed = np.array(words, np.int64).view(f"V{8 * len(words)}")
-    grid = -(-W // cuda.COLUMNS), -(-H // ROWS), N
-    index = motion.device.index
-    kernel = _kernel(index, step)
-    with cuda.current_stream(index):
-        kernel(grid, (cuda.COLUMNS, cuda.WARPS, 1), (packed,), shared_mem=shared_bytes(step))
-
-
-@cache
-def _words(constants: Constants) -> list[int]:
-    """All but the window, as the bits of doubles."""
-    words: list[int] = np.array(constants[1:], np.float64).view(np.int64).tolist()
-    return words
-
-
-@cache
-def _kernel(index: int, step: Step) -> Any:  # noqa: ANN401
-    """Return a `cupy.RawKernel`."""
-    return cuda.function(index, (SOURCES, options(step)), step.name, shared_bytes(step))
-
-
-def options(step: Step) -> tuple[str, ...]:
-    """Compiler options for a step."""
-    return f"-DCHANNELS={step.channels}", f"-DWINDOW={step.window}", "-DMOTION", "-std=c++17"
-
-
-def shared_bytes(step: Step) -> int:
-    """Bytes of shared memory that one block needs: what it works out around its own cells."""
-    taken, seen = (
-        (ROWS + 2 * around) * (cuda.COLUMNS + 2 * around)
-        for around in (step.window // 2, step.window // 2 + 1)
-    )
-    floats = {"correct": 2 * step.channels * seen + 6 * taken, "smooth": 0, "choose": 5 * taken}
-    return 4 * floats[step.name]
+    return motion_cpu.search(left, right, motion, constants)

@@ -251,6 +251,49 @@ def _build_dot4(context: Any, builder: Any, signature: Any, args: Any) -> Any:
 dot4 = cast("Callable[..., None]", intrinsic(_type_dot4))
 
 
+def _type_look(_: Any, frame: Any, cells: Any, down: Any, across: Any) -> Any:
+    """Look a place of a frame up between four cells, bilinearly: all channels at once.
+
+    Args:
+        frame: Flat, single precision, four channels beside each other.
+        cells: Numbers of the upper left, upper right, lower left and lower right cell.
+        down: How far down from the upper ones, 0 to 1.
+        across: How far right from the left ones.
+
+    Returns:
+        Four channels.
+    """
+    four = types.UniTuple(types.float32, 4)  # type: ignore[no-untyped-call]
+    return four(frame, cells, down, across), _build_look
+
+
+def _build_look(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    (frame,) = _data(context, builder, signature, args, (0,))
+    kind, word = ir.VectorType(ir.FloatType(), 4), ir.IntType(32)
+
+    def load(k: int) -> Any:
+        index = builder.shl(cell := builder.extract_value(args[1], k), cell.type(2))
+        return builder.load(
+            builder.bitcast(builder.gep(frame, [index]), kind.as_pointer()), align=4
+        )
+
+    def splat(value: Any) -> Any:
+        first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, word(0))
+        return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(word, 4), None))
+
+    def mix(first: Any, second: Any, share: Any) -> Any:
+        more = builder.fmul(share, builder.fsub(second, first), flags=("contract",))
+        return builder.fadd(more, first, flags=("contract",))
+
+    down, across = splat(args[2]), splat(args[3])
+    found = mix(mix(load(0), load(1), across), mix(load(2), load(3), across), down)
+    channels = [builder.extract_element(found, word(k)) for k in range(4)]
+    return context.make_tuple(builder, signature.return_type, channels)
+
+
+look = cast("Callable[..., tuple[Any, Any, Any, Any]]", intrinsic(_type_look))
+
+
 def _type_copy(_: Any, target: Any, at: Any, source: Any, source_at: Any, count: Any) -> Any:
     """Copy `count` >= 0 elements between two arrays seen as flat memory.
 
@@ -281,7 +324,20 @@ def _build_clamp(_: Any, builder: Any, __: Any, args: Any) -> Any:
     return builder.select(builder.icmp_signed(">", value, low), value, low)
 
 
+def _type_bound(_: Any, value: Any, low: Any, high: Any) -> Any:
+    """Do the same for single precision; NaN becomes `low`."""
+    single = types.float32
+    return single(single, single, single), _build_bound
+
+
+def _build_bound(_: Any, builder: Any, __: Any, args: Any) -> Any:
+    value, low, high = args
+    value = builder.select(builder.fcmp_ordered(">", value, low), value, low)
+    return builder.select(builder.fcmp_ordered("<", value, high), value, high)
+
+
 clamp = cast("Callable[[int, int, int], int]", intrinsic(_type_clamp))
+bound = cast("Callable[[Any, Any, Any], Any]", intrinsic(_type_bound))
 
 
 @compiled()

@@ -101,7 +101,7 @@ def test_a_failing_task_is_heard_of():
         raise RuntimeError(f"task {task}")
 
     with pytest.raises(RuntimeError, match="task"):
-        cpu._run(fail, 4, ())
+        cpu.run(fail, 4, ())
 
 
 def test_the_cache_notices_changed_vector_code():

@@ -15,10 +15,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from test_motion import motion_steps, moving
+from test_motion import moving, steps_in_pytorch, steps_on_a_gpu
 
 from sepconv_video.errors import DeviceError
-from sepconv_video.kernels import cuda, motion, reference
+from sepconv_video.kernels import cuda, motion_cuda, reference
 
 COMPILER = shutil.which("g++")
 pytestmark = pytest.mark.skipif(
@@ -85,7 +85,7 @@ def emulate(build_folder, monkeypatch):
         monkeypatch.setattr(cuda, "_capability", lambda index: capability)
 
     yield start
-    for cached in (cuda._kernel, cuda._module, motion._kernel):
+    for cached in (cuda._kernel, cuda._module, motion_cuda._kernel):
         cached.cache_clear()
 
 
@@ -361,7 +361,8 @@ def test_precision_of_matrix_instructions_on_pictures(emulate):
 
 
 @pytest.mark.parametrize("size", [(16, 32), (37, 75), (1, 3)])
-def test_motion_is_corrected_and_chosen_as_on_a_cpu(emulate, size):
+def test_motion_is_corrected_and_chosen_as_in_pytorch(emulate, size):
     emulate()
-    for cpu, gpu in motion_steps(*moving(size)):
-        assert_near(gpu, cpu.double(), 1e-4)
+    given = moving(size)
+    for ours, torchs in zip(steps_on_a_gpu(*given), steps_in_pytorch(*given), strict=True):
+        assert_near(ours, torchs.double(), 1e-4)

@@ -1,10 +1,14 @@
-"""The steps of a search for motion on a GPU against those of `alignment` in PyTorch."""
+"""The steps of a search for motion against the same in PyTorch's operations."""
 
+import zlib
+from pathlib import Path
+
+import motion_reference as reference
 import pytest
 import torch
 import torch.nn.functional as F
 
-from sepconv_video.kernels import motion as kernels
+from sepconv_video.kernels import motion_cpu, motion_cuda, vectors
 from sepconv_video.models import alignment
 from sepconv_video.models.alignment import Way, find_motion
 
@@ -20,21 +24,81 @@ def moving(size, device="cpu"):
     return tuple(tensor.contiguous().to(device) for tensor in (left, right, motion))
 
 
-def motion_steps(left, right, motion):
-    """What each step of a search for motion makes, without our kernels and with them."""
-    corrected = kernels.correct(left, right, motion, alignment.CONSTANTS)
-    yield alignment._correct(left, right, motion), corrected
+def steps_in_pytorch(left, right, motion):
+    yield reference.correct(left, right, motion)
     for distance in (alignment.FAR, alignment.NEAR):
-        candidates = [motion, *alignment.neighbours(motion, distance)]
-        chosen = kernels.choose(left, right, motion, alignment.CONSTANTS, distance)
-        yield alignment._choose(left, right, candidates), chosen
+        candidates = [motion, *reference.neighbours(motion, distance)]
+        yield reference.choose(left, right, candidates)
+
+
+def steps_on_a_cpu(left, right, motion):
+    frames = motion_cpu.interleaved(left), motion_cpu.interleaved(right)
+    yield motion_cpu.correct(frames, motion, alignment.CONSTANTS)
+    for distance in (alignment.FAR, alignment.NEAR):
+        yield motion_cpu.choose(frames, motion, alignment.CONSTANTS, distance)
+
+
+def steps_on_a_gpu(left, right, motion):
+    yield motion_cuda.correct(left, right, motion, alignment.CONSTANTS)
+    for distance in (alignment.FAR, alignment.NEAR):
+        yield motion_cuda.choose(left, right, motion, alignment.CONSTANTS, distance)
+
+
+SIZES = [(1, 1), (1, 3), (16, 32), (37, 75), (31, 5), (33, 64), (130, 90)]
+
+
+def assert_same_steps(found, given):
+    for ours, torchs in zip(found(*given), steps_in_pytorch(*given), strict=True):
+        assert ours.shape == torchs.shape
+        assert (ours - torchs).abs().max() <= 1e-3
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_cpu_finds_what_pytorch_finds(size):
+    assert_same_steps(steps_on_a_cpu, moving(size))
+
+
+def test_any_strides_and_any_number_of_threads():
+    given = moving((70, 90))
+    wanted = motion_cpu.search(*given, alignment.CONSTANTS)
+    turned = [tensor.transpose(2, 3).contiguous().transpose(2, 3) for tensor in given]
+    assert torch.equal(motion_cpu.search(*turned, alignment.CONSTANTS), wanted)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 5):
+            torch.set_num_threads(count)
+            assert torch.equal(motion_cpu.search(*given, alignment.CONSTANTS), wanted)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e30])
+def test_places_that_are_none_stay_within_the_frames(value):
+    left, right, motion = moving((20, 30))
+    motion[:, :, 3, 4] = value
+    for _ in steps_on_a_cpu(left, right, motion):
+        pass
+    clean = motion_cpu.search(left, right, torch.zeros_like(motion), alignment.CONSTANTS)
+    assert clean.isfinite().all()
+
+
+def test_neighbours_are_those_above_below_left_and_right():
+    field = torch.arange(12.0).reshape(1, 1, 3, 4)
+    assert [c[0, 0, 1, 1].item() for c in reference.neighbours(field, 1)] == [1, 9, 4, 6]
+    # repeated edges
+    assert [c[0, 0, 0, 0].item() for c in reference.neighbours(field, 1)] == [0, 4, 0, 1]
+
+
+def test_the_cache_notices_changed_vector_code():
+    """As `cpu.VECTORS`."""
+    found = zlib.crc32(Path(vectors.__file__).read_bytes())
+    assert found == motion_cpu.VECTORS, f"write `VECTORS = 0x{found:08X}` in motion_cpu.py"
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("size", [(16, 32), (37, 75), (1, 3), (270, 480)])
+@pytest.mark.parametrize("size", [*SIZES, (270, 480)])
 def test_a_gpu_finds_what_pytorch_finds(size):
-    for torchs, ours in motion_steps(*moving(size, "cuda")):
-        assert (ours - torchs).abs().max() <= 1e-3
+    assert_same_steps(steps_on_a_gpu, moving(size, "cuda"))
 
 
 @pytest.mark.cuda

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sepconv_video.kernels import cuda, motion
+from sepconv_video.kernels import cuda, motion_cuda
 from sepconv_video.kernels.cuda import Variant
 
 SLOW = pytest.mark.slow
@@ -56,11 +56,13 @@ def test_forward_fits_the_registers(arch):
 
 @pytest.mark.parametrize("arch", [75, 90, 120])
 def test_the_search_for_motion_fits_the_registers(arch):
-    step = motion.Step("correct", 3, 5)
-    registers, spilled = compiled(arch, cuda.source(motion.SOURCES), motion.options(step), 3)
+    step = motion_cuda.Step("correct", 3, 5)
+    registers, spilled = compiled(
+        arch, cuda.source(motion_cuda.SOURCES), motion_cuda.options(step), 3
+    )
     assert max(registers) <= 128
     assert not any(spilled)
-    assert motion.shared_bytes(step) <= cuda.SHARED_WITHOUT_OPT_IN
+    assert motion_cuda.shared_bytes(step) <= cuda.SHARED_WITHOUT_OPT_IN
 
 
 @pytest.mark.parametrize(
