@@ -26,6 +26,7 @@ import speed
 import torch
 
 from sepconv_video.devices import choose_device
+from sepconv_video.kernels import has_bf16_units
 
 
 def program_rows(
@@ -228,6 +229,13 @@ def sizes_of(text: str) -> list[tuple[int, int]]:
     return sorted(found, key=lambda size: size[0] * size[1])
 
 
+def precisions_of(device: torch.device) -> list[str]:
+    """Those in which the device is fast."""
+    if device.type == "cuda":
+        return ["fp32", "fp16", "bf16"]
+    return ["fp32", "bf16"] if has_bf16_units() else ["fp32"]
+
+
 def rows_of(
     name: str, bench: speed.Bench, size: tuple[int, int], peak: tuple[float, float]
 ) -> Iterator[speed.Row]:
@@ -273,8 +281,7 @@ def main(*, device, sizes, only, limit, frames, clips, quick, json_path, chart, 
     where = choose_device(device)
     if where.type == "cuda":
         torch.cuda.set_device(where)
-    precisions = ["fp32", "fp16", "bf16"] if where.type == "cuda" else ["fp32"]
-    bench = speed.Bench(where, precisions, limit, frames, Path(clips))
+    bench = speed.Bench(where, precisions_of(where), limit, frames, Path(clips))
     about, results = measure(bench, sizes_of(sizes), only)
     if json_path is not None:
         json_path.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sepconv_video.devices import DTYPES, frames_dtype
 from sepconv_video.kernels import sepconv_pair
 from sepconv_video.models import SepConv2017
-from sepconv_video.weights import load_model, weights_layout
+from sepconv_video.weights import LAYOUT, load_model
 
 BASELINE = Path(__file__).with_name("baseline.cu")
 BASELINE_THREADS = 512
@@ -212,7 +212,7 @@ def launch(kernel, image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tenso
 def networks(device: torch.device) -> dict[str, torch.nn.Module]:
     """The models by name; those of 2017 are as fast with random weights."""
     ours = {name: load_model(name, device) for name in ("fast", "fine")}
-    return ours | {"2017": SepConv2017().eval().to(device, memory_format=weights_layout(device))}
+    return ours | {"2017": SepConv2017().eval().to(device, memory_format=LAYOUT)}
 
 
 @cache

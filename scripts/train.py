@@ -19,7 +19,7 @@ from sepconv_video.training.clips import read_folder, read_picture
 from sepconv_video.training.loop import Recipe, Trainer, train, validate
 from sepconv_video.training.losses import LOSSES
 from sepconv_video.training.samples import Samples
-from sepconv_video.weights import weights_layout
+from sepconv_video.weights import LAYOUT
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -80,7 +80,7 @@ def run_training(
     """Set a run up, or continue it, and train until the time or the schedule ends."""
     run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    network = NETWORKS[model]().to(device, memory_format=weights_layout(device))
+    network = NETWORKS[model]().to(device, memory_format=LAYOUT)
     if start is not None:
         load_start(network, start)
     clips = list(read_folder(data / "train").values())

@@ -3,7 +3,7 @@
 import torch
 
 from sepconv_video.errors import DeviceError, OptionsError
-from sepconv_video.kernels import implementations
+from sepconv_video.kernels import has_bf16_units, implementations
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -40,17 +40,28 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", int(number or 0))
 
 
-def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+def choose_dtype(
+    precision: str, device: torch.device, *, bf16_suffices: bool = True
+) -> torch.dtype:
     """Turn `auto`, `fp32`, `fp16` or `bf16` into the floating type of the network.
 
+    Args:
+        precision: One of these.
+        device: Where the network runs.
+        bf16_suffices: Whether `auto` may take bf16 on a CPU: the network's own word.
+
     Raises:
-        OptionsError: Half precision on a CPU, where it is many times slower than fp32.
+        OptionsError: Half precision on a CPU where it is many times slower than fp32.
     """
     if precision == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    if device.type == "cpu" and precision != "fp32":
+        if device.type == "cuda":
+            return torch.float16
+        return torch.bfloat16 if bf16_suffices and has_bf16_units() else torch.float32
+    is_fast = device.type != "cpu" or precision == "fp32"
+    if not is_fast and not (precision == "bf16" and has_bf16_units()):
         raise OptionsError(
-            f"`--precision {precision}` needs a GPU: on a CPU it is many times slower than fp32",
+            f"`--precision {precision}` makes no sense on this CPU: it is many times slower "
+            "than fp32",
             "leave the option out, or use `--precision fp32`",
         )
     return DTYPES[precision]

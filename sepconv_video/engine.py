@@ -165,8 +165,9 @@ class Engine:
             WeightsError: The model cannot be loaded.
         """
         device = choose_device(options.device)
-        dtype = choose_dtype(options.precision, device)
-        model = load_model(options.model, device).to(dtype)
+        model = load_model(options.model, device)
+        dtype = choose_dtype(options.precision, device, bf16_suffices=bool(model.bf16_suffices))
+        model.to(dtype)
         measure(options.verbose)
         return cls(
             model,

@@ -19,6 +19,9 @@ from sepconv_video.errors import WeightsError
 from sepconv_video.models import NETWORKS
 from sepconv_video.shipped import ShippedModel, shipped_models, weights_file
 
+LAYOUT = torch.channels_last
+"""How a network's weights lie in memory, and with them the maps it makes: as matrix units want
+them. Maps of the other layout are turned around for each convolution, and back."""
 _WRAPPERS = ("state_dict", "params_ema", "params", "model")
 """Keys under which training programs put the weights inside a checkpoint."""
 
@@ -49,17 +52,8 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
     model = _build(_read_state(path), path)
     model = model.requires_grad_(requires_grad=False).eval()
     # PyTorch's own annotations leave the layout out
-    model.to(device, memory_format=weights_layout(device))  # type: ignore[call-overload]
+    model.to(device, memory_format=LAYOUT)  # type: ignore[call-overload]
     return model
-
-
-def weights_layout(device: torch.device | str) -> torch.memory_format:
-    """Choose how a network's weights lie in memory, and with them the maps it makes.
-
-    On a GPU the channels come last, as tensor cores want them; of the other layout cuDNN turns
-    each map around, and back. On a CPU both are as fast.
-    """
-    return torch.channels_last if torch.device(device).type == "cuda" else torch.preserve_format
 
 
 def _verify(entry: ShippedModel) -> None:

@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from sepconv_video import color
+from sepconv_video import color, devices
 from sepconv_video.color import to_rgb
 from sepconv_video.devices import choose_device, choose_dtype
 from sepconv_video.engine import Engine, between
 from sepconv_video.errors import DeviceError, OptionsError
 from sepconv_video.frames import ColorSpec, Frame, Relation, VideoInfo
+from sepconv_video.models import SepConv2017
+from sepconv_video.options import Options
 from sepconv_video.schedule import by_factor, by_rate, intervals
 
 INFO = VideoInfo(
@@ -237,8 +240,31 @@ def test_devices():
         choose_device("cuda:99")
 
 
-def test_half_precision_is_refused_on_a_cpu():
-    assert choose_dtype("auto", torch.device("cpu")) == torch.float32
-    assert choose_dtype("auto", torch.device("cuda")) == torch.float16
-    with pytest.raises(OptionsError, match="needs a GPU"):
-        choose_dtype("bf16", torch.device("cpu"))
+def test_precision_on_a_gpu_and_on_cpus(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for has_units, wanted in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(devices, "has_bf16_units", lambda has_units=has_units: has_units)
+        assert choose_dtype("auto", gpu) == torch.float16
+        assert choose_dtype("bf16", gpu) == torch.bfloat16
+        assert choose_dtype("auto", cpu) == wanted
+        assert choose_dtype("auto", cpu, bf16_suffices=False) == torch.float32
+        assert choose_dtype("fp32", cpu) == torch.float32
+        with pytest.raises(OptionsError, match="many times slower"):
+            choose_dtype("fp16", cpu)
+    with pytest.raises(OptionsError, match="many times slower"):
+        choose_dtype("bf16", cpu)
+    monkeypatch.setattr(devices, "has_bf16_units", lambda: True)
+    assert choose_dtype("bf16", cpu) == torch.bfloat16
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("fast", torch.bfloat16), ("2017", torch.float32)])
+def test_auto_takes_bf16_where_it_is_fast_and_suffices(monkeypatch, tmp_path, name, wanted):
+    """The network of 2017 would have its taps and frames in it too."""
+    monkeypatch.setattr(devices, "has_bf16_units", lambda: True)
+    if name == "2017":
+        name = str(tmp_path / "weights.safetensors")
+        save_file(SepConv2017().state_dict(), name)
+    engine = Engine.from_options(Options(model=name, device="cpu"))
+    assert engine.dtype == torch.float32  # that of the frames
+    weights = engine._ladder._model.parameters()
+    assert {parameter.dtype for parameter in weights} == {wanted}

@@ -6,6 +6,11 @@ specification. This package owns the arithmetic only: it knows nothing of networ
 videos, and imports numba and cupy on first use.
 """
 
-from sepconv_video.kernels.operation import implementations, sepconv, sepconv_pair
+from sepconv_video.kernels.operation import (
+    has_bf16_units,
+    implementations,
+    sepconv,
+    sepconv_pair,
+)
 
-__all__ = ["implementations", "sepconv", "sepconv_pair"]
+__all__ = ["has_bf16_units", "implementations", "sepconv", "sepconv_pair"]

@@ -85,6 +85,18 @@ def implementations() -> dict[str, str]:
     return {"reference": "ok", "cpu": _try_cpu(), "cuda": _try_cuda()}
 
 
+def has_bf16_units() -> bool:
+    """Tell whether this CPU multiplies matrices of bfloat16, twice as fast as of float32 or more.
+
+    Those with AMX (Intel since 2023) or AVX512-BF16 (AMD since 2022) do; on others PyTorch's bf16
+    is many times slower than fp32.
+    """
+    from llvmlite import binding  # type: ignore[import-untyped]  # noqa: PLC0415 - heavy
+
+    features: dict[str, bool] = binding.get_host_cpu_features()
+    return features.get("amx-bf16", False) or features.get("avx512bf16", False)
+
+
 def _try_cpu() -> str:
     try:
         import numba  # noqa: F401, PLC0415 - heavy

@@ -96,6 +96,8 @@ class SepConv2017(nn.Module):
     halo = 256
     bytes_per_pixel = 1750
     frame_bytes_per_pixel = 22
+    bf16_suffices = False
+    """Frames and taps would have it too."""
 
     def __init__(self) -> None:
         """Build with random weights."""
