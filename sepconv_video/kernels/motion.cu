@@ -2,7 +2,7 @@
 // launch. With PyTorch's own operations a search is thousands of launches, and moves each frame
 // through memory a hundred times.
 //
-// Compiled by NVRTC with these macros (see motion.py):
+// Compiled by NVRTC with these macros (see motion_cuda.py):
 //   CHANNELS  of the frames
 //   WINDOW    cells a side over which is summed; odd
 //
@@ -16,7 +16,7 @@
 #define ROWS 16
 #define AROUND (WINDOW / 2)
 
-// The one argument of every kernel; motion.py packs it from 64-bit words in this order. Tensors
+// The one argument of every kernel; motion_cuda.py packs it from 64-bit words in this order. Tensors
 // are contiguous.
 struct Arguments {
     const float* left;    // (N, CHANNELS, H, W)

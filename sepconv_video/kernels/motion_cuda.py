@@ -28,15 +28,17 @@ class Step(NamedTuple):
 def search(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) -> Tensor:
     """Do what `motion.search` says."""
     left, right, motion = left.contiguous(), right.contiguous(), motion.contiguous()
-    for _ in range(constants.steps):
-        motion = correct(left, right, motion, constants)
-    for distance in constants.distances:
-        motion = choose(left, right, motion, constants, distance)
+    # entered once, as it takes as long as a launch
+    with cuda.current_stream(motion.device.index):
+        for _ in range(constants.steps):
+            motion = correct(left, right, motion, constants)
+        for distance in constants.distances:
+            motion = choose(left, right, motion, constants, distance)
     return motion
 
 
 def correct(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) -> Tensor:
-    """Correct a motion once, and smooth it where the frames agree.
+    """Correct a motion once, and smooth it where the frames agree; within `cuda.current_stream`.
 
     Args:
         left: Frames, (N, C, H, W), float32, contiguous, on a GPU.
@@ -77,7 +79,7 @@ def choose(
 def _run(
     name: str, tensors: tuple[Tensor | None, ...], constants: Constants, distance: int = 0
 ) -> None:
-    """Launch a kernel on PyTorch's current stream; tensors as `struct Arguments` has them."""
+    """Launch a kernel; tensors as `struct Arguments` has them."""
     left, _, motion, *_ = tensors
     assert left is not None
     assert motion is not None
@@ -87,10 +89,8 @@ def _run(
     words += [H, W, distance, *_words(constants)]
     packed = np.array(words, np.int64).view(f"V{8 * len(words)}")
     grid = -(-W // cuda.COLUMNS), -(-H // ROWS), N
-    index = motion.device.index
-    kernel = _kernel(index, step)
-    with cuda.current_stream(index):
-        kernel(grid, (cuda.COLUMNS, cuda.WARPS, 1), (packed,), shared_mem=shared_bytes(step))
+    kernel = _kernel(motion.device.index, step)
+    kernel(grid, (cuda.COLUMNS, cuda.WARPS, 1), (packed,), shared_mem=shared_bytes(step))
 
 
 @cache

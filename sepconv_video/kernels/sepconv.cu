@@ -30,6 +30,7 @@
 #define WARPS 4
 #define FORWARD_ROWS 4   // pixels of a thread, in forward and in the gradient of the image
 #define MAPS_ROWS 2      // pixels of a thread, in the gradients of the coefficients
+#define LOADED 9         // rows of the window that a warp asks for at once
 
 // Forward holds the horizontal taps of its pixels in registers, a chunk of at most 16 at a time.
 // Chunks of one size, so that 51 taps take 4 * 13 and not 4 * 16.
@@ -108,21 +109,68 @@ struct Arguments {
 
 extern __shared__ __align__(16) unsigned char shared_bytes[];
 
-// Copy `rows` x WIDTH values of each channel, from (y, x) on, into shared memory.
-// `height` and `width` are the tensor's size; the window may leave it on any side.
+// What a thread copies of a window: one value in each 32 columns of LOADED rows at a time. All are
+// asked for before the first is used, or each would cost the whole way to the memory and back:
+// there is no branch between the loads, as what lies outside is looked up at the edge.
+template <int COUNT>
+struct Columns {
+    static const int PARTS = (COUNT + COLUMNS - 1) / COLUMNS;
+    const Tensor& source;
+    long long height, top;
+    long long places[PARTS];
+    bool valid[PARTS];
+
+    // Of COUNT columns from (y, x) on; `rows` and `columns` are the tensor's size.
+    __device__ __forceinline__ Columns(const Tensor& tensor, long long y, long long x,
+                                       long long rows, long long columns)
+        : source(tensor), height(rows), top(y) {
+#pragma unroll
+        for (int part = 0; part < PARTS; ++part) {
+            const long long from_x = x + COLUMNS * part + threadIdx.x;
+            valid[part] = from_x >= 0 && from_x < columns;
+            places[part] = min(max(from_x, 0ll), columns - 1) * source.x;
+        }
+    }
+
+    // Load a row of a channel; return whether it lies within the tensor.
+    __device__ __forceinline__ bool load(long long channel, long long channels, long long row,
+                                         Stored (&values)[PARTS]) const {
+        const long long y = top + row;
+        const Stored* line = source.at(blockIdx.z, min(channel, channels - 1),
+                                       min(max(y, 0ll), height - 1), 0);
+#pragma unroll
+        for (int part = 0; part < PARTS; ++part) values[part] = line[places[part]];
+        return channel < channels && y >= 0 && y < height;
+    }
+};
+
+// Copy `rows` x WIDTH values of each channel, from (y, x) on, into shared memory, with zeros
+// outside of the tensor, whose size is `height` x `width`.
 __device__ __forceinline__ void load_window(const Tensor& source, const Arguments& a, int rows,
                                             long long y, long long x, long long height,
                                             long long width) {
     Real* window = (Real*)shared_bytes;
-    for (int row = threadIdx.y; row < CHANNELS * rows; row += WARPS) {
-        const long long channel = a.channel + row / rows;
-        const long long from_y = y + row % rows;
-        const bool inside = channel < a.C && from_y >= 0 && from_y < height;
-        for (int column = threadIdx.x; column < WIDTH; column += COLUMNS) {
-            const long long from_x = x + column;
-            const bool valid = inside && from_x >= 0 && from_x < width;
-            window[row * WIDTH + column] =
-                valid ? unpack(*source.at(blockIdx.z, channel, from_y, from_x)) : Real(0);
+    const int all = CHANNELS * rows, PARTS = Columns<WIDTH>::PARTS;
+    const Columns<WIDTH> columns(source, y, x, height, width);
+    for (int first = threadIdx.y; first < all; first += WARPS * LOADED) {
+        Stored values[LOADED][PARTS];
+        bool inside[LOADED];
+#pragma unroll
+        for (int k = 0; k < LOADED; ++k) {
+            const int row = min(first + k * WARPS, all - 1);
+            inside[k] = columns.load(a.channel + row / rows, a.C, row % rows, values[k]);
+        }
+        __syncwarp();  // or the compiler mixes the two
+#pragma unroll
+        for (int k = 0; k < LOADED; ++k) {
+            const int row = first + k * WARPS;
+#pragma unroll
+            for (int part = 0; part < PARTS; ++part) {
+                const int column = COLUMNS * part + threadIdx.x;
+                const bool valid = inside[k] && columns.valid[part];
+                const Real value = valid ? unpack(values[k][part]) : Real(0);
+                if (row < all && column < WIDTH) window[row * WIDTH + column] = value;
+            }
         }
     }
     __syncthreads();

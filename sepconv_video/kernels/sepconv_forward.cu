@@ -22,17 +22,18 @@ __device__ __forceinline__ void filter(const Arguments& a, int f, long long y, l
             for (int p = 0; p < ROWS; ++p) h[p][j] = share[p] * taps[p];
         }
         // Row `row` of the window is tap `row - p` of pixel p: its tap `row` is held back p times.
-        Real held[ROWS][ROWS] = {};
+        Real held[ROWS][ROWS] = {}, taps[ROWS];
         Column<ROWS> vertical(a.frames[f].vertical, a, y, x);
+        vertical.next(taps);
         for (int row = 0; row < K + ROWS - 1; ++row) {
-            Real taps[ROWS] = {};
-            if (row < K) vertical.next(taps);
 #pragma unroll
             for (int p = 0; p < ROWS; ++p) {
 #pragma unroll
                 for (int age = p; age > 0; --age) held[p][age] = held[p][age - 1];
-                held[p][0] = taps[p];
+                held[p][0] = row < K ? taps[p] : Real(0);
             }
+            // asked for a row ahead: they take as long to come as a row to be worked out
+            if (row + 1 < K) vertical.next(taps);
 #pragma unroll
             for (int c = 0; c < CHANNELS; ++c) {
                 const Real* values = window + (c * rows + row) * WIDTH + first;

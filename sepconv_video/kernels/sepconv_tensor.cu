@@ -98,17 +98,31 @@ __device__ __forceinline__ void load_centred(const Arguments& a, const Tensor& i
                                              long long top, long long left,
                                              const float (&centre)[CHANNELS]) {
     unsigned short* window = (unsigned short*)shared_bytes;
+    const int PARTS = Columns<2 * PITCH>::PARTS;
+    const Columns<2 * PITCH> columns(image, top, left, a.H + K - 1, a.W + K - 1);
 #pragma unroll
     for (int c = 0; c < CHANNELS; ++c) {
-        for (int i = threadIdx.y; i * CHANNELS + c < WINDOW_ROWS; i += WARPS) {
-            const bool inside = a.channel + c < a.C && top + i < a.H + K - 1;
-            unsigned short* row = window + (i * CHANNELS + c) * 2 * PITCH;
-            for (int column = threadIdx.x; column < 2 * PITCH; column += 32) {
-                const bool valid = inside && left + column < a.W + K - 1;
-                const long long from_x = left + column;
-                row[column] = valid ? to_half(unpack(*image.at(blockIdx.z, a.channel + c, top + i,
-                                                               from_x)) - centre[c])
-                                    : 0;
+        const int lines = (WINDOW_ROWS - c + CHANNELS - 1) / CHANNELS;
+        for (int first = threadIdx.y; first < lines; first += WARPS * LOADED) {
+            Stored values[LOADED][PARTS];
+            bool inside[LOADED];
+#pragma unroll
+            for (int k = 0; k < LOADED; ++k) {
+                inside[k] = columns.load(a.channel + c, a.C, first + k * WARPS, values[k]);
+            }
+            __syncwarp();  // or the compiler mixes the two
+#pragma unroll
+            for (int k = 0; k < LOADED; ++k) {
+                const int line = first + k * WARPS;
+                unsigned short* row = window + (line * CHANNELS + c) * 2 * PITCH;
+#pragma unroll
+                for (int part = 0; part < PARTS; ++part) {
+                    const int column = COLUMNS * part + threadIdx.x;
+                    const bool valid = inside[k] && columns.valid[part];
+                    const float value = valid ? unpack(values[k][part]) - centre[c] : 0;
+                    const unsigned short half = to_half(value);
+                    if (line < lines && column < 2 * PITCH) row[column] = half;
+                }
             }
         }
     }

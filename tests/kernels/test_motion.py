@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sepconv_video.kernels import motion_cpu, motion_cuda, vectors
+from sepconv_video.kernels import cuda, motion_cpu, motion_cuda, vectors
 from sepconv_video.models import alignment
 from sepconv_video.models.alignment import Way, find_motion
 
@@ -39,9 +39,10 @@ def steps_on_a_cpu(left, right, motion):
 
 
 def steps_on_a_gpu(left, right, motion):
-    yield motion_cuda.correct(left, right, motion, alignment.CONSTANTS)
-    for distance in (alignment.FAR, alignment.NEAR):
-        yield motion_cuda.choose(left, right, motion, alignment.CONSTANTS, distance)
+    with cuda.current_stream(left.device.index):
+        yield motion_cuda.correct(left, right, motion, alignment.CONSTANTS)
+        for distance in (alignment.FAR, alignment.NEAR):
+            yield motion_cuda.choose(left, right, motion, alignment.CONSTANTS, distance)
 
 
 SIZES = [(1, 1), (1, 3), (16, 32), (37, 75), (31, 5), (33, 64), (130, 90)]

@@ -50,7 +50,7 @@ def compiled(arch, source, options, count):
 @pytest.mark.parametrize("arch", [75, 80, 86, 89, 90, 120])
 def test_forward_fits_the_registers(arch):
     registers, spilled = resources_used(arch, Variant("forward", "FLOAT", 51, 3, 2))
-    assert max(registers) <= 128  # four blocks of 128 threads to a multiprocessor
+    assert max(registers) <= 168  # three blocks to a multiprocessor, as their windows allow
     assert not any(spilled)
 
 
