@@ -196,7 +196,8 @@ def run(
         waiting = [others.submit(work) for _ in range(helpers)]
         work()
         for helper in waiting:
-            helper.result()
+            if not helper.cancel():  # it has begun; else there is nothing left for it
+                helper.result()
 
 
 @compiled()

@@ -21,7 +21,7 @@ from sepconv_video.kernels.vectors import bound, clamp, compiled, look
 
 VECTORS = 0xBEAB47DE  # CRC-32 of `vectors.py`, as in `cpu`
 ROWS = 32  # rows of a strip
-LEAST_CELLS = 6000  # fewer are done before a second thread has begun
+LEAST_CELLS = 8000  # fewer are done before a second thread has begun
 C = 3  # channels
 TERMS = 5  # products of slopes and differences, which are averaged for a correction
 WEIGHT, ACROSS, DOWN, TRUST = range(TERMS, TERMS + 4)  # what else is kept of a row's cells
@@ -102,7 +102,7 @@ def _by_strips(
     def buffers() -> Buffers:
         return tuple(torch.empty(shape).numpy() for shape in shapes)
 
-    if result.size < 2 * LEAST_CELLS:
+    if result[:, 0].size < LEAST_CELLS:
         own = buffers()
         for task in range(N * strips):
             work(own, task)

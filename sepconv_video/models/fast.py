@@ -187,7 +187,9 @@ class Aligned(nn.Module):
         piece = pair.piece(place, left)
         seen = piece.seen().to(self.head.weight.dtype)
         # in the frames' own precision, also where autocast has lowered the features'
-        maps = self.head(self.trunk(seen)).to(left.dtype)
+        maps = self.head(self.trunk(seen))
+        # as the operator wants them, whatever the layout of the features
+        maps = maps.to(left.dtype, memory_format=torch.contiguous_format)
         ways = len(self.ways)
         made = resample(piece, 0, maps[:, :MAPS])
         for way in range(1, ways):
