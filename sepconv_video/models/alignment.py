@@ -6,19 +6,17 @@ from the frame half way, which is the one wanted. On each grid a cell may then t
 neighbour, if it suits it better (propagation, PatchMatch's idea: Barnes et al., SIGGRAPH 2009).
 """
 
-from enum import Enum
-
 import torch
 from torch import Tensor
 
 from sepconv_video.kernels.motion import Constants, search
-from sepconv_video.models.blocks import box, pad_to_multiple, shrink, upsample
+from sepconv_video.models.blocks import box, pad_to_multiple, shrink, upsample, warp
 
 CELL = 2
 """Side in pixels of the cells of the grid that motion is found on."""
 LEAST_CELLS = 8
 """The coarsest grid has at least so many cells along the shorter side of a frame."""
-STEPS = 5
+STEPS = 8
 """Corrections on each grid."""
 WINDOW = 5
 """Cells a side over which a correction is found, motions are smoothed, and costs compared."""
@@ -39,51 +37,65 @@ LEAST_CONTRAST = 0.3
 """Added to it, in normalised brightness, or noise would count as texture."""
 
 
-class Way(Enum):
-    """What of the frames is compared."""
-
-    PLAIN = "as they are"
-    EVENED = "with their contrast made even, so that faint texture counts beside strong edges"
+CHOICE_WINDOW = 9
+"""Cells a side over which it is judged which of two motions is the better one."""
 
 
 @torch.no_grad()
-def find_motion(left: Tensor, right: Tensor, way: Way = Way.PLAIN) -> Tensor:
-    """Find for each place of the frame half way where it lies in its neighbours.
+def find_motions(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Find for each place of the frame half way where it lies in its neighbours, in two ways.
+
+    They err in different places: by what is seen in the frames as they are, and by frames whose
+    contrast has been made even, so that faint texture counts beside strong edges.
 
     Args:
         left: Earlier frames, (N, C, H, W), H and W multiples of CELL; normalised to mean 0 and
             spread 1, which the constants of this module are meant for.
         right: Later frames, same shape.
-        way: What of them is compared.
 
     Returns:
-        (N, 2, H/CELL, W/CELL) in pixels, horizontal then vertical, float32: the left frame at
-        x + motion and the right one at x - motion are the same.
+        As they are, and evened: (N, 2, H/CELL, W/CELL) each, in pixels, horizontal then vertical,
+        float32: the left frame at x + motion and the right one at x - motion are the same.
     """
     left, right = shrink(left.float(), CELL), shrink(right.float(), CELL)
-    reduced = _evened if way is Way.EVENED else _reduced
     height, width = left.shape[-2:]
     factor = 1
     while min(height, width) >= 2 * factor * LEAST_CELLS:
         factor *= 2
-    motion = left.new_zeros(len(left), 2, *(-(-size // factor) for size in (height, width)))
+    # both ways in one batch: on a GPU as many launches as for one
+    motions = left.new_zeros(2 * len(left), 2, *(-(-size // factor) for size in (height, width)))
     while True:
-        motion = search(reduced(left, factor), reduced(right, factor), motion, CONSTANTS)
+        motions = search(_seen(left, factor), _seen(right, factor), motions, CONSTANTS)
         if factor == 1:
-            return motion * CELL
-        motion = 2 * upsample(motion, 2)
+            plain, evened = (motions * CELL).chunk(2)
+            return plain, evened
+        motions = 2 * upsample(motions, 2)
         factor //= 2
-        motion = motion[..., : -(-height // factor), : -(-width // factor)]
+        motions = motions[..., : -(-height // factor), : -(-width // factor)]
 
 
-def _reduced(frames: Tensor, factor: int) -> Tensor:
-    """Average over factor x factor pixels, the last ones repeated to make whole cells."""
-    return shrink(pad_to_multiple(frames, factor), factor)
+@torch.no_grad()
+def better_motion(left: Tensor, right: Tensor, motions: tuple[Tensor, ...]) -> Tensor:
+    """Take in each place that of several motions for which the frames agree best.
+
+    Args:
+        left: As in `find_motions`, as are the others, and what is returned.
+        right: Likewise.
+        motions: Of which to choose.
+    """
+    left, right = shrink(left.float(), CELL), shrink(right.float(), CELL)
+    candidates = [motion / CELL for motion in motions]
+    costs = [(warp(left, motion) - warp(right, -motion)).abs_().mean(1) for motion in candidates]
+    cost = box(torch.stack(costs, 1), CHOICE_WINDOW)
+    likelihood = torch.softmax(-SHARPNESS * cost / (cost.mean(1, keepdim=True) + LEAST_COST), 1)
+    motion = (likelihood[:, :, None] * torch.stack(candidates, 1)).sum(1)
+    # where two meet
+    return search(left, right, motion, CONSTANTS._replace(steps=1, distances=())) * CELL
 
 
-def _evened(frames: Tensor, factor: int) -> Tensor:
-    """As `_reduced`, each cell divided by the contrast around it."""
-    frames = _reduced(frames, factor)
+def _seen(frames: Tensor, factor: int) -> Tensor:
+    """(2*N, C, h, w): the frames (N, C, H, W) reduced, and the same with even contrast."""
+    frames = shrink(pad_to_multiple(frames, factor), factor)
     difference = frames - box(frames, CONTRAST_WINDOW)
     contrast = box(difference.square().mean(1, keepdim=True), CONTRAST_WINDOW).sqrt()
-    return frames / (contrast + LEAST_CONTRAST)
+    return torch.cat((frames, frames / (contrast + LEAST_CONTRAST)))

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sepconv_video.kernels import sepconv_pair
-from sepconv_video.models.alignment import CELL, Way, find_motion
+from sepconv_video.models.alignment import CELL, better_motion, find_motions
 from sepconv_video.models.blocks import (
     ResidualBlock,
     box,
@@ -80,18 +80,20 @@ class Pair(NamedTuple):
     """(N, 3, H, W)."""
     right: Tensor
     motions: tuple[Tensor, ...]
-    """As found in one way or several, (N, 4, H/2, W/2) pixels each: x and y of the left frame,
-    then of the right; float32."""
+    """One or two, (N, 4, H/2, W/2) pixels each: x and y of the left frame, then of the right;
+    float32."""
     change: Tensor
     """(N, 1, H/2, W/2), 0 to 1: whether they differ at all."""
 
     @classmethod
-    def of(cls, left: Tensor, right: Tensor, ways: tuple[Way, ...]) -> Self:
-        """Find the motion, as `find_motion` does, held at zero where nothing changes."""
+    def of(cls, left: Tensor, right: Tensor, motions: int) -> Self:
+        """Find both motions, or (1) the better of them; held at zero where nothing changes."""
         change = changed(left, right)
-        found = [find_motion(left, right, way) * change.float() for way in ways]
-        motions = tuple(torch.cat((motion, -motion), 1) for motion in found)
-        return cls(left, right, motions, change)
+        found: tuple[Tensor, ...] = find_motions(left, right)
+        if motions == 1:
+            found = (better_motion(left, right, found),)
+        held = [motion * change.float() for motion in found]
+        return cls(left, right, tuple(torch.cat((one, -one), 1) for one in held), change)
 
     def moved(
         self, motion: Tensor, mode: str = "bilinear", corner: tuple[int, int] = (0, 0)
@@ -123,7 +125,7 @@ class Piece(NamedTuple):
     """Its first row and column."""
 
     def seen(self) -> Tensor:
-        """What a network looks at: the frames moved in each way, and the motions."""
+        """What a network looks at: the frames as each motion moves them, and the motions."""
         moved = [self.pair.moved(motion, corner=self.corner) for motion in self.motions]
         lefts, rights = zip(*moved, strict=True)
         frames = F.pixel_unshuffle(torch.cat(lefts + rights, 1), 2)
@@ -135,22 +137,21 @@ class Aligned(nn.Module):
     """The design that our networks share; they differ in size, and in how motion is found."""
 
     halo = 160
-    frame_bytes_per_pixel = 45
+    frame_bytes_per_pixel = 50
     bf16_suffices = True
     """Nothing is seen of it where the features have the 8 bits of bf16; the frames have more."""
 
-    def __init__(self, ways: tuple[Way, ...], widths: tuple[int, int, int, int]) -> None:
+    def __init__(self, motions: int, widths: tuple[int, int, int, int]) -> None:
         """Build the network with random features and a neutral head.
 
         Args:
-            ways: How the motion is found, see `find_motion`; where there are several the network
-                chooses among them.
+            motions: 2 where the network is to choose between both of `find_motions`, or 1.
             widths: Channels of the trunk.
         """
         super().__init__()
-        self.ways = ways
-        self.trunk = Trunk(SEEN * len(ways), widths)
-        self.head = zero_conv(widths[0], (MAPS + 1) * len(ways) - 1)
+        self.motions = motions
+        self.trunk = Trunk(SEEN * motions, widths)
+        self.head = zero_conv(widths[0], (MAPS + 1) * motions - 1)
 
     def forward(self, left: Tensor, right: Tensor, tile: int | None = None) -> Tensor:
         """Predict the frame half way.
@@ -170,7 +171,7 @@ class Aligned(nn.Module):
         pair = Pair.of(
             pad_to_multiple((left - mean) / spread, MULTIPLE),
             pad_to_multiple((right - mean) / spread, MULTIPLE),
-            self.ways,
+            self.motions,
         )
         made = in_tiles(
             partial(self._predict, pair),
@@ -190,13 +191,10 @@ class Aligned(nn.Module):
         maps = self.head(self.trunk(seen))
         # as the operator wants them, whatever the layout of the features
         maps = maps.to(left.dtype, memory_format=torch.contiguous_format)
-        ways = len(self.ways)
         made = resample(piece, 0, maps[:, :MAPS])
-        for way in range(1, ways):
-            share = torch.sigmoid(upsample(maps[:, MAPS * ways + way - 1, None], 2))
-            made = made + share * (
-                resample(piece, way, maps[:, MAPS * way : MAPS * (way + 1)]) - made
-            )
+        if self.motions == 2:
+            share = torch.sigmoid(upsample(maps[:, 2 * MAPS :], 2))
+            made = made + share * (resample(piece, 1, maps[:, MAPS : 2 * MAPS]) - made)
         return made
 
 
@@ -207,15 +205,15 @@ class Fast(Aligned):
 
     def __init__(self) -> None:
         """Build the network with random features and a neutral head."""
-        super().__init__((Way.PLAIN,), (32, 64, 96, 128))
+        super().__init__(1, (32, 64, 96, 128))
 
 
-def resample(piece: Piece, way: int, maps: Tensor) -> Tensor:
+def resample(piece: Piece, number: int, maps: Tensor) -> Tensor:
     """Move the frames, filter them and mix them.
 
     Args:
         piece: What of a pair is to be made.
-        way: Number of the motion to move them by.
+        number: Of the motion to move them by.
         maps: (N, MAPS, H/2, W/2), zero for no change.
 
     Returns:
@@ -223,7 +221,7 @@ def resample(piece: Piece, way: int, maps: Tensor) -> Tensor:
     """
     residual, blend, taps = torch.split(maps, [4, 1, 4 * TAPS], dim=1)
     # what the network thinks of the motion, in two pixels
-    motion = piece.motions[way] + 2 * residual.float() * piece.change.float()
+    motion = piece.motions[number] + 2 * residual.float() * piece.change.float()
     border = [TAPS // 2] * 4
     left, right = (
         F.pad(frame, border, mode="replicate")

@@ -4,7 +4,6 @@ Motion found in the frames as they are, and in frames whose contrast is made eve
 places. The network sees the pair as either moves it, corrects and filters both, and mixes.
 """
 
-from sepconv_video.models.alignment import Way
 from sepconv_video.models.fast import Aligned
 
 
@@ -15,4 +14,4 @@ class Fine(Aligned):
 
     def __init__(self) -> None:
         """Build the network with random features and a neutral head."""
-        super().__init__((Way.PLAIN, Way.EVENED), (64, 128, 192, 256))
+        super().__init__(2, (64, 128, 192, 256))
