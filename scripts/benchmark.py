@@ -25,8 +25,7 @@ import click
 import speed
 import torch
 
-from sepconv_video.devices import choose_device
-from sepconv_video.kernels import has_bf16_units
+from sepconv_video.devices import choose_device, fast_precisions
 
 
 def program_rows(
@@ -229,13 +228,6 @@ def sizes_of(text: str) -> list[tuple[int, int]]:
     return sorted(found, key=lambda size: size[0] * size[1])
 
 
-def precisions_of(device: torch.device) -> list[str]:
-    """Those in which the device is fast."""
-    if device.type == "cuda":
-        return ["fp32", "fp16", "bf16"]
-    return ["fp32", "bf16"] if has_bf16_units() else ["fp32"]
-
-
 def rows_of(
     name: str, bench: speed.Bench, size: tuple[int, int], peak: tuple[float, float]
 ) -> Iterator[speed.Row]:
@@ -281,7 +273,7 @@ def main(*, device, sizes, only, limit, frames, clips, quick, json_path, chart, 
     where = choose_device(device)
     if where.type == "cuda":
         torch.cuda.set_device(where)
-    bench = speed.Bench(where, precisions_of(where), limit, frames, Path(clips))
+    bench = speed.Bench(where, fast_precisions(where), limit, frames, Path(clips))
     about, results = measure(bench, sizes_of(sizes), only)
     if json_path is not None:
         json_path.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")

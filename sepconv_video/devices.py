@@ -40,6 +40,13 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", int(number or 0))
 
 
+def fast_precisions(device: torch.device) -> list[str]:
+    """Those of `DTYPES` in which a device is fast."""
+    if device.type == "cuda":
+        return list(DTYPES)
+    return ["fp32", "bf16"] if has_bf16_units() else ["fp32"]
+
+
 def choose_dtype(
     precision: str, device: torch.device, *, bf16_suffices: bool = True
 ) -> torch.dtype:
@@ -53,12 +60,12 @@ def choose_dtype(
     Raises:
         OptionsError: Half precision on a CPU where it is many times slower than fp32.
     """
+    fast = fast_precisions(device)
     if precision == "auto":
         if device.type == "cuda":
             return torch.float16
-        return torch.bfloat16 if bf16_suffices and has_bf16_units() else torch.float32
-    is_fast = device.type != "cpu" or precision == "fp32"
-    if not is_fast and not (precision == "bf16" and has_bf16_units()):
+        return torch.bfloat16 if bf16_suffices and "bf16" in fast else torch.float32
+    if precision not in fast:
         raise OptionsError(
             f"`--precision {precision}` makes no sense on this CPU: it is many times slower "
             "than fp32",

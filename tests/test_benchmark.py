@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 from clips import ClipSpec, make_clip
 
+from sepconv_video import devices
 from sepconv_video.kernels import reference
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
@@ -29,7 +30,7 @@ def scripts():
 def test_every_table_is_filled(scripts, monkeypatch, tmp_path, precisions):
     """bf16 is so slow on some CPUs that it is measured only where it is fast."""
     benchmark, _ = scripts
-    monkeypatch.setattr(benchmark, "has_bf16_units", lambda: "bf16" in precisions)
+    monkeypatch.setattr(devices, "has_bf16_units", lambda: "bf16" in precisions)
     make_clip(tmp_path / "clip.mp4", ClipSpec(width=96, height=64, count=3))
     paths = {kind: tmp_path / f"out.{kind}" for kind in ("json", "md", "png")}
     arguments = ["--quick", "--device", "cpu", "--clips", tmp_path, "--json", paths["json"]]

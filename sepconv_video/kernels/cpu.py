@@ -170,6 +170,7 @@ def run(
     arguments: tuple[Any, ...],
     buffers: Callable[[], Any] | None = None,
     pool: ThreadPoolExecutor | None = None,
+    threads: int | None = None,
 ) -> None:
     """Call `loop(*arguments, task)` for every task, on as many threads as PyTorch uses.
 
@@ -183,6 +184,7 @@ def run(
         buffers: Makes one more argument for each thread.
         pool: Threads beside the caller's own, for what is called again and again: to start
             some takes half a millisecond. None starts them for this call.
+        threads: Instead of PyTorch's number; 1 for what is done before a second one has begun.
     """
     todo = iter(range(tasks))  # the interpreter's lock makes taking the next task atomic
 
@@ -191,7 +193,7 @@ def run(
         for task in todo:
             loop(*arguments, *own, task)
 
-    helpers = min(torch.get_num_threads(), tasks) - 1
+    helpers = min(threads or torch.get_num_threads(), tasks) - 1
     with nullcontext(pool) if pool is not None else ThreadPoolExecutor(max(helpers, 1)) as others:
         waiting = [others.submit(work) for _ in range(helpers)]
         work()

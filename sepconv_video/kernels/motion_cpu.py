@@ -44,7 +44,7 @@ Corners = tuple[tuple[int, int, int, int], Single, Single]  # as `look` wants th
 def search(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) -> Tensor:
     """Do what `motion.search` says."""
     frames = interleaved(left), interleaved(right)
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for _ in range(constants.steps):
             motion = correct(frames, motion, constants, pool)
         for distance in constants.distances:
@@ -102,12 +102,8 @@ def _by_strips(
     def buffers() -> Buffers:
         return tuple(torch.empty(shape).numpy() for shape in shapes)
 
-    if result[:, 0].size < LEAST_CELLS:
-        own = buffers()
-        for task in range(N * strips):
-            work(own, task)
-    else:
-        run(work, N * strips, (), buffers, pool)
+    threads = 1 if result[:, 0].size < LEAST_CELLS else None
+    run(work, N * strips, (), buffers, pool, threads)
     return made
 
 

@@ -35,8 +35,6 @@ CONTRAST_WINDOW = 9
 """Cells a side over which contrast is measured."""
 LEAST_CONTRAST = 0.3
 """Added to it, in normalised brightness, or noise would count as texture."""
-
-
 CHOICE_WINDOW = 9
 """Cells a side over which it is judged which of two motions is the better one."""
 
