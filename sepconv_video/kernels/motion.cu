@@ -5,15 +5,19 @@
 // Compiled by NVRTC with these macros (see motion_cuda.py):
 //   CHANNELS  of the frames
 //   WINDOW    cells a side over which is summed; odd
+//   REACH     cells that match seeks across and down, 15 at most
 //
-// Blocks of 32 x WARPS threads work on 32 x ROWS cells, blockIdx = (columns, rows, n). What they
-// need around them is worked out again by each block; beyond the frame its edges are repeated.
+// Blocks of 32 x WARPS threads work on 32 x ROWS cells (match: SOUGHT x WARPS), blockIdx = (columns,
+// rows, n). What they need around them is worked out again by each block; beyond the frame its edges
+// are repeated.
 //
 // The test suite compiles this very text for the CPU (tests/kernels/emulation.cpp).
 
 #define COLUMNS 32
 #define WARPS 4
 #define ROWS 16
+#define SOUGHT 8
+#define EVERYONE 0xffffffffu
 #define AROUND (WINDOW / 2)
 
 // The one argument of every kernel; motion_cuda.py packs it from 64-bit words in this order. Tensors
@@ -22,13 +26,14 @@ struct Arguments {
     const float* left;    // (N, CHANNELS, H, W)
     const float* right;   // as `left`
     const float* motion;  // (N, 2, H, W)
-    const float* weight;  // (N, 1, H, W), read by smooth
+    const float* weight;  // (N, 1, H, W), read by smooth; in match what is unexplained, or 0
     float* result;        // as `motion`
-    float* weights;       // as `weight`, written by correct
+    float* weights;       // as `weight`, written by correct; in match whether something was found
     long long H, W;
     long long distance;   // cells, in choose
     double damping, robust;     // in correct
     double sharpness, least;    // in choose
+    double share, penalty;      // in match, the latter by the cell
 };
 
 extern __shared__ __align__(16) unsigned char shared_bytes[];
@@ -228,5 +233,70 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
             total += likelihood;
         }
         put(a, y, x, across / total, down / total);
+    }
+}
+
+// Seek a cell of the left frame all around in the right one, where `motion`, here from the one to the
+// other, does not explain it. Few cells are sought, so a warp takes one at a time, and each lane a
+// column of the places to try.
+extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
+    match(const __grid_constant__ Arguments a) {
+    const int H = a.H, W = a.W, lane = threadIdx.x, PLACES = 2 * REACH + 1;
+    const int y = blockIdx.y * WARPS + threadIdx.y, start = blockIdx.x * SOUGHT;
+    const long long plane = a.H * a.W, n = blockIdx.z;
+    const float* motion = a.motion + n * 2 * plane;
+    if (y >= H) return;
+    for (int x = start; x < min(start + SOUGHT, W); ++x) {
+        const long long at = (long long)y * W + x;
+        const float known_x = motion[at], known_y = motion[plane + at];
+        const float unexplained = a.weight[n * plane + at];
+        float found = 0, across = known_x, down = known_y;
+        if (unexplained > 0) {
+            const float step = lane - REACH, away_x = step - known_x;
+            float best = (float)a.share * unexplained, place = PLACES * PLACES;
+            for (int dy = -REACH; dy <= REACH && lane < PLACES; ++dy) {
+                float cost = 0;
+                for (int c = 0; c < CHANNELS; ++c) {
+                    const float* own = a.left + (n * CHANNELS + c) * plane;
+                    const float* other = a.right + (n * CHANNELS + c) * plane;
+#pragma unroll
+                    for (int i = -AROUND; i <= AROUND; ++i) {
+                        const int row = within(y + i, H);
+                        const float* line = other + (long long)within(row + dy, H) * W;
+#pragma unroll
+                        for (int j = -AROUND; j <= AROUND; ++j) {
+                            const int column = within(x + j, W);
+                            const float value = own[(long long)row * W + column];
+                            cost += fabsf(value - line[within(column + lane - REACH, W)]);
+                        }
+                    }
+                }
+                const float away_y = dy - known_y;
+                cost = cost / (CHANNELS * WINDOW * WINDOW) +
+                       (float)a.penalty * sqrtf(away_x * away_x + away_y * away_y);
+                if (cost < best) {
+                    best = cost;
+                    place = (dy + REACH) * PLACES + lane;
+                }
+            }
+            // of equals the first one, as on a CPU
+            for (int other = 1; other < COLUMNS; other *= 2) {
+                const float cost = __shfl_xor_sync(EVERYONE, best, other);
+                const float where = __shfl_xor_sync(EVERYONE, place, other);
+                if (cost < best || (cost == best && where < place)) {
+                    best = cost;
+                    place = where;
+                }
+            }
+            if (place < PLACES * PLACES) {
+                found = 1;
+                across = (int)place % PLACES - REACH;
+                down = (int)place / PLACES - REACH;
+            }
+        }
+        if (lane == 0) {
+            put(a, y, x, across, down);
+            a.weights[n * plane + at] = found;
+        }
     }
 }

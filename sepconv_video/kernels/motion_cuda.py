@@ -1,6 +1,7 @@
-"""The search for motion on NVIDIA GPUs: launches `motion.cu`.
+"""Finding motion on NVIDIA GPUs: launches `motion.cu`.
 
-`models/alignment.py` says what its steps are for; `motion_cpu` has the same for a CPU.
+`models/alignment.py` and `matching.py` say what its steps are for; `motion_cpu` has the same for a
+CPU.
 """
 
 from functools import cache
@@ -11,10 +12,10 @@ import torch
 from torch import Tensor
 
 from sepconv_video.kernels import cuda
-from sepconv_video.kernels.motion import Constants
+from sepconv_video.kernels.motion import Constants, Matching
 
 SOURCES = ("motion.cu",)
-ROWS = 16  # as in motion.cu
+ROWS, SOUGHT = 16, 8  # as in motion.cu
 
 
 class Step(NamedTuple):
@@ -23,6 +24,7 @@ class Step(NamedTuple):
     name: str
     channels: int
     window: int
+    reach: int = 0
 
 
 def search(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) -> Tensor:
@@ -76,27 +78,53 @@ def choose(
     return chosen
 
 
+def match(
+    own: Tensor, other: Tensor, flow: Tensor, unexplained: Tensor, matching: Matching
+) -> tuple[Tensor, Tensor]:
+    """Do what `motion.match` says."""
+    own, other, flow = own.contiguous(), other.contiguous(), flow.contiguous()
+    sought = torch.where(unexplained > matching.unexplained, unexplained, 0)
+    made, found = torch.empty_like(flow), torch.empty_like(sought)
+    step = Step("match", own.shape[1], matching.window, matching.reach)
+    figures = (0, 0, 0, 0, matching.share, matching.penalty / matching.reach)
+    with cuda.current_stream(flow.device.index):
+        _launch(step, (own, other, flow, sought, made, found), figures, (SOUGHT, cuda.WARPS))
+    return made, found > 0
+
+
 def _run(
     name: str, tensors: tuple[Tensor | None, ...], constants: Constants, distance: int = 0
 ) -> None:
-    """Launch a kernel; tensors as `struct Arguments` has them."""
-    left, _, motion, *_ = tensors
+    """Launch a kernel of the search; tensors as `struct Arguments` has them."""
+    left = tensors[0]
     assert left is not None
+    step, figures = Step(name, left.shape[1], constants.window), (*constants[1:5], 0, 0)
+    _launch(step, tensors, figures, (cuda.COLUMNS, ROWS), distance)
+
+
+def _launch(
+    step: Step,
+    tensors: tuple[Tensor | None, ...],
+    figures: tuple[float, ...],
+    block: tuple[int, int],
+    distance: int = 0,
+) -> None:
+    """Launch a kernel; `block` is how many columns and rows of cells a block works on."""
+    motion = tensors[2]
     assert motion is not None
     N, _, H, W = motion.shape
-    step = Step(name, left.shape[1], constants.window)
     words = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-    words += [H, W, distance, *_words(constants)]
+    words += [H, W, distance, *_words(figures)]
     packed = np.array(words, np.int64).view(f"V{8 * len(words)}")
-    grid = -(-W // cuda.COLUMNS), -(-H // ROWS), N
+    grid = -(-W // block[0]), -(-H // block[1]), N
     kernel = _kernel(motion.device.index, step)
     kernel(grid, (cuda.COLUMNS, cuda.WARPS, 1), (packed,), shared_mem=shared_bytes(step))
 
 
 @cache
-def _words(constants: Constants) -> list[int]:
-    """Those of a single step but the window, as the bits of doubles."""
-    words: list[int] = np.array(constants[1:5], np.float64).view(np.int64).tolist()
+def _words(figures: tuple[float, ...]) -> list[int]:
+    """The bits of doubles."""
+    words: list[int] = np.array(figures, np.float64).view(np.int64).tolist()
     return words
 
 
@@ -108,7 +136,8 @@ def _kernel(index: int, step: Step) -> Any:  # noqa: ANN401
 
 def options(step: Step) -> tuple[str, ...]:
     """Compiler options for a step."""
-    return f"-DCHANNELS={step.channels}", f"-DWINDOW={step.window}", "-DMOTION", "-std=c++17"
+    macros = f"-DCHANNELS={step.channels}", f"-DWINDOW={step.window}", f"-DREACH={step.reach}"
+    return *macros, "-DMOTION", "-std=c++17"
 
 
 def shared_bytes(step: Step) -> int:
@@ -117,5 +146,10 @@ def shared_bytes(step: Step) -> int:
         (ROWS + 2 * around) * (cuda.COLUMNS + 2 * around)
         for around in (step.window // 2, step.window // 2 + 1)
     )
-    floats = {"correct": 2 * step.channels * seen + 6 * taken, "smooth": 0, "choose": 5 * taken}
+    floats = {
+        "correct": 2 * step.channels * seen + 6 * taken,
+        "smooth": 0,
+        "choose": 5 * taken,
+        "match": 0,
+    }
     return 4 * floats[step.name]

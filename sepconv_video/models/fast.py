@@ -27,6 +27,7 @@ from sepconv_video.models.blocks import (
     warp,
     zero_conv,
 )
+from sepconv_video.models.matching import follow_small
 from sepconv_video.models.tiles import Place, in_tiles
 
 TAPS = 11
@@ -87,11 +88,11 @@ class Pair(NamedTuple):
 
     @classmethod
     def of(cls, left: Tensor, right: Tensor, motions: int) -> Self:
-        """Find both motions, or (1) the better of them; held at zero where nothing changes."""
+        """Find the better motion, and (2) that by even contrast; zero where nothing changes."""
         change = changed(left, right)
-        found: tuple[Tensor, ...] = find_motions(left, right)
-        if motions == 1:
-            found = (better_motion(left, right, found),)
+        plain, evened = find_motions(left, right)
+        found = (better_motion(left, right, (plain, evened)), evened)[:motions]
+        found = tuple(follow_small(left, right, motion) for motion in found)
         held = [motion * change.float() for motion in found]
         return cls(left, right, tuple(torch.cat((one, -one), 1) for one in held), change)
 
@@ -145,7 +146,7 @@ class Aligned(nn.Module):
         """Build the network with random features and a neutral head.
 
         Args:
-            motions: 2 where the network is to choose between both of `find_motions`, or 1.
+            motions: 2 where the network is to choose between two of them, or 1.
             widths: Channels of the trunk.
         """
         super().__init__()

@@ -12,6 +12,7 @@ from sepconv_video.models.alignment import (
     WINDOW,
 )
 from sepconv_video.models.blocks import box, warp
+from sepconv_video.models.matching import MATCHING
 
 
 def correct(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
@@ -71,3 +72,20 @@ def choose(left: Tensor, right: Tensor, candidates: list[Tensor]) -> Tensor:
     # what counts is how much better one is than the rest
     likelihood = torch.softmax(-SHARPNESS * cost / (cost.mean(1, keepdim=True) + LEAST_COST), 1)
     return (likelihood[:, :, None] * torch.stack(candidates, 1)).sum(1)
+
+
+def match(own: Tensor, other: Tensor, flow: Tensor, unexplained: Tensor) -> tuple[Tensor, Tensor]:
+    """Do what `kernels.motion.match` says."""
+    window, reach, least, share, penalty = MATCHING
+    height, width = own.shape[-2:]
+    padded = F.pad(other, [reach] * 4, mode="replicate")
+    made, best, sought = flow.clone(), share * unexplained, unexplained > least
+    for y in range(2 * reach + 1):
+        for x in range(2 * reach + 1):
+            there = padded[..., y : y + height, x : x + width]
+            step = flow.new_tensor([x - reach, y - reach])[:, None, None].expand_as(flow)
+            away = (step - flow).norm(dim=1, keepdim=True)
+            cost = box((own - there).abs().mean(1, keepdim=True), window) + penalty / reach * away
+            better = sought & (cost < best)
+            made, best = torch.where(better, step, made), torch.where(better, cost, best)
+    return made, sought & (best < share * unexplained)

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from test_motion import moving, steps_in_pytorch, steps_on_a_gpu
+from test_motion import assert_matched, moving, steps_in_pytorch, steps_on_a_gpu
 
 from sepconv_video.errors import DeviceError
 from sepconv_video.kernels import cuda, motion_cuda, reference
@@ -366,3 +366,9 @@ def test_motion_is_corrected_and_chosen_as_in_pytorch(emulate, size):
     given = moving(size)
     for ours, torchs in zip(steps_on_a_gpu(*given), steps_in_pytorch(*given), strict=True):
         assert_near(ours, torchs.double(), 1e-4)
+
+
+@pytest.mark.parametrize("size", [(9, 19), (1, 3)])
+def test_cells_are_matched_as_in_pytorch(emulate, size):
+    emulate()
+    assert_matched(motion_cuda.match, *moving(size))

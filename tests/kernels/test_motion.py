@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from sepconv_video.kernels import cuda, motion_cpu, motion_cuda, vectors
 from sepconv_video.models import alignment
 from sepconv_video.models.alignment import find_motions
+from sepconv_video.models.blocks import box
+from sepconv_video.models.matching import MATCHING
 
 
 def moving(size, device="cpu"):
@@ -59,6 +61,27 @@ def test_a_cpu_finds_what_pytorch_finds(size):
     assert_same_steps(steps_on_a_cpu, moving(size))
 
 
+def assert_matched(match, own, other, motion):
+    """As in PyTorch; or a place that is as good, where sums in another order decide."""
+    flow = 2 * motion
+    unexplained = 3 * box((own - other).abs().mean(1, keepdim=True), 5)
+    unexplained[..., 1::3] = 0
+    made, found = match(own, other, flow, unexplained, MATCHING)
+    wanted, there = reference.match(own, other, flow, unexplained)
+    assert made.shape == flow.shape
+    assert torch.equal(found, there)
+    assert not found[..., 1::3].any()
+    assert torch.equal(made[~found.expand_as(made)], flow[~found.expand_as(made)])
+    if found.any():
+        assert (made == wanted).float().mean() > 0.99
+        assert made[found.expand_as(made)].abs().max() <= MATCHING.reach
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_cpu_matches_as_pytorch_does(size):
+    assert_matched(motion_cpu.match, *moving(size))
+
+
 def test_any_strides_and_any_number_of_threads():
     given = moving((70, 90))
     wanted = motion_cpu.search(*given, alignment.CONSTANTS)
@@ -100,6 +123,12 @@ def test_the_cache_notices_changed_vector_code():
 @pytest.mark.parametrize("size", [*SIZES, (270, 480)])
 def test_a_gpu_finds_what_pytorch_finds(size):
     assert_same_steps(steps_on_a_gpu, moving(size, "cuda"))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("size", [*SIZES, (135, 240)])
+def test_a_gpu_matches_as_pytorch_does(size):
+    assert_matched(motion_cuda.match, *moving(size, "cuda"))
 
 
 @pytest.mark.cuda

@@ -1,0 +1,143 @@
+"""Finding what moves further than its own size: a hand that waves, the foot of someone who walks.
+
+The coarse grids of `alignment` do not see it, and on the fine ones it is out of reach. As seen from
+the middle nothing tells that it is missing, where both frames show the ground that it passes over.
+In either frame by itself it stands out: the motion leads from it to something else in the other
+one. Such cells are sought all around in the other frame, and what is found from both frames alike
+is brought to the middle.
+"""
+
+import torch
+from torch import Tensor
+
+from sepconv_video.kernels.motion import Matching, match, search
+from sepconv_video.models.alignment import CELL, CONSTANTS, NEAR
+from sepconv_video.models.blocks import box, pad_to_multiple, shrink, warp
+
+LEAST_SIDE, MOST_CELLS = 4, 160
+"""Cells have so many pixels a side, or twice, four times ... as many, so that the shorter side of a
+frame has fewer than so many of them."""
+WINDOW = 5
+"""Cells a side over which it is compared what frames show."""
+REACH = 14
+"""Cells that something may move from frame to frame, across and down."""
+UNEXPLAINED = 0.2
+"""Cells that differ by more, in normalised brightness, are sought."""
+SHARE = 0.7
+"""What is found differs by less than this share of it."""
+PENALTY = 0.02
+"""Difference that a deviation by the whole reach is worth: of equals the nearest one is taken."""
+MATCHING = Matching(WINDOW, REACH, UNEXPLAINED, SHARE, PENALTY)
+AGREEMENT = 2
+"""Cells by which the ways there and back may differ."""
+SPREADS = 3, 7
+"""Cells a side that what was found may be spread over in the middle."""
+FINISH = CONSTANTS._replace(steps=2, distances=(NEAR,))
+"""What is left to be done then on the finest grid."""
+INVERSIONS = 3
+"""Rounds in which a motion as seen from the middle becomes one as seen from a frame."""
+
+
+@torch.no_grad()
+def follow_small(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
+    """Find what moves too far for its size, and take its motion in its place.
+
+    Args:
+        left: As in `alignment.find_motions`, as are the others, and what is returned.
+        right: Likewise.
+        motion: As found there.
+    """
+    height, width = motion.shape[-2:]
+    side = cell_side(CELL * height, CELL * width)
+    frames = [shrink(pad_to_multiple(frame.float(), side), side) for frame in (left, right)]
+    known = shrink(pad_to_multiple(motion, side // CELL), side // CELL) / side
+    flow = _as_seen_from_frames(known)
+    # of either frame by itself: the left ones of a batch, and then the right ones
+    own, other = torch.cat(frames), torch.cat(frames[::-1])
+    unexplained = box((own - warp(other, flow)).abs_().mean(1, keepdim=True), WINDOW)
+    flow, found = match(own, other, flow, unexplained, MATCHING)
+    found &= _agree(flow)
+    seen_left, seen_right = torch.cat((own, unexplained), 1).chunk(2)
+    best, small = _worth(seen_left, seen_right, known), known
+    for candidate, there in _in_the_middle(flow, found):
+        worth = _worth(seen_left, seen_right, candidate)
+        better = there & (worth > best)
+        best, small = torch.where(better, worth, best), torch.where(better, candidate, small)
+    small = _enlarged(small, side // CELL)[..., :height, :width]
+    taken = small != _enlarged(known, side // CELL)[..., :height, :width]
+    guess = torch.where(taken, small * (side / CELL), motion / CELL)
+    left, right = shrink(left.float(), CELL), shrink(right.float(), CELL)
+    return torch.where(taken, search(left, right, guess, FINISH) * CELL, motion)
+
+
+def cell_side(height: int, width: int) -> int:
+    """Pixels a side of the cells that frames of such a size are compared by."""
+    side = LEAST_SIDE
+    while min(height, width) >= side * MOST_CELLS:
+        side *= 2
+    return side
+
+
+def _as_seen_from_frames(motion: Tensor) -> Tensor:
+    """Turn the motion of the middle (N, 2, H, W) into that from frame to frame (2*N, 2, H, W).
+
+    The first half of the batch leads from places of the left frames to the right ones.
+    """
+    motion = torch.cat((motion, -motion))
+    own = motion
+    for _ in range(INVERSIONS):
+        own = warp(motion, -own)
+    return -2 * own
+
+
+def _agree(flow: Tensor) -> Tensor:
+    """Tell where the way there and the way back are the same: (2*N, 1, H, W)."""
+    back = warp(torch.cat(flow.chunk(2)[::-1]), flow, "nearest")
+    return (back + flow).abs_().amax(1, keepdim=True) <= AGREEMENT
+
+
+def _in_the_middle(flow: Tensor, found: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Bring what was `found` (2*N, 1, H, W) to where it is half way.
+
+    Returns:
+        For each of the spreads the motion there, (N, 2, H, W), and where there is any.
+    """
+    _, _, height, width = flow.shape
+    rows = torch.arange(height, device=flow.device)[:, None]
+    columns = torch.arange(width, device=flow.device)
+    half = (flow / 2).round().long()
+    x = (columns + half[:, 0]).clamp_(0, width - 1)
+    y = (rows + half[:, 1]).clamp_(0, height - 1)
+    left, right = flow.chunk(2)
+    motion = torch.cat((-left, right)) / 2
+    values = torch.cat((motion, torch.ones_like(found, dtype=motion.dtype)), 1) * found
+    # both frames' cells; sums of halves are exact, so that their order on a GPU is no matter
+    values, places = (
+        torch.cat(maps.flatten(2).chunk(2), 2)
+        for maps in (values, (y * width + x)[:, None].expand_as(values))
+    )
+    sums = values.new_zeros(len(left), 3, height * width).scatter_add_(2, places, values)
+    sums = sums.reshape(-1, 3, height, width)
+    spread = [box(sums, cells) * cells**2 for cells in SPREADS]
+    return [(total[:, :2] / total[:, 2:].clamp(min=1), total[:, 2:] > 0.5) for total in spread]
+
+
+def _worth(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
+    """How much of what the frames do not explain a motion (N, 2, H, W) of the middle does.
+
+    Args:
+        left: Frames and what is unexplained of them, (N, C + 1, H, W).
+        right: Likewise.
+        motion: In cells.
+
+    Returns:
+        (N, 1, H, W).
+    """
+    before, after = warp(left, motion), warp(right, -motion)
+    difference = (before - after)[:, :-1].abs_().mean(1, keepdim=True)
+    return torch.minimum(before[:, -1:], after[:, -1:]) - box(difference, 3)
+
+
+def _enlarged(maps: Tensor, factor: int) -> Tensor:
+    """Repeat each value of (N, C, H, W) factor x factor times."""
+    return maps.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
