@@ -1,7 +1,8 @@
-"""The search for motion on a CPU: numba loops over strips of rows.
+"""Finding motion on a CPU: numba loops over rows, or strips of them.
 
-`models/alignment.py` says what its steps are for; `motion_cuda` has the same for a GPU. What a
-strip needs of the rows around it is worked out again for each, so that a step is one pass.
+`models/alignment.py` and `matching.py` say what its steps are for; `motion_cuda` has the same for a
+GPU. What a strip needs of the rows around it is worked out again for each, so that a step is one
+pass.
 
 numba is imported at the top, so import this module only when it is needed.
 """

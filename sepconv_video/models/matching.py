@@ -57,6 +57,8 @@ def follow_small(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
     unexplained = box((own - warp(other, flow)).abs_().mean(1, keepdim=True), WINDOW)
     flow, found = match(own, other, flow, unexplained, MATCHING)
     found &= _agree(flow)
+    if found.device.type == "cpu" and not found.any():  # a GPU would have to be waited for
+        return motion
     seen_left, seen_right = torch.cat((own, unexplained), 1).chunk(2)
     best, small = _worth(seen_left, seen_right, known), known
     for candidate, there in _in_the_middle(flow, found):
@@ -64,7 +66,8 @@ def follow_small(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
         better = there & (worth > best)
         best, small = torch.where(better, worth, best), torch.where(better, candidate, small)
     small = _enlarged(small, side // CELL)[..., :height, :width]
-    taken = small != _enlarged(known, side // CELL)[..., :height, :width]
+    known = _enlarged(known, side // CELL)[..., :height, :width]
+    taken = (small != known).any(1, keepdim=True)
     guess = torch.where(taken, small * (side / CELL), motion / CELL)
     left, right = shrink(left.float(), CELL), shrink(right.float(), CELL)
     return torch.where(taken, search(left, right, guess, FINISH) * CELL, motion)
