@@ -1,7 +1,7 @@
 """`fine`: our network for a GPU, or for patience: wider than `fast`, with two motions to mix.
 
-Motion found in the frames as they are, and in frames whose contrast is made even, errs in other
-places. The network sees the pair as either moves it, corrects and filters both, and mixes.
+The motion that `fast` uses, and that of frames whose contrast is made even, err in other places.
+The network sees the pair as either moves it, corrects and filters both, and mixes.
 """
 
 from sepconv_video.models.fast import Aligned
