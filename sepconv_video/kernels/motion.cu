@@ -17,7 +17,7 @@
 #define WARPS 4
 #define ROWS 16
 #define SOUGHT 8
-#define EVERYONE 0xffffffffu
+#define ALL 0xffffffffu
 #define AROUND (WINDOW / 2)
 
 // The one argument of every kernel; motion_cuda.py packs it from 64-bit words in this order. Tensors
@@ -259,7 +259,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
                 for (int c = 0; c < CHANNELS; ++c) {
                     const float* own = a.left + (n * CHANNELS + c) * plane;
                     const float* other = a.right + (n * CHANNELS + c) * plane;
-#pragma unroll
+// a row of the window is on its way at once: more takes registers that other warps need
+#pragma unroll 1
                     for (int i = -AROUND; i <= AROUND; ++i) {
                         const int row = within(y + i, H);
                         const float* line = other + (long long)within(row + dy, H) * W;
@@ -281,8 +282,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
             }
             // of equals the first one, as on a CPU
             for (int other = 1; other < COLUMNS; other *= 2) {
-                const float cost = __shfl_xor_sync(EVERYONE, best, other);
-                const float where = __shfl_xor_sync(EVERYONE, place, other);
+                const float cost = __shfl_xor_sync(ALL, best, other);
+                const float where = __shfl_xor_sync(ALL, place, other);
                 if (cost < best || (cost == best && where < place)) {
                     best = cost;
                     place = where;

@@ -92,13 +92,14 @@ def match(
     arrays = [as_array(tensor) for tensor in (own, around, flow, unexplained)]
     result, new = made.numpy(), found.numpy()
     figures = np.float32(share), np.float32(penalty / reach)
+    rows = found[:, 0].any(2).nonzero().tolist()  # few have any
 
     def work(own_costs: Array, task: int) -> None:
-        n, y = divmod(task, own.shape[2])
+        n, y = rows[task]
         here = tuple(array[n] for array in (*arrays, result, new))
         _match_row(here, (window // 2, reach, y), figures, own_costs)
 
-    run(work, len(own) * own.shape[2], (), lambda: np.empty(2 * reach + 1, np.float32))
+    run(work, len(rows), (), lambda: np.empty(2 * reach + 1, np.float32))
     return made, found
 
 
