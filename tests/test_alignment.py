@@ -78,6 +78,18 @@ def test_two_motions_meet_at_an_outline():
         assert (found[34:62, 49:79] - 8).abs().mean() < 1
 
 
+def test_a_shadow_that_comes_is_not_taken_for_motion():
+    picture = texture()
+    # from none on the left to all of it on the right
+    shadow = 2 * torch.sigmoid(torch.linspace(-3, 3, WIDTH))
+    left, right = view(picture, -3, 2), view(picture, 3, -2) - shadow
+    wanted = torch.tensor([3.0, -2.0])[:, None, None]
+    levelled, evened = find_motions(left, right)
+    assert (inner(levelled) - wanted).abs().mean() < 0.2
+    found = better_motion(left, right, (levelled, evened))
+    assert (inner(found) - wanted).abs().mean() < 1
+
+
 def test_the_better_motion_is_taken_in_each_place():
     picture = texture()
     frames = view(picture, 5, 3), view(picture, -5, -3)

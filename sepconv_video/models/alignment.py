@@ -35,6 +35,8 @@ CONTRAST_WINDOW = 9
 """Cells a side over which contrast is measured."""
 LEAST_CONTRAST = 0.3
 """Added to it, in normalised brightness, or noise would count as texture."""
+LEVELLING = 0.75
+"""Share of the mean over as many cells that is taken off before brightness is compared."""
 CHOICE_WINDOW = 9
 """Cells a side over which it is judged which of two motions is the better one."""
 
@@ -43,8 +45,8 @@ CHOICE_WINDOW = 9
 def find_motions(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Find for each place of the frame half way where it lies in its neighbours, in two ways.
 
-    They err in different places: by what is seen in the frames as they are, and by frames whose
-    contrast has been made even, so that faint texture counts beside strong edges.
+    They err in different places: by levelled frames, and by frames whose contrast has been made
+    even, so that faint texture counts beside strong edges.
 
     Args:
         left: Earlier frames, (N, C, H, W), H and W multiples of CELL; normalised to mean 0 and
@@ -52,8 +54,9 @@ def find_motions(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         right: Later frames, same shape.
 
     Returns:
-        As they are, and evened: (N, 2, H/CELL, W/CELL) each, in pixels, horizontal then vertical,
-        float32: the left frame at x + motion and the right one at x - motion are the same.
+        By levelled and by evened ones: (N, 2, H/CELL, W/CELL) each, in pixels, horizontal then
+        vertical, float32: the left frame at x + motion and the right one at x - motion are the
+        same.
     """
     left, right = shrink(left.float(), CELL), shrink(right.float(), CELL)
     height, width = left.shape[-2:]
@@ -65,8 +68,8 @@ def find_motions(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     while True:
         motions = search(_seen(left, factor), _seen(right, factor), motions, CONSTANTS)
         if factor == 1:
-            plain, evened = (motions * CELL).chunk(2)
-            return plain, evened
+            levelled, evened = (motions * CELL).chunk(2)
+            return levelled, evened
         motions = 2 * upsample(motions, 2)
         factor //= 2
         motions = motions[..., : -(-height // factor), : -(-width // factor)]
@@ -82,8 +85,12 @@ def better_motion(left: Tensor, right: Tensor, motions: tuple[Tensor, ...]) -> T
         motions: Of which to choose.
     """
     left, right = shrink(left.float(), CELL), shrink(right.float(), CELL)
+    levelled_left, levelled_right = _levelled(left), _levelled(right)
     candidates = [motion / CELL for motion in motions]
-    costs = [(warp(left, motion) - warp(right, -motion)).abs_().mean(1) for motion in candidates]
+    costs = [
+        (warp(levelled_left, motion) - warp(levelled_right, -motion)).abs_().mean(1)
+        for motion in candidates
+    ]
     cost = box(torch.stack(costs, 1), CHOICE_WINDOW)
     likelihood = torch.softmax(-SHARPNESS * cost / (cost.mean(1, keepdim=True) + LEAST_COST), 1)
     motion = (likelihood[:, :, None] * torch.stack(candidates, 1)).sum(1)
@@ -92,8 +99,13 @@ def better_motion(left: Tensor, right: Tensor, motions: tuple[Tensor, ...]) -> T
 
 
 def _seen(frames: Tensor, factor: int) -> Tensor:
-    """(2*N, C, h, w): the frames (N, C, H, W) reduced, and the same with even contrast."""
+    """(2*N, C, h, w): the frames (N, C, H, W) reduced and levelled, and with even contrast."""
     frames = shrink(pad_to_multiple(frames, factor), factor)
     difference = frames - box(frames, CONTRAST_WINDOW)
     contrast = box(difference.square().mean(1, keepdim=True), CONTRAST_WINDOW).sqrt()
-    return torch.cat((frames, frames / (contrast + LEAST_CONTRAST)))
+    return torch.cat((_levelled(frames), frames / (contrast + LEAST_CONTRAST)))
+
+
+def _levelled(frames: Tensor) -> Tensor:
+    """Take most of the surrounding brightness off, lest shadows, smoke or flicker seem to move."""
+    return frames - LEVELLING * box(frames, CONTRAST_WINDOW)

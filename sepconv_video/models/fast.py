@@ -90,8 +90,8 @@ class Pair(NamedTuple):
     def of(cls, left: Tensor, right: Tensor, motions: int) -> Self:
         """Find the better motion, and (2) that by even contrast; zero where nothing changes."""
         change = changed(left, right)
-        plain, evened = find_motions(left, right)
-        found = (better_motion(left, right, (plain, evened)), evened)[:motions]
+        levelled, evened = find_motions(left, right)
+        found = (better_motion(left, right, (levelled, evened)), evened)[:motions]
         found = tuple(follow_small(left, right, motion) for motion in found)
         held = [motion * change.float() for motion in found]
         return cls(left, right, tuple(torch.cat((one, -one), 1) for one in held), change)
