@@ -85,7 +85,9 @@ def better_motion(left: Tensor, right: Tensor, motions: tuple[Tensor, ...]) -> T
         motions: Of which to choose.
     """
     left, right = shrink(left.float(), CELL), shrink(right.float(), CELL)
-    levelled_left, levelled_right = _levelled(left), _levelled(right)
+    levelled_left, levelled_right = (
+        _levelled(frames, box(frames, CONTRAST_WINDOW)) for frames in (left, right)
+    )
     candidates = [motion / CELL for motion in motions]
     costs = [
         (warp(levelled_left, motion) - warp(levelled_right, -motion)).abs_().mean(1)
@@ -101,11 +103,11 @@ def better_motion(left: Tensor, right: Tensor, motions: tuple[Tensor, ...]) -> T
 def _seen(frames: Tensor, factor: int) -> Tensor:
     """(2*N, C, h, w): the frames (N, C, H, W) reduced and levelled, and with even contrast."""
     frames = shrink(pad_to_multiple(frames, factor), factor)
-    difference = frames - box(frames, CONTRAST_WINDOW)
-    contrast = box(difference.square().mean(1, keepdim=True), CONTRAST_WINDOW).sqrt()
-    return torch.cat((_levelled(frames), frames / (contrast + LEAST_CONTRAST)))
+    around = box(frames, CONTRAST_WINDOW)
+    contrast = box((frames - around).square().mean(1, keepdim=True), CONTRAST_WINDOW).sqrt()
+    return torch.cat((_levelled(frames, around), frames / (contrast + LEAST_CONTRAST)))
 
 
-def _levelled(frames: Tensor) -> Tensor:
-    """Take most of the surrounding brightness off, lest shadows, smoke or flicker seem to move."""
-    return frames - LEVELLING * box(frames, CONTRAST_WINDOW)
+def _levelled(frames: Tensor, around: Tensor) -> Tensor:
+    """Take most of the brightness around off, lest shadows, smoke or flicker seem to move."""
+    return frames - LEVELLING * around
