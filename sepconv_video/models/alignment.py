@@ -32,11 +32,11 @@ LEAST_COST = 0.015
 """Mean differences below it, in normalised brightness, are noise."""
 CONSTANTS = Constants(WINDOW, DAMPING, ROBUST, SHARPNESS, LEAST_COST, STEPS, (FAR, NEAR))
 CONTRAST_WINDOW = 9
-"""Cells a side over which contrast is measured."""
+"""Cells a side over which contrast is measured, and the brightness around."""
 LEAST_CONTRAST = 0.3
 """Added to it, in normalised brightness, or noise would count as texture."""
 LEVELLING = 0.75
-"""Share of the mean over as many cells that is taken off before brightness is compared."""
+"""Share of the brightness around that levelled frames are without."""
 CHOICE_WINDOW = 9
 """Cells a side over which it is judged which of two motions is the better one."""
 
@@ -77,7 +77,7 @@ def find_motions(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def better_motion(left: Tensor, right: Tensor, motions: tuple[Tensor, ...]) -> Tensor:
-    """Take in each place that of several motions for which the frames agree best.
+    """Take in each place that of several motions for which the levelled frames agree best.
 
     Args:
         left: As in `find_motions`, as are the others, and what is returned.
@@ -96,7 +96,7 @@ def better_motion(left: Tensor, right: Tensor, motions: tuple[Tensor, ...]) -> T
     cost = box(torch.stack(costs, 1), CHOICE_WINDOW)
     likelihood = torch.softmax(-SHARPNESS * cost / (cost.mean(1, keepdim=True) + LEAST_COST), 1)
     motion = (likelihood[:, :, None] * torch.stack(candidates, 1)).sum(1)
-    # where two meet
+    # where two meet; in frames as they are: levelled ones stray where compressed ground is still
     return search(left, right, motion, CONSTANTS._replace(steps=1, distances=())) * CELL
 
 
