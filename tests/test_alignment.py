@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from sepconv_video.models.alignment import CELL, better_motion, find_motions
-from sepconv_video.models.blocks import upsample, warp
+from sepconv_video.models.alignment import CELL, better_motion, correct_by_pixels, find_motions
+from sepconv_video.models.blocks import box, halve, pad_to_multiple, shrink, upsample, warp
 
 HEIGHT, WIDTH = 192, 256
 REACH = 64
@@ -17,7 +18,7 @@ def texture(seed=0):
     picture = torch.zeros(1, 3, height, width)
     for cell in (64, 32, 16, 8, 4):
         noise = torch.randn(1, 3, height // cell, width // cell, generator=random)
-        picture += torch.nn.functional.interpolate(noise, (height, width), mode="bicubic")
+        picture += F.interpolate(noise, (height, width), mode="bicubic")
     return picture / picture.std()
 
 
@@ -26,9 +27,10 @@ def view(picture, x, y):
 
 
 def all_motions(left, right):
-    """In both ways, and the better of them."""
+    """In both ways, the better of them, and that as it is used."""
     found = find_motions(left, right)
-    return *found, better_motion(left, right, found)
+    better = better_motion(left, right, found)
+    return *found, better, correct_by_pixels(left, right, better)
 
 
 def inner(motion):
@@ -88,6 +90,44 @@ def test_a_shadow_that_comes_is_not_taken_for_motion():
     assert (inner(levelled) - wanted).abs().mean() < 0.2
     found = better_motion(left, right, (levelled, evened))
     assert (inner(found) - wanted).abs().mean() < 1
+
+
+def test_fine_stripes_move_with_what_is_around_them():
+    """On coarse grids means of few pixels would show broad ones instead, which move elsewhere."""
+    picture = texture()
+    rows = torch.arange(picture.shape[2]) * (2 * torch.pi / 4.2)
+    across, down = slice(REACH + 64, REACH + 192), slice(REACH + 32, REACH + 160)
+    picture[..., down, across] = 3 * torch.sin(rows)[down, None]
+    picture /= picture.std()
+    for motion in all_motions(view(picture, -1, -3), view(picture, 1, 3)):
+        away = motion[..., 22:74, 38:90] - torch.tensor([1.0, 3.0])[:, None, None]
+        assert away.abs().mean() < 0.3
+
+
+@pytest.mark.parametrize("size", [(8, 12), (7, 5), (1, 1)])
+def test_halving_weighs_as_said(size):
+    maps = torch.rand(2, 3, *size)
+    padded = F.pad(pad_to_multiple(maps, 2), [1] * 4, mode="replicate").flatten(0, 1)[:, None]
+    weights = torch.tensor([1.0, 3, 3, 1]) / 8
+    wanted = F.conv2d(padded, weights.outer(weights)[None, None], stride=2)
+    assert torch.allclose(halve(maps).flatten(0, 1)[:, None], wanted, atol=1e-6)
+    # as a GPU does it
+    pooled = F.avg_pool2d(F.avg_pool2d(F.avg_pool2d(padded, 2, 1), 2, 1), 2)
+    assert torch.allclose(pooled, wanted, atol=1e-6)
+
+
+def test_pixels_tell_what_cells_do_not():
+    """A texture whose means over cells are zero, moved by a part of a pixel."""
+    noise = torch.randn(1, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(3))
+    fine = 3 * box(noise, 3)
+    fine -= shrink(fine, CELL).repeat_interleave(CELL, 2).repeat_interleave(CELL, 3)
+    wanted = torch.tensor([0.3, -0.2])[:, None, None]
+    shift = wanted.expand(1, 2, HEIGHT, WIDTH)
+    frames = warp(fine, -shift, "bicubic"), warp(fine, shift, "bicubic")
+    motion = torch.zeros(1, 2, HEIGHT // CELL, WIDTH // CELL)
+    for _ in range(2):
+        motion = correct_by_pixels(*frames, motion)
+    assert (inner(motion) - wanted).abs().mean() < 0.05
 
 
 def test_the_better_motion_is_taken_in_each_place():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sepconv_video.kernels.motion import Constants, search
-from sepconv_video.models.blocks import box, pad_to_multiple, shrink, upsample, warp
+from sepconv_video.models.blocks import box, halve, shrink, upsample, warp
 
 CELL = 2
 """Side in pixels of the cells of the grid that motion is found on."""
@@ -31,6 +31,8 @@ SHARPNESS = 10.0
 LEAST_COST = 0.015
 """Mean differences below it, in normalised brightness, are noise."""
 CONSTANTS = Constants(WINDOW, DAMPING, ROBUST, SHARPNESS, LEAST_COST, STEPS, (FAR, NEAR))
+ONCE = CONSTANTS._replace(steps=1, distances=())
+"""To correct a motion once."""
 CONTRAST_WINDOW = 9
 """Cells a side over which contrast is measured, and the brightness around."""
 LEAST_CONTRAST = 0.3
@@ -58,21 +60,18 @@ def find_motions(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         vertical, float32: the left frame at x + motion and the right one at x - motion are the
         same.
     """
-    left, right = shrink(left.float(), CELL), shrink(right.float(), CELL)
-    height, width = left.shape[-2:]
-    factor = 1
-    while min(height, width) >= 2 * factor * LEAST_CELLS:
-        factor *= 2
+    grids = [torch.cat([shrink(frames.float(), CELL) for frames in (left, right)])]
+    while min(grids[0].shape[-2:]) >= 2 ** len(grids) * LEAST_CELLS:
+        grids.append(halve(grids[-1]))
     # both ways in one batch: on a GPU as many launches as for one
-    motions = left.new_zeros(2 * len(left), 2, *(-(-size // factor) for size in (height, width)))
-    while True:
-        motions = search(_seen(left, factor), _seen(right, factor), motions, CONSTANTS)
-        if factor == 1:
-            levelled, evened = (motions * CELL).chunk(2)
-            return levelled, evened
-        motions = 2 * upsample(motions, 2)
-        factor //= 2
-        motions = motions[..., : -(-height // factor), : -(-width // factor)]
+    motions = torch.zeros_like(halve(grids[-1])[:, :2])
+    for frames in reversed(grids):
+        height, width = frames.shape[-2:]
+        motions = 2 * upsample(motions, 2)[..., :height, :width]
+        left, right = (_seen(part) for part in frames.chunk(2))
+        motions = search(left, right, motions, CONSTANTS)
+    levelled, evened = (motions * CELL).chunk(2)
+    return levelled, evened
 
 
 @torch.no_grad()
@@ -97,12 +96,24 @@ def better_motion(left: Tensor, right: Tensor, motions: tuple[Tensor, ...]) -> T
     likelihood = torch.softmax(-SHARPNESS * cost / (cost.mean(1, keepdim=True) + LEAST_COST), 1)
     motion = (likelihood[:, :, None] * torch.stack(candidates, 1)).sum(1)
     # where two meet; in frames as they are: levelled ones stray where compressed ground is still
-    return search(left, right, motion, CONSTANTS._replace(steps=1, distances=())) * CELL
+    return search(left, right, motion, ONCE) * CELL
 
 
-def _seen(frames: Tensor, factor: int) -> Tensor:
-    """(2*N, C, h, w): the frames (N, C, H, W) reduced and levelled, and with even contrast."""
-    frames = shrink(pad_to_multiple(frames, factor), factor)
+@torch.no_grad()
+def correct_by_pixels(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
+    """Correct a motion once more, by texture that is too fine for the grids.
+
+    Args:
+        left: As in `find_motions`, as are the others, and what is returned.
+        right: Likewise.
+        motion: As found there.
+    """
+    corrected = search(left.float(), right.float(), upsample(motion, CELL), ONCE)
+    return shrink(corrected, CELL)
+
+
+def _seen(frames: Tensor) -> Tensor:
+    """(2*N, C, H, W): the frames (N, C, H, W) levelled, and with even contrast."""
     around = box(frames, CONTRAST_WINDOW)
     contrast = box((frames - around).square().mean(1, keepdim=True), CONTRAST_WINDOW).sqrt()
     return torch.cat((_levelled(frames, around), frames / (contrast + LEAST_CONTRAST)))

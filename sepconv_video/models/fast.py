@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sepconv_video.kernels import sepconv_pair
-from sepconv_video.models.alignment import CELL, better_motion, find_motions
+from sepconv_video.models.alignment import CELL, better_motion, correct_by_pixels, find_motions
 from sepconv_video.models.blocks import (
     ResidualBlock,
     box,
@@ -93,6 +93,7 @@ class Pair(NamedTuple):
         levelled, evened = find_motions(left, right)
         found = (better_motion(left, right, (levelled, evened)), evened)[:motions]
         found = tuple(follow_small(left, right, motion) for motion in found)
+        found = tuple(correct_by_pixels(left, right, motion) for motion in found)
         held = [motion * change.float() for motion in found]
         return cls(left, right, tuple(torch.cat((one, -one), 1) for one in held), change)
 
@@ -138,7 +139,7 @@ class Aligned(nn.Module):
     """The design that our networks share; they differ in size, and in how motion is found."""
 
     halo = 160
-    frame_bytes_per_pixel = 50
+    frame_bytes_per_pixel = 65
     bf16_suffices = True
     """Nothing is seen of it where the features have the 8 bits of bf16; the frames have more."""
 
