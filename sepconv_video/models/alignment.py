@@ -64,6 +64,7 @@ def find_motions(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     while min(grids[0].shape[-2:]) >= 2 ** len(grids) * LEAST_CELLS:
         grids.append(halve(grids[-1]))
     # both ways in one batch: on a GPU as many launches as for one
+    # of a grid that is coarser still nothing is known
     motions = torch.zeros_like(halve(grids[-1])[:, :2])
     for frames in reversed(grids):
         height, width = frames.shape[-2:]
