@@ -63,8 +63,8 @@ def find_motions(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     grids = [torch.cat([shrink(frames.float(), CELL) for frames in (left, right)])]
     while min(grids[0].shape[-2:]) >= 2 ** len(grids) * LEAST_CELLS:
         grids.append(halve(grids[-1]))
-    # both ways in one batch: on a GPU as many launches as for one
-    # of a grid that is coarser still nothing is known
+    # both ways in one batch, which is as large as that of both frames: on a GPU as many launches
+    # as for one; at first none, as on a grid that is coarser still
     motions = torch.zeros_like(halve(grids[-1])[:, :2])
     for frames in reversed(grids):
         height, width = frames.shape[-2:]
