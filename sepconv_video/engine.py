@@ -18,7 +18,13 @@ from sepconv_video import color
 from sepconv_video.devices import choose_device, choose_dtype, frames_dtype
 from sepconv_video.errors import DeviceError
 from sepconv_video.frames import POSITIONS, Frame, Interval, Plane, VideoInfo
-from sepconv_video.memory import Interpolator, Ladder, is_out_of_memory
+from sepconv_video.memory import (
+    Interpolator,
+    Ladder,
+    give_back_freed,
+    is_out_of_memory,
+    keep_freed,
+)
 from sepconv_video.options import Options
 from sepconv_video.schedule import held_frame, is_made
 from sepconv_video.timing import busy, measure, read_events
@@ -169,6 +175,8 @@ class Engine:
         dtype = choose_dtype(options.precision, device, bf16_suffices=bool(model.bf16_suffices))
         model.to(dtype)
         measure(options.verbose)
+        if device.type == "cpu":
+            keep_freed()
         return cls(
             model,
             device=device,
@@ -299,6 +307,7 @@ class Engine:
             # outside of `except`, whose traceback would keep the failed tensors alive
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+            give_back_freed()
             self._ladder.step_down()
 
     def _forward(self, group: _Group, info: VideoInfo) -> tuple[Tensor, ...]:

@@ -23,6 +23,7 @@ from test_engine import INFO
 from sepconv_video.engine import Engine
 from sepconv_video.errors import DeviceError
 from sepconv_video.frames import Frame, Relation
+from sepconv_video.memory import keep_freed
 from sepconv_video.models.tiles import in_tiles
 from sepconv_video.schedule import by_factor, intervals
 from sepconv_video.weights import load_model
@@ -91,6 +92,7 @@ def main(name, width, height, size):
         make(model._predict, width, height)
     else:
         limit(size)
+        keep_freed()
         make(load_model(name), width, height)
 
 

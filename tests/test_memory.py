@@ -5,6 +5,8 @@
 
 import itertools
 import json
+import mmap
+import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -332,6 +334,40 @@ def under_limit(*arguments, seconds=120):
     )  # fmt: skip
     assert done.returncode == 0, f"{done.returncode}: {done.stderr[-500:]}"
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+KEPT = """
+import resource, sys
+from pathlib import Path
+import torch
+from sepconv_video.memory import give_back_freed, keep_freed
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+if sys.argv[1] == "kept":
+    keep_freed()
+torch.ones(2**26, dtype=torch.uint8)
+first = faults()
+torch.ones(2**26, dtype=torch.uint8)
+second, held = faults(), resident()
+give_back_freed()
+print(second - first, held - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's")
+@pytest.mark.parametrize("kept", [True, False])
+def test_freed_memory_is_kept_for_the_next_frame_and_can_be_given_back(kept):
+    command = [sys.executable, "-c", KEPT, "kept" if kept else "not kept"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    faults, given_back = map(int, done.stdout.split())
+    pages = 2**26 // mmap.PAGESIZE
+    assert (faults < pages / 10) == kept
+    assert (given_back > pages * 0.9) == kept
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")

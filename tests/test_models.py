@@ -143,8 +143,11 @@ def test_any_size_comes_back_at_its_size(network):
 def test_taps_of_fast_sum_to_one():
     from sepconv_video.models.fast import normalise_taps
 
-    taps = normalise_taps(torch.randn(2, 11, 4, 5) * 3)
+    given = torch.randn(2, 11, 4, 5) * 3
+    normalise_taps(taps := given.clone())
     torch.testing.assert_close(taps.sum(1), torch.ones(2, 4, 5), atol=1e-5, rtol=0)
+    changed = (taps - given + given.mean(1, keepdim=True)).amax((0, 2, 3))
+    torch.testing.assert_close(changed, torch.eye(11)[5], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])

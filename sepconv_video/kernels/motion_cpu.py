@@ -28,6 +28,7 @@ TERMS = 5  # products of slopes and differences, which are averaged for a correc
 WEIGHT, ACROSS, DOWN, TRUST = range(TERMS, TERMS + 4)  # what else is kept of a row's cells
 STEPS_Y, STEPS_X = (0, -1, 1, 0, 0), (0, 0, 0, -1, 1)  # to the cells whose motion may be taken
 CANDIDATES = len(STEPS_Y)
+RADIUS = 2  # half the window of our search; loops over one that is known are twice as fast
 ZERO, THIRD, HALF, ONE = (np.float32(value) for value in (0, 1 / 3, 0.5, 1))
 
 Frames = tuple[Array, Array]  # left and right as `interleaved` makes them
@@ -156,6 +157,15 @@ def _box(out: Array, wide: Array, rows: Array, lines: Lines, radius: int) -> Non
         lines: Which row, and between which ones.
         radius: Half of the window.
     """
+    if radius == RADIUS:
+        _sum(out, wide, rows, lines, RADIUS)
+    else:
+        _sum(out, wide, rows, lines, radius)
+
+
+@compiled()
+def _sum(out: Array, wide: Array, rows: Array, lines: Lines, radius: int) -> None:
+    """Do what `_box` says."""
     (line, first, last), W = lines, len(out)
     for x in range(W):
         wide[radius + x], out[x] = ZERO, ZERO

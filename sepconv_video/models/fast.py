@@ -126,13 +126,13 @@ class Piece(NamedTuple):
     corner: tuple[int, int]
     """Its first row and column."""
 
-    def seen(self) -> Tensor:
+    def seen(self, dtype: torch.dtype) -> Tensor:
         """What a network looks at: the frames as each motion moves them, and the motions."""
         moved = [self.pair.moved(motion, corner=self.corner) for motion in self.motions]
         lefts, rights = zip(*moved, strict=True)
-        frames = F.pixel_unshuffle(torch.cat(lefts + rights, 1), 2)
-        motion = torch.cat([motion[:, :2] for motion in self.motions], 1)
-        return torch.cat((frames, motion.to(frames.dtype) / MOTION_UNIT), 1)
+        frames = [F.pixel_unshuffle(frame, 2).to(dtype) for frame in lefts + rights]
+        motions = [motion[:, :2].to(dtype) / MOTION_UNIT for motion in self.motions]
+        return torch.cat(frames + motions, 1)
 
 
 class Aligned(nn.Module):
@@ -188,10 +188,9 @@ class Aligned(nn.Module):
     def _predict(self, pair: Pair, left: Tensor, _: Tensor, place: Place | None) -> Tensor:
         """Predict the middle of a pair, or the piece of it at `place`, as large as `left`."""
         piece = pair.piece(place, left)
-        seen = piece.seen().to(self.head.weight.dtype)
-        # in the frames' own precision, also where autocast has lowered the features'
-        maps = self.head(self.trunk(seen))
-        # as the operator wants them, whatever the layout of the features
+        maps = self.head(self.trunk(piece.seen(self.head.weight.dtype)))
+        # in the frames' own precision, also where autocast has lowered the features', and as the
+        # operator wants them, whatever the layout of the features
         maps = maps.to(left.dtype, memory_format=torch.contiguous_format)
         made = resample(piece, 0, maps[:, :MAPS])
         if self.motions == 2:
@@ -216,12 +215,13 @@ def resample(piece: Piece, number: int, maps: Tensor) -> Tensor:
     Args:
         piece: What of a pair is to be made.
         number: Of the motion to move them by.
-        maps: (N, MAPS, H/2, W/2), zero for no change.
+        maps: (N, MAPS, H/2, W/2), zero for no change; overwritten, as a copy would take as much
+            memory as all of the features.
 
     Returns:
         (N, 3, H, W), normalised.
     """
-    residual, blend, taps = torch.split(maps, [4, 1, 4 * TAPS], dim=1)
+    residual, blend, taps = maps[:, :4], maps[:, 4:5], maps[:, 5:]
     # what the network thinks of the motion, in two pixels
     motion = piece.motions[number] + 2 * residual.float() * piece.change.float()
     border = [TAPS // 2] * 4
@@ -231,8 +231,8 @@ def resample(piece: Piece, number: int, maps: Tensor) -> Tensor:
     )
     weight = torch.sigmoid(upsample(blend, 2))
     # at half resolution: the operator enlarges them, so that no large maps are ever made
-    change = piece.change.to(taps.dtype)
-    taps = torch.cat([normalise_taps(part * change) for part in taps.chunk(4, 1)], 1)
+    taps *= piece.change.to(taps.dtype)
+    normalise_taps(taps.view(len(taps), 4, TAPS, *taps.shape[2:]))
     return sepconv_pair(left, right, taps, weight)
 
 
@@ -256,14 +256,11 @@ def changed(left: Tensor, right: Tensor) -> Tensor:
     return upsample(1 - torch.exp(-box(cells, STILL_CELLS) / STILL), STILL_CELL // CELL)
 
 
-def normalise_taps(taps: Tensor) -> Tensor:
-    """Make the taps (N, K, H, W) sum to one: the unit impulse plus a part that sums to zero.
+def normalise_taps(taps: Tensor) -> None:
+    """Make the taps (..., K, H, W) sum to one: the unit impulse plus a part that sums to zero.
 
     Flat regions so keep their brightness exactly, without a division that could blow up,
-    and negative taps, which sharpen, stay possible.
+    and negative taps, which sharpen, stay possible. They are overwritten.
     """
-    centred = taps - taps.mean(1, keepdim=True)
-    centre = taps.shape[1] // 2
-    impulse = torch.zeros(taps.shape[1], dtype=taps.dtype, device=taps.device)
-    impulse[centre] = 1
-    return centred + impulse[:, None, None]
+    taps -= taps.mean(-3, keepdim=True)
+    taps[..., taps.shape[-3] // 2, :, :] += 1
