@@ -45,6 +45,33 @@ else
     echo "$run/checkpoint.pt is too large to come back" | tee -a "$out/train.log"
 fi
 
+# where the time of a frame goes, kernel by kernel, and how much of it the launches take
+timeout 60 python3 - "$device" >"$out/profile.log" 2>&1 <<'END' || echo "no profile: see profile.log"
+import sys, time, torch
+from torch.profiler import ProfilerActivity, profile
+from sepconv_video.weights import load_model
+device = torch.device(sys.argv[1])
+is_gpu = device.type == "cuda"
+dtype = torch.float16 if is_gpu else torch.float32
+model = load_model("fast", device).to(dtype)
+for width, height in ((448, 256), (1920, 1080)) if is_gpu else ((448, 256),):
+    pair = torch.rand(2, 3, height, width, device=device, dtype=dtype).split(1)
+    def frames(count):
+        started = time.perf_counter()
+        with torch.inference_mode():
+            for _ in range(count):
+                model(*pair)
+        launched = time.perf_counter()
+        torch.cuda.synchronize() if is_gpu else None
+        return [1e3 * (end - started) / count for end in (launched, time.perf_counter())]
+    frames(5)
+    print(f"{width}x{height}: launched in %.2f ms, done in %.2f ms" % tuple(frames(20)))
+    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * is_gpu) as found:
+        frames(5)
+    order = "self_device_time_total" if is_gpu else "self_cpu_time_total"
+    print(found.key_averages().table(sort_by=order, row_limit=60, max_name_column_width=90))
+END
+
 left=$((570 - SECONDS))  # of the ten minutes: what comes after them is lost
 if [ "$benchmark" = 1 ] && [ "$left" -lt 60 ]; then
     echo "no time left for the benchmark" | tee "$out/benchmark.log"
