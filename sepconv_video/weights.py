@@ -105,10 +105,9 @@ def _build(state: dict[str, Tensor], path: Path) -> nn.Module:
     state = {_canonical_key(key): value.float() for key, value in state.items()}
     shapes = {key: value.shape for key, value in state.items()}
     for network in NETWORKS.values():
-        with torch.device("meta"):  # shapes alone: allocates and initialises nothing
-            expected = {key: value.shape for key, value in network().state_dict().items()}
-        if shapes == expected:
-            model = network()
+        # not on the device `meta`, where random weights load PyTorch's compiler: a second
+        model = network()
+        if shapes == {key: value.shape for key, value in model.state_dict().items()}:
             model.load_state_dict(state)
             return model
     raise WeightsError(

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -21,6 +23,17 @@ def test_every_shipped_model_loads_and_is_frozen():
         assert not model.training
         assert not any(p.requires_grad for p in model.parameters())
         assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_loading_a_model_does_not_load_pytorchs_compiler():
+    code = (
+        "import sys\n"
+        "from sepconv_video.weights import load_model\n"
+        "model = load_model('fast')\n"
+        "model(*[model.head.weight.new_ones(1, 3, 16, 16)] * 2)\n"
+        "assert 'torch._dynamo' not in sys.modules, 'it takes a second'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_unknown_name_lists_what_there_is():
