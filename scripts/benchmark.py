@@ -26,6 +26,7 @@ import speed
 import torch
 
 from sepconv_video.devices import choose_device, fast_precisions
+from sepconv_video.memory import keep_freed
 
 
 def program_rows(
@@ -273,6 +274,8 @@ def main(*, device, sizes, only, limit, frames, clips, quick, json_path, chart, 
     where = choose_device(device)
     if where.type == "cuda":
         torch.cuda.set_device(where)
+    else:
+        keep_freed()  # as the program does
     bench = speed.Bench(where, fast_precisions(where), limit, frames, Path(clips))
     about, results = measure(bench, sizes_of(sizes), only)
     if json_path is not None:
