@@ -4,11 +4,14 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+WINDOW = 5
+"""Cells a side over which a correction is found, motions are smoothed, and costs compared. Not one
+of the `Constants`, as kernels that are compiled for it take half the time."""
+
 
 class Constants(NamedTuple):
     """Those of `alignment`, which says what they mean, in its units."""
 
-    window: int
     damping: float
     robust: float
     sharpness: float

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sepconv_video.kernels.cpu import Array, as_array, run
-from sepconv_video.kernels.motion import Constants, Matching
+from sepconv_video.kernels.motion import WINDOW, Constants, Matching
 from sepconv_video.kernels.vectors import bound, clamp, compiled, look
 
 VECTORS = 0xBEAB47DE  # CRC-32 of `vectors.py`, as in `cpu`
@@ -28,12 +28,12 @@ TERMS = 5  # products of slopes and differences, which are averaged for a correc
 WEIGHT, ACROSS, DOWN, TRUST = range(TERMS, TERMS + 4)  # what else is kept of a row's cells
 STEPS_Y, STEPS_X = (0, -1, 1, 0, 0), (0, 0, 0, -1, 1)  # to the cells whose motion may be taken
 CANDIDATES = len(STEPS_Y)
-RADIUS = 2  # half the window of our search; loops over one that is known are twice as fast
+RADIUS = 2  # half of `WINDOW`: a number, as numba's cache would not see it change elsewhere
+assert WINDOW == 2 * RADIUS + 1
 ZERO, THIRD, HALF, ONE = (np.float32(value) for value in (0, 1 / 3, 0.5, 1))
 
 Frames = tuple[Array, Array]  # left and right as `interleaved` makes them
 Arrays = tuple[Array, Array, Array, Array]  # of a picture: left, right, motion, new motion
-Sizes = tuple[int, int]  # half the window, distance
 Single = Any  # numpy.float32
 Figures = tuple[Single, Single, Single, Single]  # `Constants` from damping to least
 Buffers = tuple[Array, ...]
@@ -63,9 +63,8 @@ def correct(
     frames: Frames, motion: Tensor, constants: Constants, pool: ThreadPoolExecutor | None = None
 ) -> Tensor:
     """Correct a motion (N, 2, H, W) once, and smooth it where the frames agree."""
-    W, radius = motion.shape[3], constants.window // 2
-    rows, wide = ROWS + 2 * (2 * radius + 1), W + 2 * radius
-    shapes = (C, rows, W + 2), (C, rows, W), (TRUST + 1, rows, W), (wide,), (TERMS, W)
+    W, rows = motion.shape[3], ROWS + 2 * WINDOW
+    shapes = (C, rows, W + 2), (C, rows, W), (TRUST + 1, rows, W), (W + 2 * RADIUS,), (TERMS, W)
     return _by_strips(_correct_strip, frames, motion, (constants, 0), shapes, pool)
 
 
@@ -77,8 +76,8 @@ def choose(
     pool: ThreadPoolExecutor | None = None,
 ) -> Tensor:
     """Let each cell take the motion of one `distance` cells away, where that suits it better."""
-    W, radius = motion.shape[3], constants.window // 2
-    shapes = (CANDIDATES, ROWS + 2 * radius, W), (W + 2 * radius,), (CANDIDATES, W)
+    W = motion.shape[3]
+    shapes = (CANDIDATES, ROWS + 2 * RADIUS, W), (W + 2 * RADIUS,), (CANDIDATES, W)
     return _by_strips(_choose_strip, frames, motion, (constants, distance), shapes, pool)
 
 
@@ -115,13 +114,13 @@ def _by_strips(
     """Share strips of rows out to threads; `shapes` are those of the buffers of each."""
     (left, right), given, made = frames, as_array(motion), torch.empty(motion.shape)
     (N, _, H, _), result, (constants, distance) = motion.shape, made.numpy(), how
-    strips, sizes = -(-H // ROWS), (constants.window // 2, distance)
-    figures = tuple(np.float32(figure) for figure in constants[1:5])
+    strips = -(-H // ROWS)
+    figures = tuple(np.float32(figure) for figure in constants[:4])
 
     def work(own: Buffers, task: int) -> None:
         n, top = task // strips, task % strips * ROWS
         here = left[n], right[n], given[n], result[n]
-        step(here, sizes, figures, own, (top, min(top + ROWS, H)))
+        step(here, distance, figures, own, (top, min(top + ROWS, H)))
 
     def buffers() -> Buffers:
         return tuple(torch.empty(shape).numpy() for shape in shapes)
@@ -147,35 +146,25 @@ def _corners(y: Single, x: Single, H: int, W: int) -> Corners:
 
 
 @compiled()
-def _box(out: Array, wide: Array, rows: Array, lines: Lines, radius: int) -> None:
+def _box(out: Array, wide: Array, rows: Array, lines: Lines) -> None:
     """Sum `rows` over the window around each cell of one row; edges are repeated.
 
     Args:
         out: (W,), overwritten.
-        wide: A buffer, (W + 2*radius,).
+        wide: A buffer, (W + 2*RADIUS,).
         rows: (rows, W).
         lines: Which row, and between which ones.
-        radius: Half of the window.
     """
-    if radius == RADIUS:
-        _sum(out, wide, rows, lines, RADIUS)
-    else:
-        _sum(out, wide, rows, lines, radius)
-
-
-@compiled()
-def _sum(out: Array, wide: Array, rows: Array, lines: Lines, radius: int) -> None:
-    """Do what `_box` says."""
     (line, first, last), W = lines, len(out)
     for x in range(W):
-        wide[radius + x], out[x] = ZERO, ZERO
-    for k in range(2 * radius + 1):
-        row = rows[clamp(line + k - radius, first, last)]
+        wide[RADIUS + x], out[x] = ZERO, ZERO
+    for k in range(WINDOW):
+        row = rows[clamp(line + k - RADIUS, first, last)]
         for x in range(W):
-            wide[radius + x] += row[x]
-    for k in range(radius):
-        wide[k], wide[radius + W + k] = wide[radius], wide[radius + W - 1]
-    for k in range(2 * radius + 1):
+            wide[RADIUS + x] += row[x]
+    for k in range(RADIUS):
+        wide[k], wide[RADIUS + W + k] = wide[RADIUS], wide[RADIUS + W - 1]
+    for k in range(WINDOW):
         for x in range(W):
             out[x] += wide[k + x]
 
@@ -233,11 +222,9 @@ def _multiply_row(
 
 
 @compiled()
-def _solve_row(
-    motion: Array, terms: Array, sums: Array, at: Two, around: int, figures: Figures
-) -> None:
+def _solve_row(motion: Array, terms: Array, sums: Array, at: Two, figures: Figures) -> None:
     """Correct the motion of a row by the sums of its terms, and keep it, times the trust in it."""
-    (y, line), share, damping = at, ONE / np.float32(around), figures[0]
+    (y, line), share, damping = at, ONE / np.float32(WINDOW * WINDOW), figures[0]
     across, down = terms[ACROSS, line], terms[DOWN, line]
     weight, trust = terms[WEIGHT, line], terms[TRUST, line]
     before_x, before_y = motion[0, y], motion[1, y]
@@ -254,26 +241,23 @@ def _solve_row(
 
 
 @compiled(called_from_python=True)
-def _correct_strip(
-    arrays: Arrays, sizes: Sizes, figures: Figures, buffers: Buffers, rows: Two
-) -> None:
+def _correct_strip(arrays: Arrays, _: int, figures: Figures, buffers: Buffers, rows: Two) -> None:
     """Correct some rows, from the first one to before the second."""
-    (radius, _), (top, bottom), (_, _, motion, result) = sizes, rows, arrays
+    (top, bottom), motion, result = rows, arrays[2], arrays[3]
     (_, H, W), (totals, differences, terms, wide, sums) = motion.shape, buffers
-    side = 2 * radius + 1
-    base = top - side
+    base = top - WINDOW
     first, last = -base, H - 1 - base
-    for y in range(clamp(top - side, 0, H), clamp(bottom + side, 0, H)):
+    for y in range(clamp(top - WINDOW, 0, H), clamp(bottom + WINDOW, 0, H)):
         _compare_row(arrays, totals, differences, y, y - base)
-    for y in range(clamp(top - 2 * radius, 0, H), clamp(bottom + 2 * radius, 0, H)):
+    for y in range(clamp(top - 2 * RADIUS, 0, H), clamp(bottom + 2 * RADIUS, 0, H)):
         _multiply_row(totals, differences, terms, (y - base, first, last), figures)
-    for y in range(clamp(top - radius, 0, H), clamp(bottom + radius, 0, H)):
+    for y in range(clamp(top - RADIUS, 0, H), clamp(bottom + RADIUS, 0, H)):
         for k in range(TERMS):
-            _box(sums[k], wide, terms[k], (y - base, first, last), radius)
-        _solve_row(motion, terms, sums, (y, y - base), side * side, figures)
+            _box(sums[k], wide, terms[k], (y - base, first, last))
+        _solve_row(motion, terms, sums, (y, y - base), figures)
     for y in range(top, bottom):
         for k in range(3):
-            _box(sums[k], wide, terms[ACROSS + k], (y - base, first, last), radius)
+            _box(sums[k], wide, terms[ACROSS + k], (y - base, first, last))
         for x in range(W):
             result[0, y, x] = sums[0, x] / sums[2, x]
             result[1, y, x] = sums[1, x] / sums[2, x]
@@ -295,12 +279,11 @@ def _price_row(arrays: Arrays, costs: Array, y: int, line: int, distance: int) -
 
 
 @compiled()
-def _mix_row(arrays: Arrays, sums: Array, y: int, sizes: Sizes, figures: Figures) -> None:
+def _mix_row(arrays: Arrays, sums: Array, y: int, distance: int, figures: Figures) -> None:
     """Take for each cell of a row the motion of the least cost, by their sums (CANDIDATES, W)."""
-    (_, _, motion, result), (radius, distance) = arrays, sizes
+    _, _, motion, result = arrays
     (_, H, W), (_, _, sharpness, least_cost) = motion.shape, figures
-    side = 2 * radius + 1
-    share = ONE / np.float32(side * side)
+    share = ONE / np.float32(WINDOW * WINDOW)
     for x in range(W):
         least, mean = sums[0, x], sums[0, x]
         for k in range(1, CANDIDATES):
@@ -322,17 +305,17 @@ def _mix_row(arrays: Arrays, sums: Array, y: int, sizes: Sizes, figures: Figures
 
 @compiled(called_from_python=True)
 def _choose_strip(
-    arrays: Arrays, sizes: Sizes, figures: Figures, buffers: Buffers, rows: Two
+    arrays: Arrays, distance: int, figures: Figures, buffers: Buffers, rows: Two
 ) -> None:
     """Let the cells of some rows choose, from the first one to before the second."""
-    (radius, distance), (top, bottom), H = sizes, rows, arrays[2].shape[1]
-    (costs, wide, sums), base = buffers, top - radius
-    for y in range(clamp(top - radius, 0, H), clamp(bottom + radius, 0, H)):
+    (top, bottom), H = rows, arrays[2].shape[1]
+    (costs, wide, sums), base = buffers, top - RADIUS
+    for y in range(clamp(top - RADIUS, 0, H), clamp(bottom + RADIUS, 0, H)):
         _price_row(arrays, costs, y, y - base, distance)
     for y in range(top, bottom):
         for k in range(CANDIDATES):
-            _box(sums[k], wide, costs[k], (y - base, -base, H - 1 - base), radius)
-        _mix_row(arrays, sums, y, sizes, figures)
+            _box(sums[k], wide, costs[k], (y - base, -base, H - 1 - base))
+        _mix_row(arrays, sums, y, distance, figures)
 
 
 @compiled()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sepconv_video.kernels import cuda
-from sepconv_video.kernels.motion import Constants, Matching
+from sepconv_video.kernels.motion import WINDOW, Constants, Matching
 
 SOURCES = ("motion.cu",)
 ROWS, SOUGHT = 16, 8  # as in motion.cu
@@ -98,7 +98,7 @@ def _run(
     """Launch a kernel of the search; tensors as `struct Arguments` has them."""
     left = tensors[0]
     assert left is not None
-    step, figures = Step(name, left.shape[1], constants.window), (*constants[1:5], 0, 0)
+    step, figures = Step(name, left.shape[1], WINDOW), (*constants[:4], 0, 0)
     _launch(step, tensors, figures, (cuda.COLUMNS, ROWS), distance)
 
 

@@ -18,8 +18,6 @@ LEAST_CELLS = 8
 """The coarsest grid has at least so many cells along the shorter side of a frame."""
 STEPS = 8
 """Corrections on each grid."""
-WINDOW = 5
-"""Cells a side over which a correction is found, motions are smoothed, and costs compared."""
 DAMPING = 0.1
 """Keeps a correction small where there is no texture, in squares of normalised brightness."""
 ROBUST = 0.03
@@ -30,7 +28,7 @@ SHARPNESS = 10.0
 """How decisively the better motion is taken."""
 LEAST_COST = 0.015
 """Mean differences below it, in normalised brightness, are noise."""
-CONSTANTS = Constants(WINDOW, DAMPING, ROBUST, SHARPNESS, LEAST_COST, STEPS, (FAR, NEAR))
+CONSTANTS = Constants(DAMPING, ROBUST, SHARPNESS, LEAST_COST, STEPS, (FAR, NEAR))
 ONCE = CONSTANTS._replace(steps=1, distances=())
 """To correct a motion once."""
 CONTRAST_WINDOW = 9

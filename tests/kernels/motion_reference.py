@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sepconv_video.kernels.motion import WINDOW
 from sepconv_video.models.alignment import (
     DAMPING,
     LEAST_COST,
     ROBUST,
     SHARPNESS,
-    WINDOW,
 )
 from sepconv_video.models.blocks import box, warp
 from sepconv_video.models.matching import MATCHING

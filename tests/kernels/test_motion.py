@@ -61,13 +61,6 @@ def test_a_cpu_finds_what_pytorch_finds(size):
     assert_same_steps(steps_on_a_cpu, moving(size))
 
 
-@pytest.mark.parametrize("window", [3, 7])
-def test_a_cpu_knows_other_windows_than_ours(monkeypatch, window):
-    monkeypatch.setattr(reference, "WINDOW", window)
-    monkeypatch.setattr(alignment, "CONSTANTS", alignment.CONSTANTS._replace(window=window))
-    assert_same_steps(steps_on_a_cpu, moving((37, 75)))
-
-
 def assert_matched(match, own, other, motion):
     """As in PyTorch; or a place that is as good, where sums in another order decide."""
     flow = 2 * motion
