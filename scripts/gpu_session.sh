@@ -4,7 +4,7 @@
 #   OUT=... [MODEL=fast|fine] [BENCHMARK=0] scripts/gpu_session.sh [MINUTES]
 #
 # Everything that comes back lies in $OUT, logs and tables in $OUT/MODEL/reports.tgz. MINUTES are those
-# of training, 4 by default; the benchmark takes up to 5 more, and BENCHMARK=0 leaves it out. Commands
+# of training, 4 by default; profile and benchmark take up to 5 more; BENCHMARK=0 leaves them out. Commands
 # there end after ten minutes. Call it again while the machine is still held and training goes on with
 # what lies in runs/session. On a fresh machine it goes on with the last call's $OUT/MODEL as
 # .carry/MODEL, if its checkpoint was small enough to come back; else commit the weights that came back and
@@ -46,7 +46,8 @@ else
 fi
 
 # where the time of a frame goes, kernel by kernel, and how much of it the launches take
-timeout 60 python3 - "$device" >"$out/profile.log" 2>&1 <<'END' || echo "no profile: see profile.log"
+if [ "$benchmark" = 1 ] && [ "$((570 - SECONDS))" -ge 60 ]; then
+    timeout 60 python3 - "$device" >"$out/profile.log" 2>&1 <<'END' || echo "no profile: see profile.log"
 import sys, time, torch
 from torch.profiler import ProfilerActivity, profile
 from sepconv_video.weights import load_model
@@ -71,6 +72,7 @@ for width, height in ((448, 256), (1920, 1080)) if is_gpu else ((448, 256),):
     order = "self_device_time_total" if is_gpu else "self_cpu_time_total"
     print(found.key_averages().table(sort_by=order, row_limit=60, max_name_column_width=90))
 END
+fi
 
 left=$((570 - SECONDS))  # of the ten minutes: what comes after them is lost
 if [ "$benchmark" = 1 ] && [ "$left" -lt 60 ]; then

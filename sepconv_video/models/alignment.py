@@ -58,7 +58,7 @@ def find_motions(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         vertical, float32: the left frame at x + motion and the right one at x - motion are the
         same.
     """
-    grids = [torch.cat([shrink(frames.float(), CELL) for frames in (left, right)])]
+    grids = [_in_cells(left, right)]
     while min(grids[0].shape[-2:]) >= 2 ** len(grids) * LEAST_CELLS:
         grids.append(halve(grids[-1]))
     # both ways in one batch, which is as large as that of both frames: on a GPU as many launches
@@ -84,7 +84,7 @@ def better_motion(left: Tensor, right: Tensor, motions: tuple[Tensor, ...]) -> T
         right: Likewise.
         motions: Of which to choose.
     """
-    frames = torch.cat([shrink(frames.float(), CELL) for frames in (left, right)])
+    frames = _in_cells(left, right)
     left, right = frames.chunk(2)
     levelled_left, levelled_right = _levelled(frames, box(frames, CONTRAST_WINDOW)).chunk(2)
     candidates = [motion / CELL for motion in motions]
@@ -110,6 +110,11 @@ def correct_by_pixels(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
     """
     corrected = search(left.float(), right.float(), upsample(motion, CELL), ONCE)
     return shrink(corrected, CELL)
+
+
+def _in_cells(left: Tensor, right: Tensor) -> Tensor:
+    """Both frames' cells in one batch: (2*N, C, H/CELL, W/CELL), the left ones first."""
+    return torch.cat([shrink(frames.float(), CELL) for frames in (left, right)])
 
 
 def _seen(frames: Tensor) -> tuple[Tensor, Tensor]:

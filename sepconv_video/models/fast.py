@@ -127,7 +127,7 @@ class Piece(NamedTuple):
     """Its first row and column."""
 
     def seen(self, dtype: torch.dtype) -> Tensor:
-        """What a network looks at: the frames as each motion moves them, and the motions."""
+        """What a network of `dtype` looks at: the frames as each motion moves them, and motions."""
         moved = [self.pair.moved(motion, corner=self.corner) for motion in self.motions]
         lefts, rights = zip(*moved, strict=True)
         frames = [F.pixel_unshuffle(frame, 2).to(dtype) for frame in lefts + rights]
@@ -215,8 +215,7 @@ def resample(piece: Piece, number: int, maps: Tensor) -> Tensor:
     Args:
         piece: What of a pair is to be made.
         number: Of the motion to move them by.
-        maps: (N, MAPS, H/2, W/2), zero for no change; overwritten, as a copy would take as much
-            memory as all of the features.
+        maps: (N, MAPS, H/2, W/2), zero for no change; overwritten.
 
     Returns:
         (N, 3, H, W), normalised.
