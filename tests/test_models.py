@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from sepconv_video.models import Fast, Fine, SepConv2017
 
@@ -274,6 +275,51 @@ def test_half_precision_keeps_the_psnr_of_real_clips(name, kind, shared):
     print(f"{name}, {kind}: mean {mean:.3f} level (worst {max(differences):.2f}), {change:+.4f} dB")
     assert mean < 0.3
     assert abs(change) < 0.02
+
+
+class NeverWaiting(TorchFunctionMode):
+    """Fails where a GPU would be waited for: a value is asked for, or one comes from the host."""
+
+    NAMES = ("__bool__", "cpu", "item", "new_tensor", "nonzero", "numpy", "tensor", "tolist")
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        assert func.__name__ not in self.NAMES
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("network", [Fast, Fine])
+def test_our_networks_do_not_wait_for_a_gpu(network, monkeypatch):
+    """By tensors of no device, which take the ways of a GPU; the kernels wait for nothing."""
+    from sepconv_video.models import alignment, blocks, matching
+
+    def warped(frames, motion, how):
+        rows, columns = (how.factor * size for size in motion.shape[2:])
+        return frames.new_empty(*frames.shape[:2], rows, columns)
+
+    monkeypatch.setattr(alignment, "search", lambda left, right, motion, _: motion)
+    monkeypatch.setattr(matching, "search", lambda left, right, motion, _: motion)
+    monkeypatch.setattr(matching, "match", lambda *given: (given[2], given[3] > 0))
+    monkeypatch.setattr(blocks, "warp_frames", warped)
+    model = network().to("meta")
+    pair = torch.empty(2, 1, 3, 100, 130, device="meta")
+    with torch.inference_mode(), NeverWaiting():
+        made = model(*pair)
+    assert made.shape == pair[0].shape
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", ["fast", "fine"])
+def test_a_gpu_is_not_waited_for(name):
+    from sepconv_video.weights import load_model
+
+    model, pair = load_model(name, "cuda"), torch.rand(2, 1, 3, 96, 160, device="cuda")
+    with torch.inference_mode():
+        model(*pair)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            model(*pair)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.cuda

@@ -30,7 +30,7 @@ from sepconv_video.kernels.vectors import (
 )
 
 # CRC-32 of `vectors.py`: numba's cache looks at this file, not at those that it imports
-VECTORS = 0xBEAB47DE
+VECTORS = 0x4E5C9866
 ROWS = 16  # rows of a tile, a multiple of PAIR: they share one copy of the image patch
 ZERO = np.int64(0)  # unlike a plain 0 of a type that numba has no special case for
 ONE = (np.int64(1), ZERO, ZERO)  # a stack of one plane

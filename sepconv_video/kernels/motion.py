@@ -1,8 +1,12 @@
 """Finding motion on one grid, as `models/alignment.py` and `matching.py` do: constants, devices."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
+
+Mode = Literal["bilinear", "bicubic", "nearest"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+"""How `warp` finds what lies between cells."""
 
 WINDOW = 5
 """Cells a side over which a correction is found, motions are smoothed, and costs compared. Not one
@@ -30,6 +34,37 @@ class Matching(NamedTuple):
     penalty: float
 
 
+class Warping(NamedTuple):
+    """What `warp` is told."""
+
+    mode: Mode
+    corner: tuple[int, int]
+    """Row and column of the frames that the first place of the motion belongs to."""
+    factor: int
+    """1, or 2: the motion has half the resolution of what is wanted, and is enlarged bilinearly."""
+
+
+def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
+    """Sample frames at x + motion(x), edges repeated; not differentiable.
+
+    Args:
+        frames: (N, C, H, W), 4 channels at most, float32, on a CPU or an NVIDIA GPU.
+        motion: (N, 2, rows, columns), horizontal then vertical, in pixels of the frames, likewise.
+        how: See there.
+
+    Returns:
+        (N, C, factor*rows, factor*columns), as `F.grid_sample` makes it with padding "border".
+    """
+    # imported late, as cupy and numba take their time
+    if frames.is_cuda:
+        from sepconv_video.kernels import motion_cuda  # noqa: PLC0415
+
+        return motion_cuda.warp(frames, motion, how)
+    from sepconv_video.kernels import motion_cpu  # noqa: PLC0415
+
+    return motion_cpu.warp(frames, motion, how)
+
+
 def search(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) -> Tensor:
     """Correct a motion some times, then let cells take that of others at each of the distances.
 
@@ -42,7 +77,6 @@ def search(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) ->
     Returns:
         The new motion, (N, 2, H, W).
     """
-    # imported late, as cupy and numba take their time
     if left.is_cuda:
         from sepconv_video.kernels import motion_cuda  # noqa: PLC0415
 

@@ -7,6 +7,7 @@ pass.
 numba is imported at the top, so import this module only when it is needed.
 """
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,20 +18,37 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sepconv_video.kernels.cpu import Array, as_array, run
-from sepconv_video.kernels.motion import WINDOW, Constants, Matching
-from sepconv_video.kernels.vectors import bound, clamp, compiled, look
+from sepconv_video.kernels.motion import MODES, WINDOW, Constants, Matching, Warping
+from sepconv_video.kernels.vectors import (
+    BORDER,
+    LANES,
+    bound,
+    clamp,
+    compiled,
+    copy_flat,
+    look,
+    look_cubic,
+)
 
-VECTORS = 0xBEAB47DE  # CRC-32 of `vectors.py`, as in `cpu`
-ROWS = 32  # rows of a strip
+VECTORS = 0x4E5C9866  # CRC-32 of `vectors.py`, as in `cpu`
+LEAST_ROWS, MOST_ROWS = 16, 64  # of a strip: its buffers are to stay in a core's cache
+STRIPS = 2  # for each thread, so that all end at the same time
 LEAST_CELLS = 8000  # fewer are done before a second thread has begun
 C = 3  # channels
 TERMS = 5  # products of slopes and differences, which are averaged for a correction
 WEIGHT, ACROSS, DOWN, TRUST = range(TERMS, TERMS + 4)  # what else is kept of a row's cells
 STEPS_Y, STEPS_X = (0, -1, 1, 0, 0), (0, 0, 0, -1, 1)  # to the cells whose motion may be taken
 CANDIDATES = len(STEPS_Y)
+MIXED = 5  # rows of sums when they are mixed
 RADIUS = 2  # half of `WINDOW`: a number, as numba's cache would not see it change elsewhere
 assert WINDOW == 2 * RADIUS + 1
-ZERO, THIRD, HALF, ONE = (np.float32(value) for value in (0, 1 / 3, 0.5, 1))
+ZERO, TWENTYFOURTH, SIXTH, THIRD, HALF, ONE = (
+    np.float32(value) for value in (0, 1 / 24, 1 / 6, 1 / 3, 0.5, 1)
+)
+NEAR, FAR = np.float32(0.75), np.float32(0.25)  # shares of two cells between which a pixel lies
+_, BICUBIC, NEAREST = range(3)  # as in `MODES`
+SQUARINGS = 5
+LEAST_EXPONENT = np.float32(2**SQUARINGS)
 
 Frames = tuple[Array, Array]  # left and right as `interleaved` makes them
 Arrays = tuple[Array, Array, Array, Array]  # of a picture: left, right, motion, new motion
@@ -39,8 +57,8 @@ Figures = tuple[Single, Single, Single, Single]  # `Constants` from damping to l
 Buffers = tuple[Array, ...]
 Shapes = tuple[tuple[int, ...], ...]
 Two = tuple[int, int]
+Warped = tuple[int, int, int, int]  # number of the mode, factor, corner
 Lines = tuple[int, int, int]  # a row of a buffer; those of the frame's first and last row
-Corners = tuple[tuple[int, int, int, int], Single, Single]  # as `look` wants them
 
 
 def search(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) -> Tensor:
@@ -54,18 +72,31 @@ def search(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) ->
     return motion
 
 
-def interleaved(frames: Tensor) -> Array:
-    """Lay the channels of frames (N, 3, H, W) beside each other: (N, 4*H*W), the fourth zero."""
-    return as_array(F.pad(frames.permute(0, 2, 3, 1), [0, 1])).reshape(len(frames), -1)
+def interleaved(frames: Tensor, border: int = 0) -> Array:
+    """Lay frames (N, up to 4 channels, H, W) out as `look` wants them, one in each row."""
+    N, channels, H, W = frames.shape
+    around = [H + 2 * border, W + 2 * border]
+    made = torch.zeros(N, math.prod(around) + around[1] + 1, LANES)
+    cells = made[:, : math.prod(around)].view(N, *around, LANES)
+    cells[..., :channels].copy_(F.pad(frames, [border] * 4, mode="replicate").permute(0, 2, 3, 1))
+    return as_array(made.flatten(1))
+
+
+def _looks(width: int) -> Shapes:
+    """Shapes of the buffers of `_look_both`."""
+    wide = width + LANES - 1
+    return (2, LANES, wide), (4, wide)
 
 
 def correct(
     frames: Frames, motion: Tensor, constants: Constants, pool: ThreadPoolExecutor | None = None
 ) -> Tensor:
     """Correct a motion (N, 2, H, W) once, and smooth it where the frames agree."""
-    W, rows = motion.shape[3], ROWS + 2 * WINDOW
-    shapes = (C, rows, W + 2), (C, rows, W), (TRUST + 1, rows, W), (W + 2 * RADIUS,), (TERMS, W)
-    return _by_strips(_correct_strip, frames, motion, (constants, 0), shapes, pool)
+    W, rows = motion.shape[3], _strip_rows(motion)
+    lines = rows + 2 * WINDOW
+    kept = (C, lines, W + 2), (C, lines, W), (TRUST + 1, lines, W)
+    shapes = *_looks(W), *kept, (W + 2 * RADIUS,), (TERMS, W)
+    return _by_strips(_correct_strip, frames, motion, (constants, 0, rows), shapes, pool)
 
 
 def choose(
@@ -76,9 +107,10 @@ def choose(
     pool: ThreadPoolExecutor | None = None,
 ) -> Tensor:
     """Let each cell take the motion of one `distance` cells away, where that suits it better."""
-    W = motion.shape[3]
-    shapes = (CANDIDATES, ROWS + 2 * RADIUS, W), (W + 2 * RADIUS,), (CANDIDATES, W)
-    return _by_strips(_choose_strip, frames, motion, (constants, distance), shapes, pool)
+    W, rows = motion.shape[3], _strip_rows(motion)
+    costs = (CANDIDATES, rows + 2 * RADIUS, W)
+    shapes = *_looks(W), costs, (W + 2 * RADIUS,), (CANDIDATES, W), (MIXED, W)
+    return _by_strips(_choose_strip, frames, motion, (constants, distance, rows), shapes, pool)
 
 
 def match(
@@ -103,24 +135,64 @@ def match(
     return made, found
 
 
+def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
+    """Do what `motion.warp` says."""
+    (N, channels, H, W), factor = frames.shape, how.factor
+    border = BORDER if how.mode == "bicubic" else 0
+    height, width = (factor * size for size in motion.shape[2:])
+    made = torch.empty(N, channels, height, width)
+    given, field, result = interleaved(frames, border), as_array(motion), made.numpy()
+    rows = _strip_rows(made)
+    strips = -(-height // rows)
+    figures = MODES.index(how.mode), factor, *how.corner
+
+    def work(own: Buffers, task: int) -> None:
+        n, top = task // strips, task % strips * rows
+        here, plane = (given[n], field[n], result[n]), (W + 2 * border, H, W)
+        _warp_strip(here, plane, figures, own, (top, min(top + rows, height)))
+
+    def buffers() -> Buffers:
+        shapes = (LANES, width + LANES - 1), (2, width + LANES - 1), (motion.shape[3] + 2,)
+        return tuple(torch.empty(shape).numpy() for shape in shapes)
+
+    threads = 1 if height * width < LEAST_CELLS else None
+    run(work, N * strips, (), buffers, None, threads)
+    return made
+
+
+def _strip_rows(motion: Tensor) -> int:
+    """How many rows a strip has: the more, the less is worked out twice."""
+    rows = len(motion) * motion.shape[2]
+    return min(max(rows // (STRIPS * torch.get_num_threads()), LEAST_ROWS), MOST_ROWS)
+
+
 def _by_strips(
     step: Callable[..., None],
     frames: Frames,
     motion: Tensor,
-    how: tuple[Constants, int],
+    how: tuple[Constants, int, int],
     shapes: Shapes,
     pool: ThreadPoolExecutor | None,
 ) -> Tensor:
-    """Share strips of rows out to threads; `shapes` are those of the buffers of each."""
+    """Share strips of rows out to threads.
+
+    Args:
+        step: What is done.
+        frames: As in `search`, `interleaved`.
+        motion: Likewise.
+        how: Constants, distance of those that may be chosen, and rows of a strip.
+        shapes: Of the buffers of each thread.
+        pool: As `run` wants it.
+    """
     (left, right), given, made = frames, as_array(motion), torch.empty(motion.shape)
-    (N, _, H, _), result, (constants, distance) = motion.shape, made.numpy(), how
-    strips = -(-H // ROWS)
+    (N, _, H, _), result, (constants, distance, rows) = motion.shape, made.numpy(), how
+    strips = -(-H // rows)
     figures = tuple(np.float32(figure) for figure in constants[:4])
 
     def work(own: Buffers, task: int) -> None:
-        n, top = task // strips, task % strips * ROWS
+        n, top = task // strips, task % strips * rows
         here = left[n], right[n], given[n], result[n]
-        step(here, distance, figures, own, (top, min(top + ROWS, H)))
+        step(here, distance, figures, own, (top, min(top + rows, H)))
 
     def buffers() -> Buffers:
         return tuple(torch.empty(shape).numpy() for shape in shapes)
@@ -131,18 +203,43 @@ def _by_strips(
 
 
 @compiled()
-def _place(at: Single, size: int) -> tuple[int, int, Single]:
-    """Find the cells around a place, which is held within the frame, and how far it is between."""
-    at = bound(at, ZERO, np.float32(size - 1))
-    before = clamp(int(at), 0, size - 1)
-    return before, clamp(before + 1, 0, size - 1), at - np.float32(before)
+def _take_row(places: Array, motion: Array, row: int, shift: int) -> None:
+    """Copy a row of motion to the first two of `places`, `shift` columns on; edges are repeated."""
+    W = motion.shape[2]
+    first = clamp(-shift, 0, W)
+    last = clamp(W - shift, first, W)
+    for k in range(2):
+        given, taken = motion[k, row], places[k]
+        for x in range(first):
+            taken[x] = given[0]
+        copy_flat(taken, first, given, first + shift, last - first)
+        for x in range(last, W):
+            taken[x] = given[W - 1]
 
 
 @compiled()
-def _corners(y: Single, x: Single, H: int, W: int) -> Corners:
-    """Find where to look a place up."""
-    (top, bottom, down), (left, right, across) = _place(y, H), _place(x, W)
-    return (top * W + left, top * W + right, bottom * W + left, bottom * W + right), down, across
+def _look_both(arrays: Arrays, seen: Array, places: Array, at: Two, shift: int) -> None:
+    """Look both frames up for a row of the middle.
+
+    Args:
+        arrays: Of a picture.
+        seen: (2, LANES, width), overwritten: channels of the left frame, and of the right one.
+        places: A buffer, (4, width), each as wide as `look` wants it.
+        at: The row, and that whose motion is taken.
+        shift: Columns from a cell to that whose motion is taken; edges are repeated.
+    """
+    (left, right, motion, _), (y, from_y) = arrays, at
+    _, H, W = motion.shape
+    _take_row(places, motion, from_y, shift)
+    across, down, xs, ys = places[0], places[1], places[2], places[3]
+    for x in range(W):
+        xs[x] = np.float32(x) + across[x]
+        ys[x] = np.float32(y) + down[x]
+    look(seen[0], left, (W, H, W), ys, xs, W)
+    for x in range(W):
+        xs[x] = np.float32(x) - across[x]
+        ys[x] = np.float32(y) - down[x]
+    look(seen[1], right, (W, H, W), ys, xs, W)
 
 
 @compiled()
@@ -170,22 +267,21 @@ def _box(out: Array, wide: Array, rows: Array, lines: Lines) -> None:
 
 
 @compiled()
-def _compare_row(arrays: Arrays, totals: Array, differences: Array, y: int, line: int) -> None:
+def _compare_row(arrays: Arrays, buffers: Buffers, y: int, line: int) -> None:
     """Move both frames as they are in the middle; sum, with a border, and difference."""
-    left, right, motion, _ = arrays
-    _, H, W = motion.shape
-    for x in range(W):
-        across, down = motion[0, y, x], motion[1, y, x]
-        before = look(left, *_corners(np.float32(y) + down, np.float32(x) + across, H, W))
-        after = look(right, *_corners(np.float32(y) - down, np.float32(x) - across, H, W))
-        totals[0, line, x + 1] = before[0] + after[0]
-        totals[1, line, x + 1] = before[1] + after[1]
-        totals[2, line, x + 1] = before[2] + after[2]
-        differences[0, line, x] = before[0] - after[0]
-        differences[1, line, x] = before[1] - after[1]
-        differences[2, line, x] = before[2] - after[2]
+    (seen, places, totals, differences), W = buffers, arrays[2].shape[2]
+    _look_both(arrays, seen, places, (y, y), 0)
     for c in range(C):
-        totals[c, line, 0], totals[c, line, W + 1] = totals[c, line, 1], totals[c, line, W]
+        before, after, total, difference = (
+            seen[0, c],
+            seen[1, c],
+            totals[c, line],
+            differences[c, line],
+        )
+        for x in range(W):
+            total[x + 1] = before[x] + after[x]
+            difference[x] = before[x] - after[x]
+        total[0], total[W + 1] = total[1], total[W]
 
 
 @compiled()
@@ -244,11 +340,11 @@ def _solve_row(motion: Array, terms: Array, sums: Array, at: Two, figures: Figur
 def _correct_strip(arrays: Arrays, _: int, figures: Figures, buffers: Buffers, rows: Two) -> None:
     """Correct some rows, from the first one to before the second."""
     (top, bottom), motion, result = rows, arrays[2], arrays[3]
-    (_, H, W), (totals, differences, terms, wide, sums) = motion.shape, buffers
+    (_, H, W), (seen, places, totals, differences, terms, wide, sums) = motion.shape, buffers
     base = top - WINDOW
     first, last = -base, H - 1 - base
     for y in range(clamp(top - WINDOW, 0, H), clamp(bottom + WINDOW, 0, H)):
-        _compare_row(arrays, totals, differences, y, y - base)
+        _compare_row(arrays, (seen, places, totals, differences), y, y - base)
     for y in range(clamp(top - 2 * RADIUS, 0, H), clamp(bottom + 2 * RADIUS, 0, H)):
         _multiply_row(totals, differences, terms, (y - base, first, last), figures)
     for y in range(clamp(top - RADIUS, 0, H), clamp(bottom + RADIUS, 0, H)):
@@ -264,43 +360,59 @@ def _correct_strip(arrays: Arrays, _: int, figures: Figures, buffers: Buffers, r
 
 
 @compiled()
-def _price_row(arrays: Arrays, costs: Array, y: int, line: int, distance: int) -> None:
+def _price_row(arrays: Arrays, buffers: Buffers, y: int, line: int, distance: int) -> None:
     """How little the frames agree for each motion that the cells of a row may take."""
-    left, right, motion, _ = arrays
-    _, H, W = motion.shape
+    (seen, places, costs), (_, H, W) = buffers, arrays[2].shape
     for k in range(CANDIDATES):
         from_y = clamp(y + distance * STEPS_Y[k], 0, H - 1)
+        _look_both(arrays, seen, places, (y, from_y), distance * STEPS_X[k])
+        before, after, cost = seen[0], seen[1], costs[k, line]
         for x in range(W):
-            from_x = clamp(x + distance * STEPS_X[k], 0, W - 1)
-            across, down = motion[0, from_y, from_x], motion[1, from_y, from_x]
-            a = look(left, *_corners(np.float32(y) + down, np.float32(x) + across, H, W))
-            b = look(right, *_corners(np.float32(y) - down, np.float32(x) - across, H, W))
-            costs[k, line, x] = THIRD * (abs(a[0] - b[0]) + abs(a[1] - b[1]) + abs(a[2] - b[2]))
+            difference = abs(before[0, x] - after[0, x]) + abs(before[1, x] - after[1, x])
+            difference += abs(before[2, x] - after[2, x])
+            cost[x] = THIRD * difference
 
 
 @compiled()
-def _mix_row(arrays: Arrays, sums: Array, y: int, distance: int, figures: Figures) -> None:
-    """Take for each cell of a row the motion of the least cost, by their sums (CANDIDATES, W)."""
-    _, _, motion, result = arrays
+def _exp(exponent: Single) -> Single:
+    """Exponential of what is not positive, to 1e-6 of 1; numba's own keeps loops from vectorising.
+
+    That of a 32nd by Taylor's series, squared five times.
+    """
+    part = bound(exponent, -LEAST_EXPONENT, ZERO) / LEAST_EXPONENT
+    series = ONE + part * (ONE + part * (HALF + part * (SIXTH + part * TWENTYFOURTH)))
+    for _ in range(SQUARINGS):
+        series *= series
+    return series
+
+
+@compiled()
+def _mix_row(arrays: Arrays, buffers: Buffers, y: int, distance: int, figures: Figures) -> None:
+    """Take for each cell of a row the motion of the least cost, by their sums."""
+    (_, _, motion, result), (places, sums, mixed) = arrays, buffers
     (_, H, W), (_, _, sharpness, least_cost) = motion.shape, figures
     share = ONE / np.float32(WINDOW * WINDOW)
+    across, down, total, least, scale = mixed[0], mixed[1], mixed[2], mixed[3], mixed[4]
     for x in range(W):
-        least, mean = sums[0, x], sums[0, x]
-        for k in range(1, CANDIDATES):
-            least = bound(least, ZERO, sums[k, x])
-            mean += sums[k, x]
-        mean *= share / np.float32(CANDIDATES)
+        least[x], scale[x] = sums[0, x], sums[0, x]
+        across[x], down[x], total[x] = ZERO, ZERO, ZERO
+    for k in range(1, CANDIDATES):
+        for x in range(W):
+            least[x] = bound(least[x], ZERO, sums[k, x])
+            scale[x] += sums[k, x]
+    for x in range(W):
         # what counts is how much better one is than the rest
-        scale = sharpness * share / (mean + least_cost)
-        across, down, total = ZERO, ZERO, ZERO
-        for k in range(CANDIDATES):
-            from_y = clamp(y + distance * STEPS_Y[k], 0, H - 1)
-            from_x = clamp(x + distance * STEPS_X[k], 0, W - 1)
-            likelihood = np.exp(scale * (least - sums[k, x]))
-            across += likelihood * motion[0, from_y, from_x]
-            down += likelihood * motion[1, from_y, from_x]
-            total += likelihood
-        result[0, y, x], result[1, y, x] = across / total, down / total
+        scale[x] = sharpness * share / (scale[x] * share / np.float32(CANDIDATES) + least_cost)
+    for k in range(CANDIDATES):
+        from_y = clamp(y + distance * STEPS_Y[k], 0, H - 1)
+        _take_row(places, motion, from_y, distance * STEPS_X[k])
+        for x in range(W):
+            likelihood = _exp(scale[x] * (least[x] - sums[k, x]))
+            across[x] += likelihood * places[0, x]
+            down[x] += likelihood * places[1, x]
+            total[x] += likelihood
+    for x in range(W):
+        result[0, y, x], result[1, y, x] = across[x] / total[x], down[x] / total[x]
 
 
 @compiled(called_from_python=True)
@@ -309,13 +421,13 @@ def _choose_strip(
 ) -> None:
     """Let the cells of some rows choose, from the first one to before the second."""
     (top, bottom), H = rows, arrays[2].shape[1]
-    (costs, wide, sums), base = buffers, top - RADIUS
+    (seen, places, costs, wide, sums, mixed), base = buffers, top - RADIUS
     for y in range(clamp(top - RADIUS, 0, H), clamp(bottom + RADIUS, 0, H)):
-        _price_row(arrays, costs, y, y - base, distance)
+        _price_row(arrays, (seen, places, costs), y, y - base, distance)
     for y in range(top, bottom):
         for k in range(CANDIDATES):
             _box(sums[k], wide, costs[k], (y - base, -base, H - 1 - base))
-        _mix_row(arrays, sums, y, distance, figures)
+        _mix_row(arrays, (places, sums, mixed), y, distance, figures)
 
 
 @compiled()
@@ -374,3 +486,64 @@ def _match_row(
                 if cost < best:
                     best, marks[0, y, x] = cost, True
                     result[0, y, x], result[1, y, x] = across, down
+
+
+@compiled()
+def _enlarge_row(target: Array, wide: Array, maps: Array, y: int) -> None:
+    """Write a row of a map (h, w), enlarged twice as by `blocks.upsample`; `wide` is (w + 2,)."""
+    h, w = maps.shape
+    own, other = maps[y // 2], maps[clamp(y // 2 + y % 2 * 2 - 1, 0, h - 1)]
+    for x in range(w):
+        wide[x + 1] = NEAR * own[x] + FAR * other[x]
+    wide[0], wide[w + 1] = wide[1], wide[w]
+    for x in range(w):
+        target[2 * x] = NEAR * wide[x + 1] + FAR * wide[x]
+        target[2 * x + 1] = NEAR * wide[x + 1] + FAR * wide[x + 2]
+
+
+@compiled()
+def _place_row(places: Array, wide: Array, motion: Array, y: int, figures: Warped) -> None:
+    """Write where to look for a row of what is wanted; arguments as in `_warp_strip`."""
+    mode, factor, top, left = figures
+    W = factor * motion.shape[2]
+    for k in range(2):
+        if factor == 1:
+            copy_flat(places[k], 0, motion[k, y], 0, W)
+        else:
+            _enlarge_row(places[k], wide, motion[k], y)
+    xs, ys = places[0], places[1]
+    for x in range(W):
+        xs[x] += np.float32(x + left)
+        ys[x] += np.float32(y + top)
+    if mode == NEAREST:
+        for x in range(W):
+            xs[x], ys[x] = np.rint(xs[x]), np.rint(ys[x])
+
+
+@compiled(called_from_python=True)
+def _warp_strip(
+    arrays: tuple[Array, Array, Array],
+    plane: Lines,
+    figures: Warped,
+    buffers: Buffers,
+    rows: Two,
+) -> None:
+    """Warp some rows, from the first one to before the second.
+
+    Args:
+        arrays: Of one frame: as `look` wants it, motion (2, h, w), result (channels, H, W).
+        plane: As `look` wants it.
+        figures: Number of the mode, 1 or 2 as the factor of `Warping`, and the corner.
+        buffers: (LANES, width), (2, width), (w + 2,).
+        rows: Of the result.
+    """
+    (frame, motion, result), (seen, places, wide) = arrays, buffers
+    (channels, _, W), mode = result.shape, figures[0]
+    for y in range(*rows):
+        _place_row(places, wide, motion, y, figures)
+        if mode == BICUBIC:
+            look_cubic(seen, frame, plane, places[1], places[0], W)
+        else:
+            look(seen, frame, plane, places[1], places[0], W)
+        for c in range(channels):
+            copy_flat(result[c, y], 0, seen[c], 0, W)

@@ -1,20 +1,22 @@
-"""Finding motion on NVIDIA GPUs: launches `motion.cu`.
+"""Finding motion on NVIDIA GPUs, and moving frames by it: launches `motion.cu` and `warp.cu`.
 
-`models/alignment.py` and `matching.py` say what its steps are for; `motion_cpu` has the same for a
-CPU.
+`models/alignment.py` and `matching.py` say what the steps of a search are for; `motion_cpu` has the
+same for a CPU.
 """
 
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from sepconv_video.kernels import cuda
-from sepconv_video.kernels.motion import WINDOW, Constants, Matching
+from sepconv_video.kernels.motion import MODES, WINDOW, Constants, Matching, Warping
 
-SOURCES = ("motion.cu",)
+SOURCES, WARP_SOURCES = ("motion.cu",), ("warp.cu",)
+WARP_OPTIONS = ("-DWARP", "-std=c++17")
 ROWS, SOUGHT = 16, 8  # as in motion.cu
 
 
@@ -92,6 +94,20 @@ def match(
     return made, found > 0
 
 
+def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
+    """Do what `motion.warp` says, with any number of channels."""
+    (N, C, H, W), (rows, columns) = frames.shape, (how.factor * size for size in motion.shape[2:])
+    result = frames.new_empty(N, C, rows, columns)
+    frames, motion = frames.contiguous(), motion.contiguous()
+    words = [tensor.data_ptr() for tensor in (frames, motion, result)]
+    words += [C, H, W, rows, columns, MODES.index(how.mode), *how.corner, how.factor]
+    grid = -(-columns // cuda.COLUMNS), -(-rows // cuda.WARPS), N
+    index = frames.device.index
+    with cuda.current_stream(index):
+        _warp_kernel(index)(grid, (cuda.COLUMNS, cuda.WARPS, 1), (_packed(words),), shared_mem=0)
+    return result
+
+
 def _run(
     name: str, tensors: tuple[Tensor | None, ...], constants: Constants, distance: int = 0
 ) -> None:
@@ -115,10 +131,14 @@ def _launch(
     N, _, H, W = motion.shape
     words = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
     words += [H, W, distance, *_words(figures)]
-    packed = np.array(words, np.int64).view(f"V{8 * len(words)}")
     grid = -(-W // block[0]), -(-H // block[1]), N
     kernel = _kernel(motion.device.index, step)
-    kernel(grid, (cuda.COLUMNS, cuda.WARPS, 1), (packed,), shared_mem=shared_bytes(step))
+    kernel(grid, (cuda.COLUMNS, cuda.WARPS, 1), (_packed(words),), shared_mem=shared_bytes(step))
+
+
+def _packed(words: list[int]) -> npt.NDArray[np.void]:
+    """Make 64-bit words one argument of a kernel."""
+    return np.array(words, np.int64).view(f"V{8 * len(words)}")
 
 
 @cache
@@ -132,6 +152,12 @@ def _words(figures: tuple[float, ...]) -> list[int]:
 def _kernel(index: int, step: Step) -> Any:  # noqa: ANN401
     """Return a `cupy.RawKernel`."""
     return cuda.function(index, (SOURCES, options(step)), step.name, shared_bytes(step))
+
+
+@cache
+def _warp_kernel(index: int) -> Any:  # noqa: ANN401
+    """Return a `cupy.RawKernel`."""
+    return cuda.function(index, (WARP_SOURCES, WARP_OPTIONS), "warp", 0)
 
 
 def options(step: Step) -> tuple[str, ...]:

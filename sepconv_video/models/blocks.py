@@ -1,14 +1,13 @@
 """Building blocks that the project's own networks share: convolutions, warping, averages."""
 
-import math
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STRIPS = 16
-"""Pieces that a single frame is sampled in on a CPU, so that all its cores have some."""
+from sepconv_video.kernels.motion import Mode, Warping
+from sepconv_video.kernels.motion import warp as warp_frames
 
 
 class ResidualBlock(nn.Module):
@@ -48,51 +47,63 @@ def pad_to_multiple(frames: Tensor, multiple: int) -> Tensor:
     return F.pad(frames, [0, -width % multiple, 0, -height % multiple], mode="replicate")
 
 
+def planar(maps: Tensor, dtype: torch.dtype) -> Tensor:
+    """Lay maps (N, C, H, W) out map by map, as the operator wants them, and in another dtype."""
+    if maps.device.type != "cpu":  # one launch
+        return maps.to(dtype, memory_format=torch.contiguous_format)
+    # PyTorch turns matrices around in small blocks, in half the time that it takes otherwise
+    N, C, H, W = maps.shape
+    pixels = maps.permute(0, 2, 3, 1).reshape(N, H * W, C)
+    turned = torch.cat([pixels[n].t().contiguous().to(dtype) for n in range(N)])
+    return turned.view(N, C, H, W)
+
+
 def upsample(maps: Tensor, factor: int) -> Tensor:
     """Bilinear enlargement of (N, C, H, W) to (N, C, factor*H, factor*W)."""
     return F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 def warp(
-    frames: Tensor, motion: Tensor, mode: str = "bilinear", corner: tuple[int, int] = (0, 0)
+    frames: Tensor,
+    motion: Tensor,
+    mode: Mode = "bilinear",
+    corner: tuple[int, int] = (0, 0),
+    factor: int = 1,
 ) -> Tensor:
     """Sample each frame at x + motion(x), edges repeated.
 
     Args:
-        frames: (N, C, H, W).
-        motion: (N, 2, rows, columns), horizontal then vertical, in pixels.
-        mode: `bilinear`, or `bicubic`: slower, and does not blur between pixels.
-        corner: Row and column of the frames that the first one of `motion` belongs to.
+        frames: (N, C, H, W), 4 channels at most.
+        motion: (N, 2, rows, columns), horizontal then vertical, in pixels of the frames.
+        mode: `bilinear`, or `bicubic`: slower, and does not blur between pixels; or `nearest`.
+        corner: Row and column of the frames that the first place of the motion belongs to.
+        factor: 1, or 2: the motion has half the resolution of what is wanted.
 
     Returns:
-        (N, C, rows, columns), in the dtype of `frames`.
+        (N, C, factor*rows, factor*columns), in the dtype of `frames`; differentiable.
     """
+    if torch.is_grad_enabled() and (motion.requires_grad or frames.requires_grad):
+        motion = upsample(motion, factor) if factor > 1 else motion
+        return _warp_differentiably(frames, motion, mode, corner)
+    how = Warping(mode, corner, factor)
+    # coordinates need more than the 11 bits of fp16, whatever the dtype of the network
+    return warp_frames(frames.float(), motion.float(), how).to(frames.dtype)
+
+
+def _warp_differentiably(
+    frames: Tensor, motion: Tensor, mode: Mode, corner: tuple[int, int]
+) -> Tensor:
+    """Do the same by PyTorch's operations, which take three times as long."""
     height, width = frames.shape[-2:]
     top, left = corner
-    # coordinates need more than the 11 bits of fp16, whatever the dtype of the network
     steps = partial(torch.arange, device=motion.device, dtype=torch.float32)
     rows, columns = steps(top, top + motion.shape[-2]), steps(left, left + motion.shape[-1])
-    places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
-    scale = places.new_tensor([2 / width, 2 / height])
-    grid = (motion.float() + places).add_(0.5).mul_(scale[:, None, None]).sub_(1)
-    # a view of (N, 2, ...) is as fast to look at as what is laid out so, and faster to make
-    return _sample(frames, grid.permute(0, 2, 3, 1), mode)
-
-
-def _sample(frames: Tensor, grid: Tensor, mode: str) -> Tensor:
-    """Look up frames (N, C, H, W) at places (N, rows, columns, 2): (N, C, rows, columns)."""
-    batch, rows = len(frames), grid.shape[1]
-    # on a CPU PyTorch shares out the frames of a batch, but never the rows of a frame
-    strips = math.gcd(rows, STRIPS) if frames.device.type == "cpu" and batch == 1 else 1
+    places = motion.float() + torch.stack(torch.meshgrid(columns, rows, indexing="xy")) + 0.5
+    across, down = places.unbind(1)
+    grid = torch.stack((across * (2 / width), down * (2 / height)), -1) - 1
     found = F.grid_sample(
-        frames.float().expand(batch * strips, -1, -1, -1),
-        grid.reshape(batch * strips, rows // strips, *grid.shape[2:]),
-        mode=mode,
-        padding_mode="border",
-        align_corners=False,
+        frames.float(), grid, mode=mode, padding_mode="border", align_corners=False
     )
-    if strips > 1:
-        found = found.transpose(0, 1).reshape(1, frames.shape[1], *grid.shape[1:3])
     return found.to(frames.dtype)
 
 

@@ -16,12 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sepconv_video.kernels import sepconv_pair
+from sepconv_video.kernels.motion import Mode
 from sepconv_video.models.alignment import CELL, better_motion, correct_by_pixels, find_motions
 from sepconv_video.models.blocks import (
     ResidualBlock,
     box,
     conv_act,
     pad_to_multiple,
+    planar,
     shrink,
     upsample,
     warp,
@@ -98,11 +100,14 @@ class Pair(NamedTuple):
         return cls(left, right, tuple(torch.cat((one, -one), 1) for one in held), change)
 
     def moved(
-        self, motion: Tensor, mode: str = "bilinear", corner: tuple[int, int] = (0, 0)
+        self, motion: Tensor, mode: Mode = "bilinear", corner: tuple[int, int] = (0, 0)
     ) -> tuple[Tensor, Tensor]:
         """Both frames as they are in the middle, by motion (N, 4, h/2, w/2): (N, 3, h, w) each."""
-        left, right = upsample(motion, CELL).chunk(2, 1)
-        return warp(self.left, left, mode, corner), warp(self.right, right, mode, corner)
+        left, right = motion.chunk(2, 1)
+        return (
+            warp(self.left, left, mode, corner, CELL),
+            warp(self.right, right, mode, corner, CELL),
+        )
 
     def piece(self, place: Place | None, like: Tensor) -> "Piece":
         """Cut out what lies at `place` and is as large as `like`; None for all."""
@@ -189,9 +194,8 @@ class Aligned(nn.Module):
         """Predict the middle of a pair, or the piece of it at `place`, as large as `left`."""
         piece = pair.piece(place, left)
         maps = self.head(self.trunk(piece.seen(self.head.weight.dtype)))
-        # in the frames' own precision, also where autocast has lowered the features', and as the
-        # operator wants them, whatever the layout of the features
-        maps = maps.to(left.dtype, memory_format=torch.contiguous_format)
+        # in the frames' own precision, also where autocast has lowered the features'
+        maps = planar(maps, left.dtype)
         made = resample(piece, 0, maps[:, :MAPS])
         if self.motions == 2:
             share = torch.sigmoid(upsample(maps[:, 2 * MAPS :], 2))

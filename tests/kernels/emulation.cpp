@@ -148,6 +148,8 @@ static Kernel find(const char* name) {
     if (!std::strcmp(name, "smooth")) return smooth;
     if (!std::strcmp(name, "choose")) return choose;
     if (!std::strcmp(name, "match")) return match;
+#elif defined(WARP)
+    if (!std::strcmp(name, "warp")) return warp;
 #elif defined(BACKWARD)
     if (!std::strcmp(name, "backward_vertical")) return backward_vertical;
     if (!std::strcmp(name, "backward_horizontal")) return backward_horizontal;

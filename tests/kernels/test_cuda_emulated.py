@@ -15,7 +15,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from test_motion import assert_matched, moving, steps_in_pytorch, steps_on_a_gpu
+from test_motion import (
+    WARPINGS,
+    assert_matched,
+    assert_warped,
+    moving,
+    steps_in_pytorch,
+    steps_on_a_gpu,
+)
 
 from sepconv_video.errors import DeviceError
 from sepconv_video.kernels import cuda, motion_cuda, reference
@@ -85,7 +92,7 @@ def emulate(build_folder, monkeypatch):
         monkeypatch.setattr(cuda, "_capability", lambda index: capability)
 
     yield start
-    for cached in (cuda._kernel, cuda._module, motion_cuda._kernel):
+    for cached in (cuda._kernel, cuda._module, motion_cuda._kernel, motion_cuda._warp_kernel):
         cached.cache_clear()
 
 
@@ -372,3 +379,10 @@ def test_motion_is_corrected_and_chosen_as_in_pytorch(emulate, size):
 def test_cells_are_matched_as_in_pytorch(emulate, size):
     emulate()
     assert_matched(motion_cuda.match, *moving(size))
+
+
+@pytest.mark.parametrize("how", WARPINGS)
+@pytest.mark.parametrize("size", [(1, 1), (37, 75)])
+def test_frames_are_warped_as_in_pytorch(emulate, how, size):
+    emulate()
+    assert_warped(motion_cuda.warp, how, size)

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from sepconv_video.kernels import cuda, motion_cpu, motion_cuda, vectors
-from sepconv_video.models import alignment
+from sepconv_video.kernels.motion import MODES, Warping
+from sepconv_video.models import alignment, blocks
 from sepconv_video.models.alignment import find_motions
 from sepconv_video.models.blocks import box
 from sepconv_video.models.matching import MATCHING
@@ -96,6 +97,45 @@ def test_any_strides_and_any_number_of_threads():
         torch.set_num_threads(threads)
 
 
+WARPINGS = [
+    Warping(mode, corner, factor)
+    for mode in MODES
+    for corner, factor in [((0, 0), 1), ((0, 0), 2), ((6, 12), 2)]
+]
+
+
+def assert_warped(warp, how, size, device="cpu"):
+    """Against `F.grid_sample`; most places leave the frames somewhere."""
+    generator = torch.Generator().manual_seed(1)
+    height, width = size
+    for channels in range(1, 5):
+        frames = torch.randn(2, channels, height, width, generator=generator)
+        motion = 4 * torch.randn(2, 2, height // 2 + 1, width // 2 + 1, generator=generator)
+        if how.mode == "nearest" and how.factor == 1:  # never half way between two cells
+            motion = motion.round() + 0.3
+        frames, motion = frames.to(device), motion.to(device)
+        found = warp(frames, motion, how)
+        wanted = blocks.warp(frames, motion.requires_grad_(), *how).detach()
+        near = (found - wanted).abs() <= 2e-3
+        assert near.float().mean() >= (0.99 if how.mode == "nearest" else 1)
+
+
+@pytest.mark.parametrize("how", WARPINGS)
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (37, 75), (200, 130)])
+def test_a_cpu_warps_as_pytorch_does(how, size):
+    assert_warped(motion_cpu.warp, how, size)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e30])
+def test_warping_to_places_that_are_none_stays_within_the_frames(mode, value):
+    motion = torch.full((1, 2, 9, 9), value)
+    frames = torch.rand(1, 3, 20, 30)
+    made = motion_cpu.warp(frames, motion, Warping(mode, (0, 0), 1))
+    assert frames.amin() - 1e-5 <= made.amin()
+    assert made.amax() <= frames.amax() + 1e-5
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e30])
 def test_places_that_are_none_stay_within_the_frames(value):
     left, right, motion = moving((20, 30))
@@ -129,6 +169,13 @@ def test_a_gpu_finds_what_pytorch_finds(size):
 @pytest.mark.parametrize("size", [*SIZES, (135, 240)])
 def test_a_gpu_matches_as_pytorch_does(size):
     assert_matched(motion_cuda.match, *moving(size, "cuda"))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("how", WARPINGS)
+@pytest.mark.parametrize("size", [(1, 1), (37, 75), (200, 130)])
+def test_a_gpu_warps_as_pytorch_does(how, size):
+    assert_warped(motion_cuda.warp, how, size, "cuda")
 
 
 @pytest.mark.cuda

@@ -65,6 +65,14 @@ def test_the_search_for_motion_fits_the_registers(arch):
     assert motion_cuda.shared_bytes(step) <= cuda.SHARED_WITHOUT_OPT_IN
 
 
+@pytest.mark.parametrize("arch", [75, 90, 120])
+def test_warping_fits_the_registers(arch):
+    source = cuda.source(motion_cuda.WARP_SOURCES)
+    registers, spilled = compiled(arch, source, motion_cuda.WARP_OPTIONS, 1)
+    assert max(registers) <= 64  # two thirds of all threads at once
+    assert not any(spilled)
+
+
 @pytest.mark.parametrize(
     "arch", [80, pytest.param(86, marks=SLOW), pytest.param(89, marks=SLOW), 90, 120]
 )

@@ -1,0 +1,116 @@
+// Warping on NVIDIA GPUs: frames sampled where a motion leads to, in one launch. PyTorch's
+// operations make the places in seven, and then read them again.
+//
+// Compiled by NVRTC for every size and number of channels at once (see motion_cuda.py). A thread works
+// on one pixel, blockIdx = (columns, rows, n).
+//
+// The test suite compiles this very text for the CPU (tests/kernels/emulation.cpp).
+
+#define COLUMNS 32
+#define WARPS 4
+#define BILINEAR 0  // as in motion.MODES
+#define BICUBIC 1
+#define NEAREST 2
+#define CUBIC -0.75f  // the free parameter of cubic convolution (Keys, 1981), PyTorch's choice
+
+// motion_cuda.py packs it from 64-bit words in this order. Tensors are contiguous.
+struct Arguments {
+    const float* frames;  // (N, channels, H, W)
+    const float* motion;  // (N, 2, rows / factor, columns / factor)
+    float* result;        // (N, channels, rows, columns)
+    long long channels, H, W;
+    long long rows, columns;
+    long long mode, top, left, factor;  // as in motion.Warping
+};
+
+__device__ __forceinline__ int within(int place, int size) {
+    return min(max(place, 0), size - 1);
+}
+
+// The motion of a pixel; of half the resolution it is enlarged bilinearly.
+__device__ __forceinline__ float motion_at(const Arguments& a, const float* plane, int y, int x) {
+    if (a.factor == 1) return plane[y * a.columns + x];
+    const int height = a.rows / 2, width = a.columns / 2;
+    const int own_y = y / 2, other_y = within(own_y + y % 2 * 2 - 1, height);
+    const int own_x = x / 2, other_x = within(own_x + x % 2 * 2 - 1, width);
+    const float* own = plane + (long long)own_y * width;
+    const float* other = plane + (long long)other_y * width;
+    const float near = 0.75f * own[own_x] + 0.25f * other[own_x];
+    const float far = 0.75f * own[other_x] + 0.25f * other[other_x];
+    return 0.75f * near + 0.25f * far;
+}
+
+// Weights of four cells in a row for a place so far after the second one, 0 to 1.
+__device__ __forceinline__ void cubic_weights(float after, float weights[4]) {
+    const float before = 1 - after, farther = 1 + after, farthest = 1 + before;
+    weights[0] = ((CUBIC * farther - 5 * CUBIC) * farther + 8 * CUBIC) * farther - 4 * CUBIC;
+    weights[1] = ((CUBIC + 2) * after - (CUBIC + 3)) * after * after + 1;
+    weights[2] = ((CUBIC + 2) * before - (CUBIC + 3)) * before * before + 1;
+    weights[3] = ((CUBIC * farthest - 5 * CUBIC) * farthest + 8 * CUBIC) * farthest - 4 * CUBIC;
+}
+
+__device__ __forceinline__ void warp_bicubic(
+    const Arguments& a, const float* frame, float* result, float y, float x) {
+    // farther out all is as at the edge
+    y = min(max(y, -2.0f), a.H + 1.0f);
+    x = min(max(x, -2.0f), a.W + 1.0f);
+    const int row = (int)floorf(y), column = (int)floorf(x);
+    float down[4], across[4];
+    cubic_weights(y - row, down);
+    cubic_weights(x - column, across);
+    long long lines[4];
+    int columns[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        lines[i] = within(row - 1 + i, a.H) * a.W;
+        columns[i] = within(column - 1 + i, a.W);
+    }
+    for (int c = 0; c < a.channels; ++c) {
+        const float* plane = frame + c * a.H * a.W;
+        float total = 0;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            float sum = 0;
+#pragma unroll
+            for (int j = 0; j < 4; ++j) sum += across[j] * plane[lines[i] + columns[j]];
+            total += down[i] * sum;
+        }
+        result[c * a.rows * a.columns] = total;
+    }
+}
+
+__device__ __forceinline__ void warp_bilinear(
+    const Arguments& a, const float* frame, float* result, float y, float x) {
+    y = min(max(y, 0.0f), a.H - 1.0f);
+    x = min(max(x, 0.0f), a.W - 1.0f);
+    if (a.mode == NEAREST) {
+        y = rintf(y);
+        x = rintf(x);
+    }
+    const int row = (int)y, column = (int)x;
+    const float down = y - row, across = x - column;
+    const long long right = column + 1 < a.W ? 1 : 0, below = row + 1 < a.H ? a.W : 0;
+    for (int c = 0; c < a.channels; ++c) {
+        const float* cell = frame + (c * a.H + row) * a.W + column;
+        const float upper = cell[0] + across * (cell[right] - cell[0]);
+        const float lower = cell[below] + across * (cell[below + right] - cell[below]);
+        result[c * a.rows * a.columns] = upper + down * (lower - upper);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
+    warp(const __grid_constant__ Arguments a) {
+    const int x = blockIdx.x * COLUMNS + threadIdx.x, y = blockIdx.y * WARPS + threadIdx.y;
+    if (y >= a.rows || x >= a.columns) return;
+    const long long n = blockIdx.z, cells = a.rows / a.factor * (a.columns / a.factor);
+    const float* motion = a.motion + n * 2 * cells;
+    const float to_x = x + a.left + motion_at(a, motion, y, x);
+    const float to_y = y + a.top + motion_at(a, motion + cells, y, x);
+    const float* frame = a.frames + n * a.channels * a.H * a.W;
+    float* result = a.result + (n * a.channels * a.rows + y) * a.columns + x;
+    if (a.mode == BICUBIC) {
+        warp_bicubic(a, frame, result, to_y, to_x);
+    } else {
+        warp_bilinear(a, frame, result, to_y, to_x);
+    }
+}
