@@ -4,7 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sepconv_video.models.alignment import CELL, better_motion, correct_by_pixels, find_motions
+from sepconv_video.models.alignment import (
+    CELL,
+    better_motion,
+    correct_by_pixels,
+    find_motions,
+    in_cells,
+)
 from sepconv_video.models.blocks import box, halve, pad_to_multiple, shrink, upsample, warp
 
 HEIGHT, WIDTH = 192, 256
@@ -28,8 +34,9 @@ def view(picture, x, y):
 
 def all_motions(left, right):
     """In both ways, the better of them, and that as it is used."""
-    found = find_motions(left, right)
-    better = better_motion(left, right, found)
+    cells = in_cells(left, right)
+    found = find_motions(cells)
+    better = better_motion(cells, found)
     return *found, better, correct_by_pixels(left, right, better)
 
 
@@ -56,7 +63,8 @@ def test_a_turning_and_growing_texture_is_followed():
     picture, corner = texture(), (REACH, REACH)
     # small enough for a motion field to be its own inverse but for the sign
     left, right = warp(picture, -motion, corner=corner), warp(picture, motion, corner=corner)
-    found = upsample(better_motion(left, right, find_motions(left, right)), CELL)
+    cells = in_cells(left, right)
+    found = upsample(better_motion(cells, find_motions(cells)), CELL)
     before, after = warp(left, found), warp(right, -found)
     away = (slice(None), slice(None), slice(48, -48), slice(48, -48))
     assert (before - after)[away].abs().mean() < 0.1 * (left - right)[away].abs().mean()
@@ -86,9 +94,8 @@ def test_a_shadow_that_comes_is_not_taken_for_motion():
     shadow = 2 * torch.sigmoid(torch.linspace(-3, 3, WIDTH))
     left, right = view(picture, -3, 2), view(picture, 3, -2) - shadow
     wanted = torch.tensor([3.0, -2.0])[:, None, None]
-    levelled, evened = find_motions(left, right)
+    levelled, _, found, _ = all_motions(left, right)
     assert (inner(levelled) - wanted).abs().mean() < 0.2
-    found = better_motion(left, right, (levelled, evened))
     assert (inner(found) - wanted).abs().mean() < 1
 
 
@@ -137,7 +144,7 @@ def test_the_better_motion_is_taken_in_each_place():
     left_wrong, right_wrong = true.clone(), true.clone()
     left_wrong[..., : WIDTH // CELL // 2] += 7
     right_wrong[..., WIDTH // CELL // 2 :] -= 7
-    found = better_motion(*frames, (left_wrong, right_wrong))
+    found = better_motion(in_cells(*frames), (left_wrong, right_wrong))
     assert (inner(found) - inner(true)).abs().mean() < 0.1
 
 

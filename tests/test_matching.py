@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_alignment import HEIGHT, WIDTH, texture, view
 
-from sepconv_video.models.alignment import CELL, better_motion, find_motions
+from sepconv_video.models.alignment import CELL, better_motion, find_motions, in_cells
 from sepconv_video.models.blocks import upsample, warp
 from sepconv_video.models.matching import cell_side, follow_small
 
@@ -28,8 +28,9 @@ def middle(left, right, motion):
 
 
 def found(left, right):
-    motion = better_motion(left, right, find_motions(left, right))
-    return motion, follow_small(left, right, motion)
+    cells = in_cells(left, right)
+    motion = better_motion(cells, find_motions(cells))
+    return motion, follow_small(cells, motion)
 
 
 @pytest.mark.parametrize(("x", "y"), [(24, 0), (0, 20), (-20, 14), (26, -10)])
@@ -61,7 +62,7 @@ def test_nothing_is_done_where_all_is_explained():
     frames = view(picture, -5, 3), view(picture, 5, -3)
     motion = torch.tensor([5.0, -3.0])[:, None, None].expand(1, 2, HEIGHT // CELL, WIDTH // CELL)
     inner = (slice(None), slice(None), slice(30, -30), slice(30, -30))
-    assert torch.equal(follow_small(*frames, motion)[inner], motion[inner])
+    assert torch.equal(follow_small(in_cells(*frames), motion)[inner], motion[inner])
 
 
 def test_pairs_of_a_batch_do_not_touch_each_other():
@@ -75,7 +76,7 @@ def test_pairs_of_a_batch_do_not_touch_each_other():
 def test_any_even_size(size):
     left, right = torch.randn(2, 2, 3, *size)
     motion = torch.zeros(2, 2, size[0] // CELL, size[1] // CELL)
-    made = follow_small(left, right, motion)
+    made = follow_small(in_cells(left, right), motion)
     assert made.shape == motion.shape
     assert made.isfinite().all()
 

@@ -7,7 +7,6 @@ pass.
 numba is imported at the top, so import this module only when it is needed.
 """
 
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -74,11 +73,11 @@ def search(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) ->
 
 def interleaved(frames: Tensor, border: int = 0) -> Array:
     """Lay frames (N, up to 4 channels, H, W) out as `look` wants them, one in each row."""
+    if border:
+        frames = F.pad(frames, [border] * 4, mode="replicate")
     N, channels, H, W = frames.shape
-    around = [H + 2 * border, W + 2 * border]
-    made = torch.zeros(N, math.prod(around) + around[1] + 1, LANES)
-    cells = made[:, : math.prod(around)].view(N, *around, LANES)
-    cells[..., :channels].copy_(F.pad(frames, [border] * 4, mode="replicate").permute(0, 2, 3, 1))
+    made = torch.zeros(N, H * W + W + 1, LANES)
+    made[:, : H * W].view(N, H, W, LANES)[..., :channels] = frames.permute(0, 2, 3, 1)
     return as_array(made.flatten(1))
 
 

@@ -41,12 +41,8 @@ CHOICE_WINDOW = 9
 """Cells a side over which it is judged which of two motions is the better one."""
 
 
-@torch.no_grad()
-def find_motions(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Find for each place of the frame half way where it lies in its neighbours, in two ways.
-
-    They err in different places: by levelled frames, and by frames whose contrast has been made
-    even, so that faint texture counts beside strong edges.
+def in_cells(left: Tensor, right: Tensor) -> Tensor:
+    """Reduce both frames to what their motion is found by.
 
     Args:
         left: Earlier frames, (N, C, H, W), H and W multiples of CELL; normalised to mean 0 and
@@ -54,11 +50,27 @@ def find_motions(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         right: Later frames, same shape.
 
     Returns:
+        (2*N, C, H/CELL, W/CELL), the left ones first; float32.
+    """
+    return torch.cat([shrink(frames.float(), CELL) for frames in (left, right)])
+
+
+@torch.no_grad()
+def find_motions(cells: Tensor) -> tuple[Tensor, Tensor]:
+    """Find for each place of the frame half way where it lies in its neighbours, in two ways.
+
+    They err in different places: by levelled frames, and by frames whose contrast has been made
+    even, so that faint texture counts beside strong edges.
+
+    Args:
+        cells: Both frames, `in_cells`.
+
+    Returns:
         By levelled and by evened ones: (N, 2, H/CELL, W/CELL) each, in pixels, horizontal then
         vertical, float32: the left frame at x + motion and the right one at x - motion are the
         same.
     """
-    grids = [_in_cells(left, right)]
+    grids = [cells]
     while min(grids[0].shape[-2:]) >= 2 ** len(grids) * LEAST_CELLS:
         grids.append(halve(grids[-1]))
     # both ways in one batch, which is as large as that of both frames: on a GPU as many launches
@@ -76,17 +88,15 @@ def find_motions(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def better_motion(left: Tensor, right: Tensor, motions: tuple[Tensor, ...]) -> Tensor:
+def better_motion(cells: Tensor, motions: tuple[Tensor, ...]) -> Tensor:
     """Take in each place that of several motions for which the levelled frames agree best.
 
     Args:
-        left: As in `find_motions`, as are the others, and what is returned.
-        right: Likewise.
+        cells: As in `find_motions`, as are the others, and what is returned.
         motions: Of which to choose.
     """
-    frames = _in_cells(left, right)
-    left, right = frames.chunk(2)
-    levelled_left, levelled_right = _levelled(frames, box(frames, CONTRAST_WINDOW)).chunk(2)
+    left, right = cells.chunk(2)
+    levelled_left, levelled_right = _levelled(cells, box(cells, CONTRAST_WINDOW)).chunk(2)
     candidates = [motion / CELL for motion in motions]
     costs = [
         (warp(levelled_left, motion) - warp(levelled_right, -motion)).abs_().mean(1)
@@ -104,17 +114,12 @@ def correct_by_pixels(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
     """Correct a motion once more, by texture that is too fine for the grids.
 
     Args:
-        left: As in `find_motions`, as are the others, and what is returned.
+        left: As in `in_cells`.
         right: Likewise.
-        motion: As found there.
+        motion: As `find_motions` finds it, as is what is returned.
     """
     corrected = search(left.float(), right.float(), upsample(motion, CELL), ONCE)
     return shrink(corrected, CELL)
-
-
-def _in_cells(left: Tensor, right: Tensor) -> Tensor:
-    """Both frames' cells in one batch: (2*N, C, H/CELL, W/CELL), the left ones first."""
-    return torch.cat([shrink(frames.float(), CELL) for frames in (left, right)])
 
 
 def _seen(frames: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from sepconv_video.kernels import sepconv_pair
 from sepconv_video.kernels.motion import Mode
-from sepconv_video.models.alignment import CELL, better_motion, correct_by_pixels, find_motions
+from sepconv_video.models.alignment import (
+    CELL,
+    better_motion,
+    correct_by_pixels,
+    find_motions,
+    in_cells,
+)
 from sepconv_video.models.blocks import (
     ResidualBlock,
     box,
@@ -92,10 +98,8 @@ class Pair(NamedTuple):
     def of(cls, left: Tensor, right: Tensor, motions: int) -> Self:
         """Find the better motion, and (2) that by even contrast; zero where nothing changes."""
         change = changed(left, right)
-        levelled, evened = find_motions(left, right)
-        found = (better_motion(left, right, (levelled, evened)), evened)[:motions]
-        found = tuple(follow_small(left, right, motion) for motion in found)
-        found = tuple(correct_by_pixels(left, right, motion) for motion in found)
+        found = _motions_by_cells(in_cells(left, right), motions)
+        found = [correct_by_pixels(left, right, motion) for motion in found]
         held = [motion * change.float() for motion in found]
         return cls(left, right, tuple(torch.cat((one, -one), 1) for one in held), change)
 
@@ -118,6 +122,13 @@ class Pair(NamedTuple):
         columns = slice(left, left + like.shape[-1] // CELL)
         motions = tuple(motion[..., rows, columns] for motion in self.motions)
         return Piece(self, motions, self.change[..., rows, columns], (place.top, place.left))
+
+
+def _motions_by_cells(cells: Tensor, count: int) -> list[Tensor]:
+    """The first so many of: the better motion, and that by even contrast."""
+    levelled, evened = find_motions(cells)
+    found = [better_motion(cells, (levelled, evened)), evened][:count]
+    return [follow_small(cells, motion) for motion in found]
 
 
 class Piece(NamedTuple):
@@ -144,7 +155,7 @@ class Aligned(nn.Module):
     """The design that our networks share; they differ in size, and in how motion is found."""
 
     halo = 160
-    frame_bytes_per_pixel = 65
+    frame_bytes_per_pixel = 68
     bf16_suffices = True
     """Nothing is seen of it where the features have the 8 bits of bf16; the frames have more."""
 

@@ -39,21 +39,21 @@ INVERSIONS = 3
 
 
 @torch.no_grad()
-def follow_small(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
+def follow_small(cells: Tensor, motion: Tensor) -> Tensor:
     """Find what moves too far for its size, and take its motion in its place.
 
     Args:
-        left: As in `alignment.find_motions`, as are the others, and what is returned.
-        right: Likewise.
+        cells: As in `alignment.find_motions`, as are the other one and what is returned.
         motion: As found there.
     """
     height, width = motion.shape[-2:]
     side = cell_side(CELL * height, CELL * width)
-    frames = [shrink(pad_to_multiple(frame.float(), side), side) for frame in (left, right)]
-    known = shrink(pad_to_multiple(motion, side // CELL), side // CELL) / side
-    flow = _as_seen_from_frames(known)
+    factor = side // CELL
     # of either frame by itself: the left ones of a batch, and then the right ones
-    own, other = torch.cat(frames), torch.cat(frames[::-1])
+    own = shrink(pad_to_multiple(cells, factor), factor)
+    other = torch.cat(own.chunk(2)[::-1])
+    known = shrink(pad_to_multiple(motion, factor), factor) / side
+    flow = _as_seen_from_frames(known)
     unexplained = box((own - warp(other, flow)).abs_().mean(1, keepdim=True), WINDOW)
     flow, found = match(own, other, flow, unexplained, MATCHING)
     found &= _agree(flow)
@@ -65,11 +65,11 @@ def follow_small(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
         worth = _worth(seen_left, seen_right, candidate)
         better = there & (worth > best)
         best, small = torch.where(better, worth, best), torch.where(better, candidate, small)
-    small = _enlarged(small, side // CELL)[..., :height, :width]
-    known = _enlarged(known, side // CELL)[..., :height, :width]
+    small = _enlarged(small, factor)[..., :height, :width]
+    known = _enlarged(known, factor)[..., :height, :width]
     taken = (small != known).any(1, keepdim=True)
-    guess = torch.where(taken, small * (side / CELL), motion / CELL)
-    left, right = shrink(left.float(), CELL), shrink(right.float(), CELL)
+    guess = torch.where(taken, small * factor, motion / CELL)
+    left, right = cells.chunk(2)
     return torch.where(taken, search(left, right, guess, FINISH) * CELL, motion)
 
 
