@@ -299,7 +299,7 @@ def test_our_networks_do_not_wait_for_a_gpu(network, monkeypatch):
     monkeypatch.setattr(alignment, "search", lambda left, right, motion, _: motion)
     monkeypatch.setattr(matching, "search", lambda left, right, motion, _: motion)
     monkeypatch.setattr(matching, "match", lambda *given: (given[2], given[3] > 0))
-    monkeypatch.setattr(blocks, "warp_frames", warped)
+    monkeypatch.setattr(blocks.kernels, "warp", warped)
     model = network().to("meta")
     pair = torch.empty(2, 1, 3, 100, 130, device="meta")
     with torch.inference_mode(), NeverWaiting():

@@ -65,6 +65,23 @@ def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
     return motion_cpu.warp(frames, motion, how)
 
 
+def box(maps: Tensor, side: int) -> Tensor:
+    """Average maps over side x side cells around each; edges repeated; not differentiable.
+
+    PyTorch takes five times as long on a CPU; on a GPU it needs no help.
+
+    Args:
+        maps: (N, C, H, W), float32, on a CPU.
+        side: Odd.
+
+    Returns:
+        As `maps`.
+    """
+    from sepconv_video.kernels import motion_cpu  # noqa: PLC0415
+
+    return motion_cpu.box(maps, side)
+
+
 def search(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) -> Tensor:
     """Correct a motion some times, then let cells take that of others at each of the distances.
 

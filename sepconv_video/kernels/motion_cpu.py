@@ -32,7 +32,8 @@ from sepconv_video.kernels.vectors import (
 VECTORS = 0x4E5C9866  # CRC-32 of `vectors.py`, as in `cpu`
 LEAST_ROWS, MOST_ROWS = 16, 64  # of a strip: its buffers are to stay in a core's cache
 STRIPS = 2  # for each thread, so that all end at the same time
-LEAST_CELLS = 8000  # fewer are done before a second thread has begun
+# fewer are done before a second thread has begun: of a search, whose threads wait, and else
+LEAST_CELLS, LEAST_WARPED, LEAST_BOXED = 8000, 50_000, 300_000
 C = 3  # channels
 TERMS = 5  # products of slopes and differences, which are averaged for a correction
 WEIGHT, ACROSS, DOWN, TRUST = range(TERMS, TERMS + 4)  # what else is kept of a row's cells
@@ -154,8 +155,26 @@ def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
         shapes = (LANES, width + LANES - 1), (2, width + LANES - 1), (motion.shape[3] + 2,)
         return tuple(torch.empty(shape).numpy() for shape in shapes)
 
-    threads = 1 if height * width < LEAST_CELLS else None
+    threads = 1 if N * height * width < LEAST_WARPED else None
     run(work, N * strips, (), buffers, None, threads)
+    return made
+
+
+def box(maps: Tensor, side: int) -> Tensor:
+    """Do what `motion.box` says."""
+    (N, channels, H, W), rows = maps.shape, _strip_rows(maps)
+    made = torch.empty(maps.shape)
+    given, result = (
+        tensor.reshape(N * channels, H, W) for tensor in (as_array(maps), made.numpy())
+    )
+    strips = -(-H // rows)
+
+    def work(wide: Array, task: int) -> None:
+        k, top = task // strips, task % strips * rows
+        _box_strip(given[k], result[k], wide, side, (top, min(top + rows, H)))
+
+    threads = 1 if maps.numel() < LEAST_BOXED else None
+    run(work, N * channels * strips, (), lambda: np.empty(W + side - 1, np.float32), None, threads)
     return made
 
 
@@ -546,3 +565,25 @@ def _warp_strip(
             look(seen, frame, plane, places[1], places[0], W)
         for c in range(channels):
             copy_flat(result[c, y], 0, seen[c], 0, W)
+
+
+@compiled(called_from_python=True)
+def _box_strip(plane: Array, result: Array, wide: Array, side: int, rows: Two) -> None:
+    """Average some rows of a plane over side x side cells; `wide` is (W + side - 1,)."""
+    (H, W), radius, share = plane.shape, side // 2, ONE / np.float32(side * side)
+    for y in range(*rows):
+        centre, out = wide[radius : radius + W], result[y]
+        copy_flat(centre, 0, plane[clamp(y - radius, 0, H - 1)], 0, W)
+        for k in range(1 - radius, radius + 1):
+            row = plane[clamp(y + k, 0, H - 1)]
+            for x in range(W):
+                centre[x] += row[x]
+        for k in range(radius):
+            wide[k], wide[radius + W + k] = centre[0], centre[W - 1]
+        copy_flat(out, 0, wide, 0, W)
+        for k in range(1, side):
+            shifted = wide[k : k + W]
+            for x in range(W):
+                out[x] += shifted[x]
+        for x in range(W):
+            out[x] *= share

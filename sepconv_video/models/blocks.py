@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sepconv_video.kernels import motion as kernels
 from sepconv_video.kernels.motion import Mode, Warping
-from sepconv_video.kernels.motion import warp as warp_frames
 
 
 class ResidualBlock(nn.Module):
@@ -87,7 +87,7 @@ def warp(
         return _warp_differentiably(frames, motion, mode, corner)
     how = Warping(mode, corner, factor)
     # coordinates need more than the 11 bits of fp16, whatever the dtype of the network
-    return warp_frames(frames.float(), motion.float(), how).to(frames.dtype)
+    return kernels.warp(frames.float(), motion.float(), how).to(frames.dtype)
 
 
 def _warp_differentiably(
@@ -109,13 +109,9 @@ def _warp_differentiably(
 
 def box(maps: Tensor, side: int) -> Tensor:
     """Average (N, C, H, W) over side x side pixels around each; edges repeated, `side` odd."""
-    padded = F.pad(maps, [side // 2] * 4, mode="replicate")
-    if maps.device.type != "cpu":  # one launch
-        return F.avg_pool2d(padded, side, 1)
-    height, width = maps.shape[-2:]
-    # sums of slices are five times as fast as pooling on a CPU
-    rows = _sum([padded[..., k : k + height, :] for k in range(side)])
-    return _sum([rows[..., k : k + width] for k in range(side)]) / side**2
+    if maps.device.type == "cpu":
+        return kernels.box(maps, side)
+    return F.avg_pool2d(F.pad(maps, [side // 2] * 4, mode="replicate"), side, 1)
 
 
 def shrink(maps: Tensor, factor: int) -> Tensor:
@@ -124,7 +120,7 @@ def shrink(maps: Tensor, factor: int) -> Tensor:
         return maps
     if maps.device.type != "cpu":  # one launch
         return F.avg_pool2d(maps, factor)
-    # as in `box`; three times as fast
+    # sums of slices are three times as fast as pooling on a CPU
     rows = _sum([maps[..., k::factor, :] for k in range(factor)])
     return _sum([rows[..., k::factor] for k in range(factor)]) / factor**2
 

@@ -126,6 +126,15 @@ def test_a_cpu_warps_as_pytorch_does(how, size):
     assert_warped(motion_cpu.warp, how, size)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 40), (37, 75), (300, 190)])
+@pytest.mark.parametrize("side", [3, 9])
+def test_a_cpu_averages_as_pytorch_does(size, side):
+    maps = torch.randn(2, 3, *size)
+    wanted = F.avg_pool2d(F.pad(maps, [side // 2] * 4, mode="replicate"), side, 1)
+    for given in (maps, maps.contiguous(memory_format=torch.channels_last)):
+        assert (motion_cpu.box(given, side) - wanted).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e30])
 def test_warping_to_places_that_are_none_stays_within_the_frames(mode, value):
