@@ -74,12 +74,21 @@ def search(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) ->
 
 def interleaved(frames: Tensor, border: int = 0) -> Array:
     """Lay frames (N, up to 4 channels, H, W) out as `look` wants them, one in each row."""
-    if border:
-        frames = F.pad(frames, [border] * 4, mode="replicate")
-    N, channels, H, W = frames.shape
-    made = torch.zeros(N, H * W + W + 1, LANES)
-    made[:, : H * W].view(N, H, W, LANES)[..., :channels] = frames.permute(0, 2, 3, 1)
-    return as_array(made.flatten(1))
+    N, _, H, W = frames.shape
+    height, width = H + 2 * border, W + 2 * border
+    given = as_array(frames)
+    made: Array = torch.empty(N, (height * width + width + 1) * LANES).numpy()
+    rows = _strip_rows(frames)
+    strips = -(-height // rows)
+
+    def work(zeros: Array, task: int) -> None:
+        n, top = task // strips, task % strips * rows
+        last = height + 2 if top + rows >= height else top + rows  # with what follows the last cell
+        _interleave_strip(made[n], given[n], zeros, border, (top, last))
+
+    threads = 1 if N * H * W < LEAST_WARPED else None
+    run(work, N * strips, (), lambda: np.zeros(W, np.float32), None, threads)
+    return made
 
 
 def _looks(width: int) -> Shapes:
@@ -587,3 +596,37 @@ def _box_strip(plane: Array, result: Array, wide: Array, side: int, rows: Two) -
                 out[x] += shifted[x]
         for x in range(W):
             out[x] *= share
+
+
+@compiled(called_from_python=True)
+def _interleave_strip(target: Array, planes: Array, zeros: Array, border: int, rows: Two) -> None:
+    """Interleave some rows of a frame; beyond the last one there are zeros.
+
+    Args:
+        target: Flat.
+        planes: (channels, H, W).
+        zeros: (W,), in the place of missing channels.
+        border: Cells around, which repeat the edges.
+        rows: The first one, and that before which it ends, of the target.
+    """
+    channels, H, W = planes.shape
+    width = W + 2 * border
+    for y in range(*rows):
+        row = target[LANES * y * width : LANES * (y + 1) * width]
+        if y >= H + 2 * border:
+            row[:] = ZERO
+            continue
+        source = clamp(y - border, 0, H - 1)
+        first = planes[0, source]
+        second = planes[1, source] if channels > 1 else zeros
+        third = planes[2, source] if channels > 2 else zeros
+        fourth = planes[3, source] if channels > 3 else zeros
+        inner = row[LANES * border : LANES * (border + W)]
+        for x in range(W):
+            inner[4 * x] = first[x]
+            inner[4 * x + 1] = second[x]
+            inner[4 * x + 2] = third[x]
+            inner[4 * x + 3] = fourth[x]
+        for k in range(border):
+            copy_flat(row, LANES * k, inner, 0, LANES)
+            copy_flat(row, LANES * (border + W + k), inner, LANES * (W - 1), LANES)

@@ -79,10 +79,7 @@ def find_motions(cells: Tensor) -> tuple[Tensor, Tensor]:
     for frames in reversed(grids):
         height, width = frames.shape[-2:]
         motions = 2 * upsample(motions, 2)[..., :height, :width]
-        # both frames at once, which on a GPU again saves launches
-        levelled, evened = (seen.chunk(2) for seen in _seen(frames))
-        left, right = (torch.cat(ways) for ways in zip(levelled, evened, strict=True))
-        motions = search(left, right, motions, CONSTANTS)
+        motions = search(*_in_both_ways(frames), motions, CONSTANTS)
     by_levelled, by_evened = (motions * CELL).chunk(2)
     return by_levelled, by_evened
 
@@ -122,13 +119,19 @@ def correct_by_pixels(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
     return shrink(corrected, CELL)
 
 
-def _seen(frames: Tensor) -> tuple[Tensor, Tensor]:
-    """The frames (N, C, H, W) levelled, and with even contrast."""
+def _in_both_ways(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Both frames' cells (2*N, C, H, W) levelled, and with even contrast.
+
+    Returns:
+        The left frames in either way, and the right ones: (2*N, C, H, W) each.
+    """
     around = box(frames, CONTRAST_WINDOW)
-    contrast = box((frames - around).square().mean(1, keepdim=True), CONTRAST_WINDOW).sqrt()
-    return _levelled(frames, around), frames / (contrast + LEAST_CONTRAST)
+    contrast = box((frames - around).square_().mean(1, keepdim=True), CONTRAST_WINDOW).sqrt_()
+    ways = _levelled(frames, around), frames / (contrast + LEAST_CONTRAST)
+    (left, right), (even_left, even_right) = (way.chunk(2) for way in ways)
+    return torch.cat((left, even_left)), torch.cat((right, even_right))
 
 
 def _levelled(frames: Tensor, around: Tensor) -> Tensor:
     """Take most of the brightness around off, lest shadows, smoke or flicker seem to move."""
-    return frames - LEVELLING * around
+    return torch.sub(frames, around, alpha=LEVELLING)

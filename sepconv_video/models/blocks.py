@@ -23,7 +23,7 @@ class ResidualBlock(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(N, channels, H, W) in and out."""
         residual: Tensor = self.second(F.leaky_relu(self.first(features), 0.1, inplace=True))
-        return features + residual
+        return residual.add_(features)
 
 
 def conv_act(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

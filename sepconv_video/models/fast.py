@@ -76,9 +76,9 @@ class Trunk(nn.Module):
         at2 = self.down2(seen)
         at4 = self.down4(at2)
         at8 = self.down8(at4)
-        at8 = self.refine8(at8 + upsample(self.up8(self.down16(at8)), 2))
-        at4 = self.refine4(at4 + upsample(self.up4(at8), 2))
-        features: Tensor = self.refine2(at2 + upsample(self.up2(at4), 2))
+        at8 = self.refine8(upsample(self.up8(self.down16(at8)), 2).add_(at8))
+        at4 = self.refine4(upsample(self.up4(at8), 2).add_(at4))
+        features: Tensor = self.refine2(upsample(self.up2(at4), 2).add_(at2))
         return features
 
 
