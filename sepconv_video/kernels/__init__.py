@@ -9,8 +9,9 @@ videos, and imports numba and cupy on first use.
 from sepconv_video.kernels.operation import (
     has_bf16_units,
     implementations,
+    planar,
     sepconv,
     sepconv_pair,
 )
 
-__all__ = ["has_bf16_units", "implementations", "sepconv", "sepconv_pair"]
+__all__ = ["has_bf16_units", "implementations", "planar", "sepconv", "sepconv_pair"]

@@ -76,6 +76,25 @@ def sepconv_pair(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | Non
     return result
 
 
+def planar(maps: Tensor, dtype: torch.dtype) -> Tensor:
+    """Lay maps out as the operator wants its taps: map by map, and in its dtype.
+
+    Args:
+        maps: (N, C, H, W), any strides, any floating dtype.
+        dtype: Of the result.
+
+    Returns:
+        (N, C, H, W), contiguous; differentiable.
+    """
+    is_known = dtype == torch.float32 and maps.dtype in (torch.float32, torch.bfloat16)
+    differentiate = torch.is_grad_enabled() and maps.requires_grad
+    if maps.device.type != "cpu" or not is_known or differentiate:
+        return maps.to(dtype, memory_format=torch.contiguous_format)
+    from sepconv_video.kernels import cpu  # noqa: PLC0415 - numba takes a second to import
+
+    return cpu.planar(maps)
+
+
 def implementations() -> dict[str, str]:
     """Tell which implementations work here.
 

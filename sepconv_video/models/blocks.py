@@ -47,17 +47,6 @@ def pad_to_multiple(frames: Tensor, multiple: int) -> Tensor:
     return F.pad(frames, [0, -width % multiple, 0, -height % multiple], mode="replicate")
 
 
-def planar(maps: Tensor, dtype: torch.dtype) -> Tensor:
-    """Lay maps (N, C, H, W) out map by map, as the operator wants them, and in another dtype."""
-    if maps.device.type != "cpu":  # one launch
-        return maps.to(dtype, memory_format=torch.contiguous_format)
-    # PyTorch turns matrices around in small blocks, in half the time that it takes otherwise
-    N, C, H, W = maps.shape
-    pixels = maps.permute(0, 2, 3, 1).reshape(N, H * W, C)
-    turned = torch.cat([pixels[n].t().contiguous().to(dtype) for n in range(N)])
-    return turned.view(N, C, H, W)
-
-
 def upsample(maps: Tensor, factor: int) -> Tensor:
     """Bilinear enlargement of (N, C, H, W) to (N, C, factor*H, factor*W)."""
     return F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sepconv_video.kernels import sepconv_pair
+from sepconv_video.kernels import planar, sepconv_pair
 from sepconv_video.kernels.motion import Mode
 from sepconv_video.models.alignment import (
     CELL,
@@ -29,7 +29,6 @@ from sepconv_video.models.blocks import (
     box,
     conv_act,
     pad_to_multiple,
-    planar,
     shrink,
     upsample,
     warp,

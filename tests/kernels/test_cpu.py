@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sepconv_video.kernels import cpu, reference, vectors
+from sepconv_video.kernels import cpu, planar, reference, vectors
 
 SIZES = [  # N, C, H, W, K, half-resolution taps
     (2, 3, 2, 2, 1, True),
@@ -133,3 +133,19 @@ def test_what_is_compiled_is_kept_where_numba_is_told_to(tmp_path):
     )
     assert found.stdout.split() == ["0", "1"]
     assert list(tmp_path.rglob("*_filter_rows*.nbi"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [(3, 5), (40, 30), (70, 130)])
+def test_maps_are_laid_out_as_pytorch_does(dtype, size):
+    maps = torch.randn(2, 49, *size).to(dtype).contiguous(memory_format=torch.channels_last)
+    for given in (maps, maps.contiguous(), maps[..., 1:, 2:]):
+        made = planar(given, torch.float32)
+        assert torch.equal(made, given.float())
+        assert made.is_contiguous()
+
+
+def test_laying_maps_out_is_differentiable():
+    maps = torch.randn(1, 3, 4, 5, requires_grad=True)
+    planar(maps, torch.float32).sum().backward()
+    assert torch.equal(maps.grad, torch.ones_like(maps))
