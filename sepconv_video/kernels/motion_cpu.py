@@ -39,6 +39,7 @@ TERMS = 5  # products of slopes and differences, which are averaged for a correc
 WEIGHT, ACROSS, DOWN, TRUST = range(TERMS, TERMS + 4)  # what else is kept of a row's cells
 STEPS_Y, STEPS_X = (0, -1, 1, 0, 0), (0, 0, 0, -1, 1)  # to the cells whose motion may be taken
 CANDIDATES = len(STEPS_Y)
+OWN = np.int64(0)  # no shift; a plain 0 would be a type of its own for numba
 MIXED = 5  # rows of sums when they are mixed
 RADIUS = 2  # half of `WINDOW`: a number, as numba's cache would not see it change elsewhere
 assert WINDOW == 2 * RADIUS + 1
@@ -297,7 +298,7 @@ def _box(out: Array, wide: Array, rows: Array, lines: Lines) -> None:
 def _compare_row(arrays: Arrays, buffers: Buffers, y: int, line: int) -> None:
     """Move both frames as they are in the middle; sum, with a border, and difference."""
     (seen, places, totals, differences), W = buffers, arrays[2].shape[2]
-    _look_both(arrays, seen, places, (y, y), 0)
+    _look_both(arrays, seen, places, (y, y), OWN)
     for c in range(C):
         before, after, total, difference = (
             seen[0, c],
