@@ -7,6 +7,7 @@ pass.
 numba is imported at the top, so import this module only when it is needed.
 """
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -39,7 +40,7 @@ TERMS = 5  # products of slopes and differences, which are averaged for a correc
 WEIGHT, ACROSS, DOWN, TRUST = range(TERMS, TERMS + 4)  # what else is kept of a row's cells
 STEPS_Y, STEPS_X = (0, -1, 1, 0, 0), (0, 0, 0, -1, 1)  # to the cells whose motion may be taken
 CANDIDATES = len(STEPS_Y)
-OWN = np.int64(0)  # no shift; a plain 0 would be a type of its own for numba
+OWN: Any = np.int64(0)  # no shift; a plain 0 would be a type of its own for numba
 MIXED = 5  # rows of sums when they are mixed
 RADIUS = 2  # half of `WINDOW`: a number, as numba's cache would not see it change elsewhere
 assert WINDOW == 2 * RADIUS + 1
@@ -147,14 +148,15 @@ def match(
 
 def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
     """Do what `motion.warp` says."""
-    (N, channels, H, W), factor = frames.shape, how.factor
-    border = BORDER if how.mode == "bicubic" else 0
+    factor, border = how.factor, BORDER if how.mode == "bicubic" else 0
     height, width = (factor * size for size in motion.shape[2:])
+    frames, corner = _looked_at(frames, motion, how)
+    N, channels, H, W = frames.shape
     made = torch.empty(N, channels, height, width)
     given, field, result = interleaved(frames, border), as_array(motion), made.numpy()
     rows = _strip_rows(made)
     strips = -(-height // rows)
-    figures = MODES.index(how.mode), factor, *how.corner
+    figures = MODES.index(how.mode), factor, *corner
 
     def work(own: Buffers, task: int) -> None:
         n, top = task // strips, task % strips * rows
@@ -168,6 +170,24 @@ def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
     threads = 1 if N * height * width < LEAST_WARPED else None
     run(work, N * strips, (), buffers, None, threads)
     return made
+
+
+def _looked_at(frames: Tensor, motion: Tensor, how: Warping) -> tuple[Tensor, Two]:
+    """Cut out what a motion leads to: of a large frame a tile needs a part; and its new corner."""
+    sizes = [how.factor * size for size in motion.shape[2:]]
+    ends = torch.stack((motion.amin((0, 2, 3)), motion.amax((0, 2, 3))))
+    if sizes == list(frames.shape[2:]) or not ends.isfinite().all():
+        return frames, how.corner
+    cuts = []
+    for corner, size, whole, (least, most) in zip(
+        how.corner, sizes, frames.shape[2:], ends.T.flip(0).tolist(), strict=True
+    ):
+        first = min(max(math.floor(corner + least) - BORDER, 0), whole - 1)
+        last = min(max(math.ceil(corner + size + most) + BORDER, first + 1), whole)
+        cuts.append((first, last))
+    (top, bottom), (left, right) = cuts
+    cut = frames[..., top:bottom, left:right]
+    return cut, (how.corner[0] - top, how.corner[1] - left)
 
 
 def box(maps: Tensor, side: int) -> Tensor:
