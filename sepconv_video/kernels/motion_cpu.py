@@ -76,7 +76,8 @@ def search(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) ->
 
 def interleaved(frames: Tensor, border: int = 0) -> Array:
     """Lay frames (N, up to 4 channels, H, W) out as `look` wants them, one in each row."""
-    N, _, H, W = frames.shape
+    N, channels, H, W = frames.shape
+    assert channels <= LANES
     height, width = H + 2 * border, W + 2 * border
     given = as_array(frames)
     made: Array = torch.empty(N, (height * width + width + 1) * LANES).numpy()
@@ -175,8 +176,10 @@ def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
 def _looked_at(frames: Tensor, motion: Tensor, how: Warping) -> tuple[Tensor, Two]:
     """Cut out what a motion leads to: of a large frame a tile needs a part; and its new corner."""
     sizes = [how.factor * size for size in motion.shape[2:]]
+    if sizes == list(frames.shape[2:]):
+        return frames, how.corner
     ends = torch.stack((motion.amin((0, 2, 3)), motion.amax((0, 2, 3))))
-    if sizes == list(frames.shape[2:]) or not ends.isfinite().all():
+    if not ends.isfinite().all():
         return frames, how.corner
     cuts = []
     for corner, size, whole, (least, most) in zip(
@@ -208,9 +211,9 @@ def box(maps: Tensor, side: int) -> Tensor:
     return made
 
 
-def _strip_rows(motion: Tensor) -> int:
-    """How many rows a strip has: the more, the less is worked out twice."""
-    rows = len(motion) * motion.shape[2]
+def _strip_rows(maps: Tensor) -> int:
+    """How many rows a strip of (N, C, H, W) has: the more, the less is worked out twice."""
+    rows = len(maps) * maps.shape[2]
     return min(max(rows // (STRIPS * torch.get_num_threads()), LEAST_ROWS), MOST_ROWS)
 
 
@@ -320,12 +323,8 @@ def _compare_row(arrays: Arrays, buffers: Buffers, y: int, line: int) -> None:
     (seen, places, totals, differences), W = buffers, arrays[2].shape[2]
     _look_both(arrays, seen, places, (y, y), OWN)
     for c in range(C):
-        before, after, total, difference = (
-            seen[0, c],
-            seen[1, c],
-            totals[c, line],
-            differences[c, line],
-        )
+        before, after = seen[0, c], seen[1, c]
+        total, difference = totals[c, line], differences[c, line]
         for x in range(W):
             total[x + 1] = before[x] + after[x]
             difference[x] = before[x] - after[x]
