@@ -16,6 +16,7 @@
 #define COLUMNS 32
 #define WARPS 4
 #define ROWS 16
+#define LINES (ROWS / WARPS)  // cells of a thread, one above the other
 #define SOUGHT 8
 #define ALL 0xffffffffu
 #define AROUND (WINDOW / 2)
@@ -70,6 +71,11 @@ __device__ __forceinline__ void put(const Arguments& a, int y, int x, float acro
     a.result[at] = across;
     a.result[at + plane] = down;
 }
+
+// Whether row i of those that the cells of a thread are summed over, from AROUND above the first cell
+// on, is in the window of its cell r. They share the sums of a row: two fifths as much is read.
+#define IN_WINDOW(i, r) ((r) <= (i) && (i) < (r) + WINDOW)
+#define SUMMED (LINES + WINDOW - 1)
 
 // The cells of a block and `around` more on each side.
 #define WIDE(around) (COLUMNS + 2 * (around))
@@ -126,22 +132,34 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
     }
     __syncthreads();
 
-    const int column = blockIdx.x * COLUMNS + threadIdx.x;
-    for (int row = threadIdx.y; row < ROWS; row += WARPS) {
-        const int y = blockIdx.y * ROWS + row;
-        if (y >= H || column >= W) continue;
-        float total[5] = {0, 0, 0, 0, 0};
-        for (int i = 0; i < WINDOW; ++i) {
-            for (int j = 0; j < WINDOW; ++j) {
-                const float* term = terms + (row + i) * WIDE(AROUND) + threadIdx.x + j;
-                for (int k = 0; k < 5; ++k) total[k] += term[k * TAKEN];
+    const int first = threadIdx.y * LINES;
+    float totals[LINES][TERMS - 1] = {};
+#pragma unroll
+    for (int i = 0; i < SUMMED; ++i) {
+#pragma unroll
+        for (int k = 0; k < TERMS - 1; ++k) {
+            const float* term = terms + k * TAKEN + (first + i) * WIDE(AROUND) + threadIdx.x;
+            float sum = 0;
+#pragma unroll
+            for (int j = 0; j < WINDOW; ++j) sum += term[j];
+#pragma unroll
+            for (int r = 0; r < LINES; ++r) {
+                if (IN_WINDOW(i, r)) totals[r][k] += sum;
             }
         }
-        for (int k = 0; k < 5; ++k) total[k] /= WINDOW * WINDOW;
-        const float xx = total[0] + (float)a.damping, yy = total[2] + (float)a.damping;
-        const float xy = total[1], determinant = xx * yy - xy * xy;
-        const float across = (xy * total[4] - yy * total[3]) / determinant;
-        const float down = (xy * total[3] - xx * total[4]) / determinant;
+    }
+    const int column = blockIdx.x * COLUMNS + threadIdx.x;
+#pragma unroll
+    for (int r = 0; r < LINES; ++r) {
+        const int row = first + r, y = blockIdx.y * ROWS + row;
+        if (y >= H || column >= W) continue;
+        const float share = 1.0f / (WINDOW * WINDOW);
+        const float xx = totals[r][0] * share + (float)a.damping, xy = totals[r][1] * share;
+        const float yy = totals[r][2] * share + (float)a.damping;
+        const float xd = totals[r][3] * share, yd = totals[r][4] * share;
+        const float determinant = xx * yy - xy * xy;
+        const float across = (xy * yd - yy * xd) / determinant;
+        const float down = (xy * xd - xx * yd) / determinant;
         const long long at = (long long)y * W + column;
         put(a, y, column, motion[at] + min(max(across, -1.0f), 1.0f),
             motion[plane + at] + min(max(down, -1.0f), 1.0f));
@@ -157,20 +175,32 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
     const long long plane = a.H * a.W, n = blockIdx.z;
     const float* motion = a.motion + n * 2 * plane;
     const float* weight = a.weight + n * plane;
-    for (int row = threadIdx.y; row < ROWS; row += WARPS) {
-        const int y = blockIdx.y * ROWS + row;
-        if (y >= H || x >= W) continue;
-        float across = 0, down = 0, total = 0;
-        for (int i = 0; i < WINDOW; ++i) {
-            for (int j = 0; j < WINDOW; ++j) {
-                const int at = within(y + i - AROUND, H) * W + within(x + j - AROUND, W);
-                const float trust = weight[at] * weight[at] * weight[at];
-                across += trust * motion[at];
-                down += trust * motion[plane + at];
-                total += trust;
-            }
+    const int first = blockIdx.y * ROWS + threadIdx.y * LINES;
+    if (x >= W) return;
+    float across[LINES] = {}, down[LINES] = {}, total[LINES] = {};
+#pragma unroll
+    for (int i = 0; i < SUMMED; ++i) {
+        const long long line = (long long)within(first + i - AROUND, H) * W;
+        float sum_x = 0, sum_y = 0, sum = 0;
+#pragma unroll
+        for (int j = 0; j < WINDOW; ++j) {
+            const long long at = line + within(x + j - AROUND, W);
+            const float trust = weight[at] * weight[at] * weight[at];
+            sum_x += trust * motion[at];
+            sum_y += trust * motion[plane + at];
+            sum += trust;
         }
-        put(a, y, x, across / total, down / total);
+#pragma unroll
+        for (int r = 0; r < LINES; ++r) {
+            if (!IN_WINDOW(i, r)) continue;
+            across[r] += sum_x;
+            down[r] += sum_y;
+            total[r] += sum;
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < LINES; ++r) {
+        if (first + r < H) put(a, first + r, x, across[r] / total[r], down[r] / total[r]);
     }
 }
 
@@ -205,29 +235,39 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
     }
     __syncthreads();
 
-    const int x = blockIdx.x * COLUMNS + threadIdx.x;
-    for (int row = threadIdx.y; row < ROWS; row += WARPS) {
-        const int y = blockIdx.y * ROWS + row;
-        if (y >= H || x >= W) continue;
-        float cost[CANDIDATES], mean = 0, least = 0;
+    const int x = blockIdx.x * COLUMNS + threadIdx.x, first = threadIdx.y * LINES;
+    float totals[LINES][CANDIDATES] = {};
+#pragma unroll
+    for (int i = 0; i < SUMMED; ++i) {
 #pragma unroll
         for (int k = 0; k < CANDIDATES; ++k) {
-            cost[k] = 0;
-            for (int i = 0; i < WINDOW; ++i) {
-                for (int j = 0; j < WINDOW; ++j) {
-                    cost[k] += costs[k * TAKEN + (row + i) * WIDE(AROUND) + threadIdx.x + j];
-                }
+            const float* cost = costs + k * TAKEN + (first + i) * WIDE(AROUND) + threadIdx.x;
+            float sum = 0;
+#pragma unroll
+            for (int j = 0; j < WINDOW; ++j) sum += cost[j];
+#pragma unroll
+            for (int r = 0; r < LINES; ++r) {
+                if (IN_WINDOW(i, r)) totals[r][k] += sum;
             }
-            cost[k] /= WINDOW * WINDOW;
-            mean += cost[k] / CANDIDATES;
-            least = k == 0 ? cost[k] : min(least, cost[k]);
         }
+    }
+#pragma unroll
+    for (int r = 0; r < LINES; ++r) {
+        const int y = blockIdx.y * ROWS + first + r;
+        if (y >= H || x >= W) continue;
+        const float share = 1.0f / (WINDOW * WINDOW);
+        float mean = 0, least = totals[r][0];
+#pragma unroll
+        for (int k = 0; k < CANDIDATES; ++k) {
+            mean += totals[r][k] * share / CANDIDATES;
+            least = min(least, totals[r][k]);
+        }
+        const float scale = (float)a.sharpness * share / (mean + (float)a.least);
         float across = 0, down = 0, total = 0;
 #pragma unroll
         for (int k = 0; k < CANDIDATES; ++k) {
             const int from = within(y + steps_y[k], H) * W + within(x + steps_x[k], W);
-            const float likelihood =
-                expf((float)a.sharpness * (least - cost[k]) / (mean + (float)a.least));
+            const float likelihood = expf(scale * (least - totals[r][k]));
             across += likelihood * motion[from];
             down += likelihood * motion[plane + from];
             total += likelihood;
