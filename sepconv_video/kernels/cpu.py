@@ -30,9 +30,8 @@ from sepconv_video.kernels.vectors import (
 )
 
 # CRC-32 of `vectors.py`: numba's cache looks at this file, not at those that it imports
-VECTORS = 0x4E5C9866
+VECTORS = 0x12D2E373
 ROWS = 16  # rows of a tile, a multiple of PAIR: they share one copy of the image patch
-STRIP = 4096  # pixels that are laid out at once
 ZERO = np.int64(0)  # unlike a plain 0 of a type that numba has no special case for
 ONE = (np.int64(1), ZERO, ZERO)  # a stack of one plane
 CELLS = BLOCK // 2 + 2  # columns of a half-resolution map that a block reads
@@ -156,26 +155,6 @@ def backward(
         run(_backward_image, N * strips, (arrays[0], arrays[2], arrays[3], grad_image))
     results = [torch.from_numpy(array).to(image.dtype) for array in (grad_image, *grads)]
     return results[0], results[1], results[2]
-
-
-def planar(maps: Tensor) -> Tensor:
-    """Lay maps (N, C, H, W) whose channels lie beside each other out map by map, in float32.
-
-    PyTorch turns them element by element, which takes five times as long.
-
-    Args:
-        maps: bfloat16 or float32, of any strides.
-    """
-    N, C, H, W = maps.shape
-    pixels = maps.permute(0, 2, 3, 1).reshape(N, H * W, C)
-    made = torch.empty(N, C, H, W)
-    # as bits: numba does not know bfloat16, which is the upper half of a float32
-    shift = 16 if maps.dtype == torch.bfloat16 else 0
-    given = pixels.view(torch.int16 if shift else torch.int32).numpy()
-    result = made.view(N, C, H * W).view(torch.int32).numpy()
-    strips = -(-H * W // STRIP)
-    run(_turn_strip, N * strips, (given, result, shift))
-    return made
 
 
 def as_array(tensor: Tensor) -> Array:
@@ -404,18 +383,3 @@ def _backward_image(
                     total = grad_image[n, c, y + i + s, left:]
                     for x in range(columns):
                         total[x] += sums[s, x]
-
-
-@compiled(called_from_python=True)
-def _turn_strip(pixels: Array, planes: Array, shift: int, task: int) -> None:
-    """Copy STRIP pixels (N, count, C) to planes (N, C, count), bits moved up by `shift`."""
-    C, count = planes.shape[1:]
-    strips = (count + STRIP - 1) // STRIP
-    n, start = task // strips, task % strips * STRIP
-    for first in range(start, clamp(count, start, start + STRIP), BLOCK):
-        size = clamp(count - first, 0, BLOCK)
-        block = pixels[n, first : first + size]
-        for c in range(C):
-            row = planes[n, c, first : first + size]
-            for x in range(size):
-                row[x] = np.int32(block[x, c]) << np.int32(shift)

@@ -81,6 +81,31 @@ __device__ __forceinline__ void put(const Arguments& a, int y, int x, float acro
 #define WIDE(around) (COLUMNS + 2 * (around))
 #define CELLS(around) ((ROWS + 2 * (around)) * WIDE(around))
 
+// Sums over the windows of a thread's cells of maps (COUNT or more, CELLS(AROUND)) in shared memory.
+template <int COUNT>
+__device__ __forceinline__ void sum_windows(float (&totals)[LINES][COUNT], const float* maps) {
+    const float* start = maps + threadIdx.y * LINES * WIDE(AROUND) + threadIdx.x;
+#pragma unroll
+    for (int r = 0; r < LINES; ++r) {
+#pragma unroll
+        for (int k = 0; k < COUNT; ++k) totals[r][k] = 0;
+    }
+#pragma unroll
+    for (int i = 0; i < SUMMED; ++i) {
+#pragma unroll
+        for (int k = 0; k < COUNT; ++k) {
+            const float* cell = start + k * CELLS(AROUND) + i * WIDE(AROUND);
+            float sum = 0;
+#pragma unroll
+            for (int j = 0; j < WINDOW; ++j) sum += cell[j];
+#pragma unroll
+            for (int r = 0; r < LINES; ++r) {
+                if (IN_WINDOW(i, r)) totals[r][k] += sum;
+            }
+        }
+    }
+}
+
 // One correction, not smoothed yet, and how well the frames agree.
 extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
     correct(const __grid_constant__ Arguments a) {
@@ -133,21 +158,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
     __syncthreads();
 
     const int first = threadIdx.y * LINES;
-    float totals[LINES][TERMS - 1] = {};
-#pragma unroll
-    for (int i = 0; i < SUMMED; ++i) {
-#pragma unroll
-        for (int k = 0; k < TERMS - 1; ++k) {
-            const float* term = terms + k * TAKEN + (first + i) * WIDE(AROUND) + threadIdx.x;
-            float sum = 0;
-#pragma unroll
-            for (int j = 0; j < WINDOW; ++j) sum += term[j];
-#pragma unroll
-            for (int r = 0; r < LINES; ++r) {
-                if (IN_WINDOW(i, r)) totals[r][k] += sum;
-            }
-        }
-    }
+    float totals[LINES][TERMS - 1];
+    sum_windows(totals, terms);
     const int column = blockIdx.x * COLUMNS + threadIdx.x;
 #pragma unroll
     for (int r = 0; r < LINES; ++r) {
@@ -236,21 +248,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
     __syncthreads();
 
     const int x = blockIdx.x * COLUMNS + threadIdx.x, first = threadIdx.y * LINES;
-    float totals[LINES][CANDIDATES] = {};
-#pragma unroll
-    for (int i = 0; i < SUMMED; ++i) {
-#pragma unroll
-        for (int k = 0; k < CANDIDATES; ++k) {
-            const float* cost = costs + k * TAKEN + (first + i) * WIDE(AROUND) + threadIdx.x;
-            float sum = 0;
-#pragma unroll
-            for (int j = 0; j < WINDOW; ++j) sum += cost[j];
-#pragma unroll
-            for (int r = 0; r < LINES; ++r) {
-                if (IN_WINDOW(i, r)) totals[r][k] += sum;
-            }
-        }
-    }
+    float totals[LINES][CANDIDATES];
+    sum_windows(totals, costs);
 #pragma unroll
     for (int r = 0; r < LINES; ++r) {
         const int y = blockIdx.y * ROWS + first + r;

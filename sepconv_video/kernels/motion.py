@@ -60,9 +60,9 @@ def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
         from sepconv_video.kernels import motion_cuda  # noqa: PLC0415
 
         return motion_cuda.warp(frames, motion, how)
-    from sepconv_video.kernels import motion_cpu  # noqa: PLC0415
+    from sepconv_video.kernels import frames_cpu  # noqa: PLC0415
 
-    return motion_cpu.warp(frames, motion, how)
+    return frames_cpu.warp(frames, motion, how)
 
 
 def box(maps: Tensor, side: int) -> Tensor:
@@ -77,9 +77,9 @@ def box(maps: Tensor, side: int) -> Tensor:
     Returns:
         As `maps`.
     """
-    from sepconv_video.kernels import motion_cpu  # noqa: PLC0415
+    from sepconv_video.kernels import frames_cpu  # noqa: PLC0415
 
-    return motion_cpu.box(maps, side)
+    return frames_cpu.box(maps, side)
 
 
 def search(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) -> Tensor:

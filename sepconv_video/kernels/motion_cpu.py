@@ -7,7 +7,6 @@ pass.
 numba is imported at the top, so import this module only when it is needed.
 """
 
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,23 +17,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sepconv_video.kernels.cpu import Array, as_array, run
-from sepconv_video.kernels.motion import MODES, WINDOW, Constants, Matching, Warping
-from sepconv_video.kernels.vectors import (
-    BORDER,
-    LANES,
-    bound,
-    clamp,
-    compiled,
-    copy_flat,
-    look,
-    look_cubic,
+from sepconv_video.kernels.frames_cpu import (
+    MOST_ROWS,
+    ONE,
+    ZERO,
+    Buffers,
+    Shapes,
+    Two,
+    by_strips,
+    interleaved,
 )
+from sepconv_video.kernels.looks import LANES, look
+from sepconv_video.kernels.motion import WINDOW, Constants, Matching
+from sepconv_video.kernels.vectors import bound, clamp, compiled, copy_flat
 
-VECTORS = 0x4E5C9866  # CRC-32 of `vectors.py`, as in `cpu`
-LEAST_ROWS, MOST_ROWS = 16, 64  # of a strip: its buffers are to stay in a core's cache
-STRIPS = 2  # for each thread, so that all end at the same time
-# fewer are done before a second thread has begun: of a search, whose threads wait, and else
-LEAST_CELLS, LEAST_WARPED, LEAST_BOXED = 8000, 50_000, 300_000
+LOOKS = 0x61F6D948  # as in `frames_cpu`
+LEAST_CELLS = 8000  # fewer are done before a second thread has begun
 C = 3  # channels
 TERMS = 5  # products of slopes and differences, which are averaged for a correction
 WEIGHT, ACROSS, DOWN, TRUST = range(TERMS, TERMS + 4)  # what else is kept of a row's cells
@@ -44,11 +42,7 @@ OWN: Any = np.int64(0)  # no shift; a plain 0 would be a type of its own for num
 MIXED = 5  # rows of sums when they are mixed
 RADIUS = 2  # half of `WINDOW`: a number, as numba's cache would not see it change elsewhere
 assert WINDOW == 2 * RADIUS + 1
-ZERO, TWENTYFOURTH, SIXTH, THIRD, HALF, ONE = (
-    np.float32(value) for value in (0, 1 / 24, 1 / 6, 1 / 3, 0.5, 1)
-)
-NEAR, FAR = np.float32(0.75), np.float32(0.25)  # shares of two cells between which a pixel lies
-_, BICUBIC, NEAREST = range(3)  # as in `MODES`
+TWENTYFOURTH, SIXTH, THIRD, HALF = (np.float32(value) for value in (1 / 24, 1 / 6, 1 / 3, 0.5))
 SQUARINGS = 5
 LEAST_EXPONENT = np.float32(2**SQUARINGS)
 
@@ -56,10 +50,6 @@ Frames = tuple[Array, Array]  # left and right as `interleaved` makes them
 Arrays = tuple[Array, Array, Array, Array]  # of a picture: left, right, motion, new motion
 Single = Any  # numpy.float32
 Figures = tuple[Single, Single, Single, Single]  # `Constants` from damping to least
-Buffers = tuple[Array, ...]
-Shapes = tuple[tuple[int, ...], ...]
-Two = tuple[int, int]
-Warped = tuple[int, int, int, int]  # number of the mode, factor, corner
 Lines = tuple[int, int, int]  # a row of a buffer; those of the frame's first and last row
 
 
@@ -74,26 +64,6 @@ def search(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) ->
     return motion
 
 
-def interleaved(frames: Tensor, border: int = 0) -> Array:
-    """Lay frames (N, up to 4 channels, H, W) out as `look` wants them, one in each row."""
-    N, channels, H, W = frames.shape
-    assert channels <= LANES
-    height, width = H + 2 * border, W + 2 * border
-    given = as_array(frames)
-    made: Array = torch.empty(N, (height * width + width + 1) * LANES).numpy()
-    rows = _strip_rows(frames)
-    strips = -(-height // rows)
-
-    def work(zeros: Array, task: int) -> None:
-        n, top = task // strips, task % strips * rows
-        last = height + 2 if top + rows >= height else top + rows  # with what follows the last cell
-        _interleave_strip(made[n], given[n], zeros, border, (top, last))
-
-    threads = 1 if N * H * W < LEAST_WARPED else None
-    run(work, N * strips, (), lambda: np.zeros(W, np.float32), None, threads)
-    return made
-
-
 def _looks(width: int) -> Shapes:
     """Shapes of the buffers of `_look_both`."""
     wide = width + LANES - 1
@@ -104,11 +74,10 @@ def correct(
     frames: Frames, motion: Tensor, constants: Constants, pool: ThreadPoolExecutor | None = None
 ) -> Tensor:
     """Correct a motion (N, 2, H, W) once, and smooth it where the frames agree."""
-    W, rows = motion.shape[3], _strip_rows(motion)
-    lines = rows + 2 * WINDOW
+    W, lines = motion.shape[3], MOST_ROWS + 2 * WINDOW
     kept = (C, lines, W + 2), (C, lines, W), (TRUST + 1, lines, W)
     shapes = *_looks(W), *kept, (W + 2 * RADIUS,), (TERMS, W)
-    return _by_strips(_correct_strip, frames, motion, (constants, 0, rows), shapes, pool)
+    return _step(_correct_strip, frames, motion, (constants, 0), shapes, pool)
 
 
 def choose(
@@ -119,10 +88,10 @@ def choose(
     pool: ThreadPoolExecutor | None = None,
 ) -> Tensor:
     """Let each cell take the motion of one `distance` cells away, where that suits it better."""
-    W, rows = motion.shape[3], _strip_rows(motion)
-    costs = (CANDIDATES, rows + 2 * RADIUS, W)
+    W = motion.shape[3]
+    costs = (CANDIDATES, MOST_ROWS + 2 * RADIUS, W)
     shapes = *_looks(W), costs, (W + 2 * RADIUS,), (CANDIDATES, W), (MIXED, W)
-    return _by_strips(_choose_strip, frames, motion, (constants, distance, rows), shapes, pool)
+    return _step(_choose_strip, frames, motion, (constants, distance), shapes, pool)
 
 
 def match(
@@ -147,109 +116,23 @@ def match(
     return made, found
 
 
-def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
-    """Do what `motion.warp` says."""
-    factor, border = how.factor, BORDER if how.mode == "bicubic" else 0
-    height, width = (factor * size for size in motion.shape[2:])
-    frames, corner = _looked_at(frames, motion, how)
-    N, channels, H, W = frames.shape
-    made = torch.empty(N, channels, height, width)
-    given, field, result = interleaved(frames, border), as_array(motion), made.numpy()
-    rows = _strip_rows(made)
-    strips = -(-height // rows)
-    figures = MODES.index(how.mode), factor, *corner
-
-    def work(own: Buffers, task: int) -> None:
-        n, top = task // strips, task % strips * rows
-        here, plane = (given[n], field[n], result[n]), (W + 2 * border, H, W)
-        _warp_strip(here, plane, figures, own, (top, min(top + rows, height)))
-
-    def buffers() -> Buffers:
-        shapes = (LANES, width + LANES - 1), (2, width + LANES - 1), (motion.shape[3] + 2,)
-        return tuple(torch.empty(shape).numpy() for shape in shapes)
-
-    threads = 1 if N * height * width < LEAST_WARPED else None
-    run(work, N * strips, (), buffers, None, threads)
-    return made
-
-
-def _looked_at(frames: Tensor, motion: Tensor, how: Warping) -> tuple[Tensor, Two]:
-    """Cut out what a motion leads to: of a large frame a tile needs a part; and its new corner."""
-    sizes = [how.factor * size for size in motion.shape[2:]]
-    if sizes == list(frames.shape[2:]):
-        return frames, how.corner
-    ends = torch.stack((motion.amin((0, 2, 3)), motion.amax((0, 2, 3))))
-    if not ends.isfinite().all():
-        return frames, how.corner
-    cuts = []
-    for corner, size, whole, (least, most) in zip(
-        how.corner, sizes, frames.shape[2:], ends.T.flip(0).tolist(), strict=True
-    ):
-        first = min(max(math.floor(corner + least) - BORDER, 0), whole - 1)
-        last = min(max(math.ceil(corner + size + most) + BORDER, first + 1), whole)
-        cuts.append((first, last))
-    (top, bottom), (left, right) = cuts
-    cut = frames[..., top:bottom, left:right]
-    return cut, (how.corner[0] - top, how.corner[1] - left)
-
-
-def box(maps: Tensor, side: int) -> Tensor:
-    """Do what `motion.box` says."""
-    (N, channels, H, W), rows = maps.shape, _strip_rows(maps)
-    made = torch.empty(maps.shape)
-    given, result = (
-        tensor.reshape(N * channels, H, W) for tensor in (as_array(maps), made.numpy())
-    )
-    strips = -(-H // rows)
-
-    def work(wide: Array, task: int) -> None:
-        k, top = task // strips, task % strips * rows
-        _box_strip(given[k], result[k], wide, side, (top, min(top + rows, H)))
-
-    threads = 1 if maps.numel() < LEAST_BOXED else None
-    run(work, N * channels * strips, (), lambda: np.empty(W + side - 1, np.float32), None, threads)
-    return made
-
-
-def _strip_rows(maps: Tensor) -> int:
-    """How many rows a strip of (N, C, H, W) has: the more, the less is worked out twice."""
-    rows = len(maps) * maps.shape[2]
-    return min(max(rows // (STRIPS * torch.get_num_threads()), LEAST_ROWS), MOST_ROWS)
-
-
-def _by_strips(
+def _step(
     step: Callable[..., None],
     frames: Frames,
     motion: Tensor,
-    how: tuple[Constants, int, int],
+    how: tuple[Constants, int],
     shapes: Shapes,
     pool: ThreadPoolExecutor | None,
 ) -> Tensor:
-    """Share strips of rows out to threads.
-
-    Args:
-        step: What is done.
-        frames: As in `search`, `interleaved`.
-        motion: Likewise.
-        how: Constants, distance of those that may be chosen, and rows of a strip.
-        shapes: Of the buffers of each thread.
-        pool: As `run` wants it.
-    """
+    """Do one step of a search by strips of rows; `shapes` are those of the buffers of a thread."""
     (left, right), given, made = frames, as_array(motion), torch.empty(motion.shape)
-    (N, _, H, _), result, (constants, distance, rows) = motion.shape, made.numpy(), how
-    strips = -(-H // rows)
+    (N, _, H, W), result, (constants, distance) = motion.shape, made.numpy(), how
     figures = tuple(np.float32(figure) for figure in constants[:4])
 
-    def work(own: Buffers, task: int) -> None:
-        n, top = task // strips, task % strips * rows
-        here = left[n], right[n], given[n], result[n]
-        step(here, distance, figures, own, (top, min(top + rows, H)))
+    def work(n: int, rows: Two, own: Buffers) -> None:
+        step((left[n], right[n], given[n], result[n]), distance, figures, own, rows)
 
-    def buffers() -> Buffers:
-        return tuple(torch.empty(shape).numpy() for shape in shapes)
-
-    threads = 1 if result[:, 0].size < LEAST_CELLS else None
-    run(work, N * strips, (), buffers, pool, threads)
+    by_strips(work, N, H, shapes, pool, is_small=N * H * W < LEAST_CELLS)
     return made
 
 
@@ -533,120 +416,3 @@ def _match_row(
                 if cost < best:
                     best, marks[0, y, x] = cost, True
                     result[0, y, x], result[1, y, x] = across, down
-
-
-@compiled()
-def _enlarge_row(target: Array, wide: Array, maps: Array, y: int) -> None:
-    """Write a row of a map (h, w), enlarged twice as by `blocks.upsample`; `wide` is (w + 2,)."""
-    h, w = maps.shape
-    own, other = maps[y // 2], maps[clamp(y // 2 + y % 2 * 2 - 1, 0, h - 1)]
-    for x in range(w):
-        wide[x + 1] = NEAR * own[x] + FAR * other[x]
-    wide[0], wide[w + 1] = wide[1], wide[w]
-    for x in range(w):
-        target[2 * x] = NEAR * wide[x + 1] + FAR * wide[x]
-        target[2 * x + 1] = NEAR * wide[x + 1] + FAR * wide[x + 2]
-
-
-@compiled()
-def _place_row(places: Array, wide: Array, motion: Array, y: int, figures: Warped) -> None:
-    """Write where to look for a row of what is wanted; arguments as in `_warp_strip`."""
-    mode, factor, top, left = figures
-    W = factor * motion.shape[2]
-    for k in range(2):
-        if factor == 1:
-            copy_flat(places[k], 0, motion[k, y], 0, W)
-        else:
-            _enlarge_row(places[k], wide, motion[k], y)
-    xs, ys = places[0], places[1]
-    for x in range(W):
-        xs[x] += np.float32(x + left)
-        ys[x] += np.float32(y + top)
-    if mode == NEAREST:
-        for x in range(W):
-            xs[x], ys[x] = np.rint(xs[x]), np.rint(ys[x])
-
-
-@compiled(called_from_python=True)
-def _warp_strip(
-    arrays: tuple[Array, Array, Array],
-    plane: Lines,
-    figures: Warped,
-    buffers: Buffers,
-    rows: Two,
-) -> None:
-    """Warp some rows, from the first one to before the second.
-
-    Args:
-        arrays: Of one frame: as `look` wants it, motion (2, h, w), result (channels, H, W).
-        plane: As `look` wants it.
-        figures: Number of the mode, 1 or 2 as the factor of `Warping`, and the corner.
-        buffers: (LANES, width), (2, width), (w + 2,).
-        rows: Of the result.
-    """
-    (frame, motion, result), (seen, places, wide) = arrays, buffers
-    (channels, _, W), mode = result.shape, figures[0]
-    for y in range(*rows):
-        _place_row(places, wide, motion, y, figures)
-        if mode == BICUBIC:
-            look_cubic(seen, frame, plane, places[1], places[0], W)
-        else:
-            look(seen, frame, plane, places[1], places[0], W)
-        for c in range(channels):
-            copy_flat(result[c, y], 0, seen[c], 0, W)
-
-
-@compiled(called_from_python=True)
-def _box_strip(plane: Array, result: Array, wide: Array, side: int, rows: Two) -> None:
-    """Average some rows of a plane over side x side cells; `wide` is (W + side - 1,)."""
-    (H, W), radius, share = plane.shape, side // 2, ONE / np.float32(side * side)
-    for y in range(*rows):
-        centre, out = wide[radius : radius + W], result[y]
-        copy_flat(centre, 0, plane[clamp(y - radius, 0, H - 1)], 0, W)
-        for k in range(1 - radius, radius + 1):
-            row = plane[clamp(y + k, 0, H - 1)]
-            for x in range(W):
-                centre[x] += row[x]
-        for k in range(radius):
-            wide[k], wide[radius + W + k] = centre[0], centre[W - 1]
-        copy_flat(out, 0, wide, 0, W)
-        for k in range(1, side):
-            shifted = wide[k : k + W]
-            for x in range(W):
-                out[x] += shifted[x]
-        for x in range(W):
-            out[x] *= share
-
-
-@compiled(called_from_python=True)
-def _interleave_strip(target: Array, planes: Array, zeros: Array, border: int, rows: Two) -> None:
-    """Interleave some rows of a frame; beyond the last one there are zeros.
-
-    Args:
-        target: Flat.
-        planes: (channels, H, W).
-        zeros: (W,), in the place of missing channels.
-        border: Cells around, which repeat the edges.
-        rows: The first one, and that before which it ends, of the target.
-    """
-    channels, H, W = planes.shape
-    width = W + 2 * border
-    for y in range(*rows):
-        row = target[LANES * y * width : LANES * (y + 1) * width]
-        if y >= H + 2 * border:
-            row[:] = ZERO
-            continue
-        source = clamp(y - border, 0, H - 1)
-        first = planes[0, source]
-        second = planes[1, source] if channels > 1 else zeros
-        third = planes[2, source] if channels > 2 else zeros
-        fourth = planes[3, source] if channels > 3 else zeros
-        inner = row[LANES * border : LANES * (border + W)]
-        for x in range(W):
-            inner[4 * x] = first[x]
-            inner[4 * x + 1] = second[x]
-            inner[4 * x + 2] = third[x]
-            inner[4 * x + 3] = fourth[x]
-        for k in range(border):
-            copy_flat(row, LANES * k, inner, 0, LANES)
-            copy_flat(row, LANES * (border + W + k), inner, LANES * (W - 1), LANES)

@@ -90,9 +90,9 @@ def planar(maps: Tensor, dtype: torch.dtype) -> Tensor:
     differentiate = torch.is_grad_enabled() and maps.requires_grad
     if maps.device.type != "cpu" or not is_known or differentiate:
         return maps.to(dtype, memory_format=torch.contiguous_format)
-    from sepconv_video.kernels import cpu  # noqa: PLC0415 - numba takes a second to import
+    from sepconv_video.kernels import frames_cpu  # noqa: PLC0415 - numba takes a second
 
-    return cpu.planar(maps)
+    return frames_cpu.planar(maps)
 
 
 def implementations() -> dict[str, str]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sepconv_video.kernels import cuda, motion_cpu, motion_cuda, vectors
+from sepconv_video.kernels import cuda, frames_cpu, looks, motion_cpu, motion_cuda, vectors
 from sepconv_video.kernels.motion import MODES, Warping
 from sepconv_video.models import alignment, blocks
 from sepconv_video.models.alignment import find_motions, in_cells
@@ -35,7 +35,7 @@ def steps_in_pytorch(left, right, motion):
 
 
 def steps_on_a_cpu(left, right, motion):
-    frames = motion_cpu.interleaved(left), motion_cpu.interleaved(right)
+    frames = frames_cpu.interleaved(left), frames_cpu.interleaved(right)
     yield motion_cpu.correct(frames, motion, alignment.CONSTANTS)
     for distance in (alignment.FAR, alignment.NEAR):
         yield motion_cpu.choose(frames, motion, alignment.CONSTANTS, distance)
@@ -123,7 +123,7 @@ def assert_warped(warp, how, size, device="cpu"):
 @pytest.mark.parametrize("how", WARPINGS)
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (37, 75), (200, 130)])
 def test_a_cpu_warps_as_pytorch_does(how, size):
-    assert_warped(motion_cpu.warp, how, size)
+    assert_warped(frames_cpu.warp, how, size)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 40), (37, 75), (300, 190)])
@@ -132,7 +132,7 @@ def test_a_cpu_averages_as_pytorch_does(size, side):
     maps = torch.randn(2, 3, *size)
     wanted = F.avg_pool2d(F.pad(maps, [side // 2] * 4, mode="replicate"), side, 1)
     for given in (maps, maps.contiguous(memory_format=torch.channels_last)):
-        assert (motion_cpu.box(given, side) - wanted).abs().max() < 1e-5
+        assert (frames_cpu.box(given, side) - wanted).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -140,7 +140,7 @@ def test_a_cpu_averages_as_pytorch_does(size, side):
 def test_warping_to_places_that_are_none_stays_within_the_frames(mode, value):
     motion = torch.full((1, 2, 9, 9), value)
     frames = torch.rand(1, 3, 20, 30)
-    made = motion_cpu.warp(frames, motion, Warping(mode, (0, 0), 1))
+    made = frames_cpu.warp(frames, motion, Warping(mode, (0, 0), 1))
     assert frames.amin() - 1e-5 <= made.amin()
     assert made.amax() <= frames.amax() + 1e-5
 
@@ -162,10 +162,11 @@ def test_neighbours_are_those_above_below_left_and_right():
     assert [c[0, 0, 0, 0].item() for c in reference.neighbours(field, 1)] == [0, 4, 0, 1]
 
 
-def test_the_cache_notices_changed_vector_code():
+@pytest.mark.parametrize("module", [frames_cpu, motion_cpu])
+def test_the_cache_notices_changed_vector_code(module):
     """As `cpu.VECTORS`."""
-    found = zlib.crc32(Path(vectors.__file__).read_bytes())
-    assert found == motion_cpu.VECTORS, f"write `VECTORS = 0x{found:08X}` in motion_cpu.py"
+    found = zlib.crc32(b"".join(Path(one.__file__).read_bytes() for one in (vectors, looks)))
+    assert found == module.LOOKS, f"write `LOOKS = 0x{found:08X}` in {module.__name__}"
 
 
 @pytest.mark.cuda
