@@ -56,11 +56,12 @@ TABLES = {
         speed.operator_rows,
     ),
     "network": (
-        "Network, one new frame from two on the device",
+        "Network, a new frame from two on the device",
         {
             "size": "size",
             "model": "model",
             "precision": "precision",
+            "batch": "pairs at once",
             "ms": "ms",
             "rate": "frames/s",
             "floor": "of the fp32 peak",

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sepconv_video.devices import DTYPES, frames_dtype
 from sepconv_video.kernels import sepconv_pair
+from sepconv_video.memory import Ladder
 from sepconv_video.models import SepConv2017
 from sepconv_video.weights import LAYOUT, load_model
 
@@ -237,19 +238,21 @@ def moving_pair(height: int, width: int, **kind: Any) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def network_rows(bench: Bench, size: tuple[int, int], peak: tuple[float, float]) -> Iterator[Row]:
-    """Make one frame from two that are on the device already."""
-    (W, H), pixels = size, size[0] * size[1]
+    """Make a frame each from pairs that are on the device already, as many as the engine takes."""
+    W, H = size
     for name, model in networks(bench.device).items():
         for precision in bench.precisions:
-            what = f"network {name} {precision}"
-            row: Row = {"model": name, "precision": precision}
-            if bench.is_too_long(what, pixels):
+            what, dtype = f"network {name} {precision}", DTYPES[precision]
+            ladder = Ladder(model, bench.device, frames_dtype(dtype))
+            ladder.begin(W, H, made=1)
+            row: Row = {"model": name, "precision": precision, "batch": ladder.batch}
+            if bench.is_too_long(what, ladder.batch * W * H):
                 yield row
                 continue
-            dtype = DTYPES[precision]
             kind = {"device": bench.device, "dtype": frames_dtype(dtype)}
-            left, right = moving_pair(H, W, **kind)
+            pair = [frame.repeat(ladder.batch, 1, 1, 1) for frame in moving_pair(H, W, **kind)]
             model.to(dtype)
-            median_s = bench.median_s(what, pixels, lambda m=model, two=(left, right): m(*two))
-            floor_s = network_macs(name) * pixels / peak[0]
-            yield row | {"ms": median_s * 1e3, "rate": 1 / median_s, "floor": floor_s / median_s}
+            work = partial(ladder.predict, *pair)
+            seconds = bench.median_s(what, ladder.batch * W * H, work) / ladder.batch
+            floor_s = network_macs(name) * W * H / peak[0]
+            yield row | {"ms": seconds * 1e3, "rate": 1 / seconds, "floor": floor_s / seconds}

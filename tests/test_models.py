@@ -58,10 +58,14 @@ def macs_per_pixel(model, height, width):
     return total / (height * width)
 
 
-@pytest.mark.parametrize("prefix", ["module", "net"])
-def test_reproduces_the_golden_output(prefix, shared, tmp_path: Path):
+@pytest.mark.parametrize(("prefix", "on_a_gpu"), [("module", False), ("net", True)])
+def test_reproduces_the_golden_output(prefix, on_a_gpu, shared, tmp_path: Path, monkeypatch):
+    """Also by the way that it takes on a GPU."""
+    from sepconv_video.models.sepconv2017 import _InEights
     from sepconv_video.weights import load_model
 
+    if on_a_gpu:
+        monkeypatch.setattr(_InEights, "forward", _InEights.in_eights)
     torch.save(official_state(prefix), tmp_path / "network.pytorch")
     model = load_model(tmp_path / "network.pytorch")
     golden = np.load(shared / "golden" / "sepconv2017.npz")

@@ -34,7 +34,9 @@ ROWS = {
 GROUPS = (1, 3, 4)  # numbers of channels that one launch may handle
 TENSOR_STORAGE, TENSOR_TAPS = ("HALF", "BFLOAT16"), range(17, 58)  # what forward_tensor can do
 TENSOR_CAPABILITY = 80
+TURNED = 64  # as in planar.cu: pixels, and channels of a block
 SOURCES = ("sepconv.cu", "sepconv_forward.cu", "sepconv_tensor.cu", "sepconv_backward.cu")
+PLANAR_SOURCES = ("planar.cu",)
 SHARED_WITHOUT_OPT_IN = 48 * 1024  # bytes of shared memory that a block gets without asking
 
 
@@ -112,6 +114,38 @@ def backward(
     return results[0], results[1], results[2]
 
 
+def planar(maps: Tensor, result: Tensor) -> Tensor:
+    """Do what `operation.planar` says, for maps whose channels lie side by side."""
+    if maps.dtype != result.dtype:
+        return result.copy_(planar(maps, maps.new_empty(maps.shape)))
+    N, C, H, W = maps.shape
+    size, index = maps.element_size(), maps.device.index
+    words = [maps.data_ptr(), maps.stride(0), maps.stride(3)]
+    words += [result.data_ptr(), result.stride(0), C, H * W]
+    grid = -(-H * W // TURNED), -(-C // TURNED), N
+    kernel = function(index, (PLANAR_SOURCES, planar_options(size)), "planar", 0)
+    with current_stream(index):
+        launch(kernel, grid, words, planar_bytes(size))
+    return result
+
+
+def planar_options(size: int) -> tuple[str, ...]:
+    """Compiler options for elements of so many bytes."""
+    return f"-DBYTES={size}", "-DPLANAR", "-std=c++17"
+
+
+def planar_bytes(size: int) -> int:
+    """Bytes of shared memory that a block needs then: its pixels, a word of 32 bits apart."""
+    return TURNED * (TURNED * size + 4)
+
+
+def launch(kernel: Any, grid: tuple[int, int, int], words: list[int], shared: int) -> None:  # noqa: ANN401
+    """Launch a `cupy.RawKernel` of ours; its one argument are these 64-bit words."""
+    # an opaque element, which CuPy passes by value
+    argument = np.array(words, np.int64).view(f"V{8 * len(words)}")
+    kernel(grid, (COLUMNS, WARPS, 1), (argument,), shared_mem=shared)
+
+
 def check(index: int) -> None:
     """Compile a small kernel for GPU number `index`, to find out whether CuPy works.
 
@@ -128,7 +162,7 @@ def _run(
 
     Args:
         variant: Of the kernel, its number of channels yet to be chosen.
-        inputs: As in `pack`.
+        inputs: As in `arguments`.
         result: What the kernel writes: contiguous, (N, C or K, height, width).
         size: H and W of the taps.
     """
@@ -149,28 +183,23 @@ def _run(
     grid, shared = grid_of(variant.name, result.shape), shared_bytes(variant)
     with current_stream(index):
         for first in range(0, C, variant.channels):
-            arguments = pack(inputs, result, (C, *size, first))
-            kernel(grid, (COLUMNS, WARPS, 1), (arguments,), shared_mem=shared)
+            launch(kernel, grid, arguments(inputs, result, (C, *size, first)), shared)
 
 
-def pack(
+def arguments(
     inputs: tuple[Tensor | None, ...], result: Tensor, sizes: tuple[int, int, int, int]
-) -> np.ndarray[Any, Any]:
-    """Lay out the kernel's argument, `struct Arguments` in sepconv.cu.
+) -> list[int]:
+    """Lay out the kernel's argument, `struct Arguments` in sepconv.cu, as `launch` wants it.
 
     Args:
         inputs: image, vertical and horizontal of each frame, then `other`.
         result: What the kernel writes.
         sizes: C, H, W and the first channel of the launch.
-
-    Returns:
-        One opaque element, which CuPy passes by value.
     """
     words: list[int] = []
     for tensor in inputs:
         words += [0] * 5 if tensor is None else [tensor.data_ptr(), *tensor.stride()]
-    words += (result.data_ptr(), *sizes)
-    return np.array(words, np.int64).view(f"V{8 * len(words)}")
+    return [*words, result.data_ptr(), *sizes]
 
 
 def grid_of(name: str, shape: torch.Size) -> tuple[int, int, int]:

@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -104,7 +103,7 @@ def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
     grid = -(-columns // cuda.COLUMNS), -(-rows // cuda.WARPS), N
     index = frames.device.index
     with cuda.current_stream(index):
-        _warp_kernel(index)(grid, (cuda.COLUMNS, cuda.WARPS, 1), (_packed(words),), shared_mem=0)
+        cuda.launch(_warp_kernel(index), grid, words, 0)
     return result
 
 
@@ -132,13 +131,7 @@ def _launch(
     words = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
     words += [H, W, distance, *_words(figures)]
     grid = -(-W // block[0]), -(-H // block[1]), N
-    kernel = _kernel(motion.device.index, step)
-    kernel(grid, (cuda.COLUMNS, cuda.WARPS, 1), (_packed(words),), shared_mem=shared_bytes(step))
-
-
-def _packed(words: list[int]) -> npt.NDArray[np.void]:
-    """Make 64-bit words one argument of a kernel."""
-    return np.array(words, np.int64).view(f"V{8 * len(words)}")
+    cuda.launch(_kernel(motion.device.index, step), grid, words, shared_bytes(step))
 
 
 @cache

@@ -76,23 +76,33 @@ def sepconv_pair(left: Tensor, right: Tensor, taps: Tensor, weight: Tensor | Non
     return result
 
 
-def planar(maps: Tensor, dtype: torch.dtype) -> Tensor:
-    """Lay maps out as the operator wants its taps: map by map, and in its dtype.
+def planar(maps: Tensor, result: Tensor) -> Tensor:
+    """Lay maps out as the operator wants its taps: one after the other.
 
     Args:
         maps: (N, C, H, W), any strides, any floating dtype.
-        dtype: Of the result.
+        result: What they are written to, in its dtype: (N, C, H, W), all but the first dimension
+            contiguous; on the device of `maps`.
 
     Returns:
-        (N, C, H, W), contiguous; differentiable.
+        `result`; differentiable.
     """
-    is_known = dtype == torch.float32 and maps.dtype in (torch.float32, torch.bfloat16)
     differentiate = torch.is_grad_enabled() and maps.requires_grad
-    if maps.device.type != "cpu" or not is_known or differentiate:
-        return maps.to(dtype, memory_format=torch.contiguous_format)
-    from sepconv_video.kernels import frames_cpu  # noqa: PLC0415 - numba takes a second
+    if maps.is_cuda and _is_interleaved(maps) and not differentiate:
+        from sepconv_video.kernels import cuda  # noqa: PLC0415 - cupy is heavy
 
-    return frames_cpu.planar(maps)
+        return cuda.planar(maps, result)
+    is_known = result.dtype == torch.float32 and maps.dtype in (torch.float32, torch.bfloat16)
+    if maps.device.type == "cpu" and is_known and not differentiate:
+        from sepconv_video.kernels import frames_cpu  # noqa: PLC0415 - numba takes a second
+
+        return frames_cpu.planar(maps, result)
+    return result.copy_(maps)
+
+
+def _is_interleaved(maps: Tensor) -> bool:
+    """Whether the channels of a pixel lie side by side, and pixels at equal distances."""
+    return maps.stride(1) == 1 and maps.stride(2) == maps.shape[3] * maps.stride(3)
 
 
 def implementations() -> dict[str, str]:

@@ -205,7 +205,7 @@ class Aligned(nn.Module):
         piece = pair.piece(place, left)
         maps = self.head(self.trunk(piece.seen(self.head.weight.dtype)))
         # in the frames' own precision, also where autocast has lowered the features'
-        maps = planar(maps, left.dtype)
+        maps = planar(maps, left.new_empty(maps.shape))
         made = resample(piece, 0, maps[:, :MAPS])
         if self.motions == 2:
             share = torch.sigmoid(upsample(maps[:, 2 * MAPS :], 2))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sepconv_video.kernels import sepconv_pair
+from sepconv_video.kernels import planar, sepconv_pair
 from sepconv_video.models.blocks import pad_to_multiple
 from sepconv_video.models.tiles import Place, in_tiles
 
@@ -73,17 +73,39 @@ def _upsample(channels: int, cell: int) -> _Layers:
     )
 
 
+class _InEights(nn.Conv2d):
+    """A 3x3 convolution of maps that on a GPU come and go in eights: those beyond are zero.
+
+    Its matrix units load eight halves at a time; 51 maps side by side would be loaded one by one.
+    A CPU gains nothing by it.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        """Build for so many maps, besides those of zeros."""
+        super().__init__(inputs, outputs, 3, padding=1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.in_eights(maps) if maps.is_cuda else super().forward(maps)
+
+    def in_eights(self, maps: Tensor) -> Tensor:
+        """(N, inputs or more, H, W) to (N, the next multiple of 8 from the outputs on, H, W)."""
+        more = -self.out_channels % 8
+        weight = F.pad(self.weight, [0] * 5 + [maps.shape[1] - self.in_channels, 0, more])
+        assert self.bias is not None
+        return F.conv2d(maps, weight, F.pad(self.bias, [0, more]), padding=1)
+
+
 def _subnet() -> _Layers:
-    """Features (N, 64, H/2, W/2) to one map of coefficients (N, TAPS, H, W)."""
+    """Features (N, 64, H/2, W/2) to coefficients (N, TAPS or more, H, W)."""
     return _Layers(
         nn.Conv2d(64, 64, 3, padding=1),
         nn.ReLU(inplace=True),
         nn.Conv2d(64, 64, 3, padding=1),
         nn.ReLU(inplace=True),
-        nn.Conv2d(64, TAPS, 3, padding=1),
+        _InEights(64, TAPS),
         nn.ReLU(inplace=True),
         _Double(2),
-        nn.Conv2d(TAPS, TAPS, 3, padding=1),
+        _InEights(TAPS, TAPS),
     )
 
 
@@ -148,7 +170,7 @@ class SepConv2017(nn.Module):
         # one after the other into place: all four and their concatenation would be twice as much
         taps = first.new_empty((len(first), 4 * TAPS, *first.shape[2:]))
         for maps, subnet in zip(taps.chunk(4, 1), subnets, strict=True):
-            maps.copy_(subnet(features, place))
+            planar(subnet(features, place)[:, :TAPS], maps)
         return sepconv_pair(
             F.pad(first, reach, mode="replicate"),
             F.pad(second, reach, mode="replicate"),

@@ -150,6 +150,8 @@ static Kernel find(const char* name) {
     if (!std::strcmp(name, "match")) return match;
 #elif defined(WARP)
     if (!std::strcmp(name, "warp")) return warp;
+#elif defined(PLANAR)
+    if (!std::strcmp(name, "planar")) return planar;
 #elif defined(BACKWARD)
     if (!std::strcmp(name, "backward_vertical")) return backward_vertical;
     if (!std::strcmp(name, "backward_horizontal")) return backward_horizontal;

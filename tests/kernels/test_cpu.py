@@ -135,17 +135,35 @@ def test_what_is_compiled_is_kept_where_numba_is_told_to(tmp_path):
     assert list(tmp_path.rglob("*_filter_rows*.nbi"))
 
 
+def assert_laid_out(lay_out, dtype, size, device="cpu"):
+    """Maps of an odd number, side by side, some of more, into a part of what is laid out."""
+    maps = torch.randn(2, 75, *size, device=device).to(dtype)
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    for wanted in (torch.float32, dtype):
+        for given in (maps, maps[:, :67]):
+            result = torch.zeros(2, 80, *size, dtype=wanted, device=device)
+            made = lay_out(given, result[:, 2 : 2 + given.shape[1]])
+            assert torch.equal(made, given.to(wanted))
+            assert not result[:, :2].any()
+            assert not result[:, 2 + given.shape[1] :].any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("size", [(3, 5), (40, 30), (70, 130)])
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (40, 30), (70, 130)])
 def test_maps_are_laid_out_as_pytorch_does(dtype, size):
-    maps = torch.randn(2, 49, *size).to(dtype).contiguous(memory_format=torch.channels_last)
-    for given in (maps, maps.contiguous(), maps[..., 1:, 2:]):
-        made = planar(given, torch.float32)
-        assert torch.equal(made, given.float())
-        assert made.is_contiguous()
+    assert_laid_out(planar, dtype, size)
+    maps = torch.randn(2, 49, *size).to(dtype)
+    for given in (maps, maps[..., 1:, 2:]):
+        assert torch.equal(planar(given, torch.empty(given.shape)), given.float())
 
 
 def test_laying_maps_out_is_differentiable():
     maps = torch.randn(1, 3, 4, 5, requires_grad=True)
-    planar(maps, torch.float32).sum().backward()
+    planar(maps, torch.empty(1, 3, 4, 5)).sum().backward()
     assert torch.equal(maps.grad, torch.ones_like(maps))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_gpu_lays_maps_out_as_pytorch_does(dtype):
+    assert_laid_out(planar, dtype, (70, 130), "cuda")

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from test_cpu import assert_laid_out
 from test_motion import (
     WARPINGS,
     assert_matched,
@@ -297,12 +298,8 @@ def test_matrix_instruction_agrees_with_a_matrix_product(emulate, build_folder):
     kernel = EmulatedModule(cuda.source(), build_folder, cuda.options(variant)).get_function(
         "multiply_once"
     )
-    kernel(
-        (1, 1, 1),
-        (32, 4, 1),
-        (cuda.pack((None,) * 3 + (packed[None, None],), result, (0,) * 4),),
-        0,
-    )
+    words = cuda.arguments((None,) * 3 + (packed[None, None],), result, (0,) * 4)
+    cuda.launch(kernel, (1, 1, 1), words, 0)
     found = torch.cat((result[:, :2].reshape(8, 8), result[:, 2:].reshape(8, 8)))
     torch.testing.assert_close(found, start + left.float() @ right.float())
 
@@ -386,3 +383,10 @@ def test_cells_are_matched_as_in_pytorch(emulate, size):
 def test_frames_are_warped_as_in_pytorch(emulate, how, size):
     emulate()
     assert_warped(motion_cuda.warp, how, size)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (23, 37)])
+def test_maps_are_laid_out_as_in_pytorch(emulate, dtype, size):
+    emulate()
+    assert_laid_out(cuda.planar, dtype, size)

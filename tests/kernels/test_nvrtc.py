@@ -73,6 +73,16 @@ def test_warping_fits_the_registers(arch):
     assert not any(spilled)
 
 
+@pytest.mark.parametrize("arch", [75, 90, 120])
+@pytest.mark.parametrize("size", [2, 4])
+def test_laying_maps_out_fits_the_registers(arch, size):
+    source = cuda.source(cuda.PLANAR_SOURCES)
+    registers, spilled = compiled(arch, source, cuda.planar_options(size), 1)
+    assert max(registers) <= 64  # half of all threads at once
+    assert not any(spilled)
+    assert cuda.planar_bytes(size) <= cuda.SHARED_WITHOUT_OPT_IN
+
+
 @pytest.mark.parametrize(
     "arch", [80, pytest.param(86, marks=SLOW), pytest.param(89, marks=SLOW), 90, 120]
 )
