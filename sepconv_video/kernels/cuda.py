@@ -37,6 +37,7 @@ TENSOR_CAPABILITY = 80
 TURNED = 64  # as in planar.cu: pixels, and channels of a block
 SOURCES = ("sepconv.cu", "sepconv_forward.cu", "sepconv_tensor.cu", "sepconv_backward.cu")
 PLANAR_SOURCES = ("planar.cu",)
+MAP_ELEMENTS = 2**32  # of a map of taps, at most
 SHARED_WITHOUT_OPT_IN = 48 * 1024  # bytes of shared memory that a block gets without asking
 
 
@@ -172,9 +173,9 @@ def _run(
     if not result.numel() or not C:
         result.zero_()
         return
-    # the threads of a warp read along a row; what is laid out otherwise is turned around once
+    # what is laid out otherwise is turned around once
     inputs = tuple(
-        tensor if tensor is None or tensor.stride(-1) == 1 else tensor.contiguous()
+        tensor if tensor is None or _is_readable(tensor) else tensor.contiguous()
         for tensor in inputs
     )
     index = image.device.index
@@ -184,6 +185,11 @@ def _run(
     with current_stream(index):
         for first in range(0, C, variant.channels):
             launch(kernel, grid, arguments(inputs, result, (C, *size, first)), shared)
+
+
+def _is_readable(tensor: Tensor) -> bool:
+    """Whether the threads of a warp can read along a row, at a place in a map that has 32 bits."""
+    return tensor.stride(3) == 1 and tensor.shape[2] * tensor.stride(2) <= MAP_ELEMENTS
 
 
 def arguments(
@@ -214,7 +220,7 @@ def shared_bytes(variant: Variant) -> int:
     rows = WARPS * ROWS[name]
     if name == "forward_tensor":
         return _tensor_bytes(K, channels, rows)
-    chunks = -(-K // 16)
+    chunks = -(-K // 17)
     width = COLUMNS - 1 + chunks * -(-K // chunks)
     return channels * (rows + K - 1) * width * (8 if storage == "DOUBLE" else 4)
 

@@ -32,9 +32,9 @@
 #define MAPS_ROWS 2      // pixels of a thread, in the gradients of the coefficients
 #define LOADED 9         // rows of the window that a warp asks for at once
 
-// Forward holds the horizontal taps of its pixels in registers, a chunk of at most 16 at a time.
-// Chunks of one size, so that 51 taps take 4 * 13 and not 4 * 16.
-#define CHUNKS ((K + 15) / 16)
+// Forward holds the horizontal taps of its pixels in registers, a chunk of at most 17 at a time:
+// 51 taps are three. Chunks of one size, so that 52 take 4 * 13 and not 4 * 17.
+#define CHUNKS ((K + 16) / 17)
 #define CHUNK ((K + CHUNKS - 1) / CHUNKS)
 #define WIDTH (COLUMNS - 1 + CHUNKS * CHUNK)  // columns of the window in shared memory
 
@@ -115,29 +115,32 @@ extern __shared__ __align__(16) unsigned char shared_bytes[];
 template <int COUNT>
 struct Columns {
     static const int PARTS = (COUNT + COLUMNS - 1) / COLUMNS;
-    const Tensor& source;
-    long long height, top;
-    long long places[PARTS];
+    const Stored* image;
+    long long channel_step, row_step, places[PARTS];
+    int height, top;
     bool valid[PARTS];
 
     // Of COUNT columns from (y, x) on; `rows` and `columns` are the tensor's size.
-    __device__ __forceinline__ Columns(const Tensor& tensor, long long y, long long x,
-                                       long long rows, long long columns)
-        : source(tensor), height(rows), top(y) {
+    __device__ __forceinline__ Columns(const Tensor& tensor, int y, int x, int rows, int columns)
+        : image(tensor.at(blockIdx.z, 0, 0, 0)),
+          channel_step(tensor.c),
+          row_step(tensor.y),
+          height(rows),
+          top(y) {
 #pragma unroll
         for (int part = 0; part < PARTS; ++part) {
-            const long long from_x = x + COLUMNS * part + threadIdx.x;
+            const int from_x = x + COLUMNS * part + (int)threadIdx.x;
             valid[part] = from_x >= 0 && from_x < columns;
-            places[part] = min(max(from_x, 0ll), columns - 1) * source.x;
+            places[part] = min(max(from_x, 0), columns - 1) * tensor.x;
         }
     }
 
     // Load a row of a channel; return whether it lies within the tensor.
-    __device__ __forceinline__ bool load(long long channel, long long channels, long long row,
+    __device__ __forceinline__ bool load(int channel, int channels, int row,
                                          Stored (&values)[PARTS]) const {
-        const long long y = top + row;
-        const Stored* line = source.at(blockIdx.z, min(channel, channels - 1),
-                                       min(max(y, 0ll), height - 1), 0);
+        const int y = top + row;
+        const Stored* line = image + min(channel, channels - 1) * channel_step +
+                             min(max(y, 0), height - 1) * row_step;
 #pragma unroll
         for (int part = 0; part < PARTS; ++part) values[part] = line[places[part]];
         return channel < channels && y >= 0 && y < height;
@@ -147,8 +150,7 @@ struct Columns {
 // Copy `rows` x WIDTH values of each channel, from (y, x) on, into shared memory, with zeros
 // outside of the tensor, whose size is `height` x `width`.
 __device__ __forceinline__ void load_window(const Tensor& source, const Arguments& a, int rows,
-                                            long long y, long long x, long long height,
-                                            long long width) {
+                                            int y, int x, int height, int width) {
     Real* window = (Real*)shared_bytes;
     const int all = CHANNELS * rows, PARTS = Columns<WIDTH>::PARTS;
     const Columns<WIDTH> columns(source, y, x, height, width);
@@ -158,7 +160,7 @@ __device__ __forceinline__ void load_window(const Tensor& source, const Argument
 #pragma unroll
         for (int k = 0; k < LOADED; ++k) {
             const int row = min(first + k * WARPS, all - 1);
-            inside[k] = columns.load(a.channel + row / rows, a.C, row % rows, values[k]);
+            inside[k] = columns.load((int)a.channel + row / rows, a.C, row % rows, values[k]);
         }
         __syncwarp();  // or the compiler mixes the two
 #pragma unroll
@@ -179,54 +181,55 @@ __device__ __forceinline__ void load_window(const Tensor& source, const Argument
 #ifndef BACKWARD
 
 // Where the taps of ROWS pixels lie, one above the other. Places below the last row or right of
-// the last column are moved onto it: what is computed there is not stored.
+// the last column are moved onto it: what is computed there is not stored. Where in its map a pixel
+// lies takes 32 bits (cuda.py sees to it): 64 would take a third of the registers.
 template <int ROWS>
 struct Column {
 #ifdef HALVED
     // Pixel p is 3/4 of the nearer line and 1/4 of the next one: above for even rows, else below.
     static const int LINES = ROWS == 1 ? 2 : ROWS / 2 + 2;
-    long long aside;  // from the nearer column to the next one
+    unsigned int asides[LINES];  // in the column next to it
 #else
     static const int LINES = ROWS;
 #endif
-    const Stored* lines[LINES];
-    long long step;  // from one tap to the next
+    const Stored* map;  // of the next tap
+    unsigned int lines[LINES];
+    long long step;  // from one map to the next
 
     // The first row `y` must be even for ROWS > 1.
-    __device__ __forceinline__ Column(const Tensor& taps, const Arguments& a, long long y,
-                                      long long x)
-        : step(taps.c) {
+    __device__ __forceinline__ Column(const Tensor& taps, const Arguments& a, int y, int x)
+        : map(taps.at(blockIdx.z, 0, 0, 0)), step(taps.c) {
+        const unsigned int down = taps.y, across = taps.x;
 #ifdef HALVED
-        const long long near_x = min(x, a.W - 1) >> 1, near_y = min(y, a.H - 1) >> 1;
-        const long long next_x = near_x + (x & 1 ? 1 : -1);
-        aside = (min(max(next_x, 0ll), a.W / 2 - 1) - near_x) * taps.x;
+        const int width = a.W / 2, height = a.H / 2;
+        const int near_x = min(x / 2, width - 1), near_y = min(y / 2, height - 1);
+        const int next_x = min(max(near_x + x % 2 * 2 - 1, 0), width - 1);
 #pragma unroll
         for (int line = 0; line < LINES; ++line) {
-            const long long from_y =
-                near_y + (ROWS > 1 ? line - 1 : line == 0 ? 0 : (y & 1) ? 1 : -1);
-            lines[line] =
-                taps.at(blockIdx.z, 0, min(max(from_y, 0ll), a.H / 2 - 1), near_x);
+            const int from_y = near_y + (ROWS > 1 ? line - 1 : line == 0 ? 0 : y % 2 * 2 - 1);
+            const unsigned int start = min(max(from_y, 0), height - 1) * down;
+            lines[line] = start + near_x * across;
+            asides[line] = start + next_x * across;
         }
 #else
 #pragma unroll
         for (int line = 0; line < LINES; ++line) {
-            lines[line] = taps.at(blockIdx.z, 0, min(y + line, a.H - 1), min(x, a.W - 1));
+            lines[line] = min(y + line, (int)a.H - 1) * down + min(x, (int)a.W - 1) * across;
         }
 #endif
     }
 
-    // The next tap of each pixel, beginning with the first. Pointers move along, as multiples of
-    // `step` would be kept in registers for all taps.
+    // The next tap of each pixel, beginning with the first.
     __device__ __forceinline__ void next(Real (&values)[ROWS]) {
         Real across[LINES];
 #pragma unroll
         for (int line = 0; line < LINES; ++line) {
-            across[line] = unpack(*lines[line]);
+            across[line] = unpack(map[lines[line]]);
 #ifdef HALVED
-            across[line] = Real(0.75) * across[line] + Real(0.25) * unpack(lines[line][aside]);
+            across[line] = Real(0.75) * across[line] + Real(0.25) * unpack(map[asides[line]]);
 #endif
-            lines[line] += step;
         }
+        map += step;
 #pragma unroll
         for (int p = 0; p < ROWS; ++p) {
 #ifdef HALVED

@@ -4,7 +4,7 @@
 
 // sums[p][c] += share * sum_i vertical[i] * sum_j image[c, y+p+i, x+j] * horizontal[j], with the
 // taps of pixel (y + p, x), which stands at `window` in shared memory.
-__device__ __forceinline__ void filter(const Arguments& a, int f, long long y, long long x,
+__device__ __forceinline__ void filter(const Arguments& a, int f, int y, int x,
                                        const Real* window, Real (&sums)[FORWARD_ROWS][CHANNELS]) {
     const int ROWS = FORWARD_ROWS;
     const int rows = WARPS * ROWS + K - 1;
@@ -25,6 +25,8 @@ __device__ __forceinline__ void filter(const Arguments& a, int f, long long y, l
         Real held[ROWS][ROWS] = {}, taps[ROWS];
         Column<ROWS> vertical(a.frames[f].vertical, a, y, x);
         vertical.next(taps);
+// two at once, or a twentieth of the instructions would but move values on; few taps gain nothing
+#pragma unroll(CHUNKS > 1 ? 2 : 1)
         for (int row = 0; row < K + ROWS - 1; ++row) {
 #pragma unroll
             for (int p = 0; p < ROWS; ++p) {
@@ -55,16 +57,14 @@ __device__ __forceinline__ void filter(const Arguments& a, int f, long long y, l
 extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
     forward(const __grid_constant__ Arguments a) {
     const int ROWS = FORWARD_ROWS;
-    const long long x = (long long)blockIdx.x * COLUMNS + threadIdx.x;
-    const long long top = (long long)blockIdx.y * WARPS * ROWS;
-    const long long y = top + threadIdx.y * ROWS;
+    const int left = blockIdx.x * COLUMNS, x = left + threadIdx.x;
+    const int top = blockIdx.y * WARPS * ROWS, y = top + threadIdx.y * ROWS;
     const Real* window = (const Real*)shared_bytes + threadIdx.y * ROWS * WIDTH + threadIdx.x;
     Real sums[ROWS][CHANNELS] = {};
 #pragma unroll 1
     for (int f = 0; f < FRAMES; ++f) {
         __syncthreads();  // or some may still read the frame before
-        load_window(a.frames[f].image, a, WARPS * ROWS + K - 1, top, x - threadIdx.x, a.H + K - 1,
-                    a.W + K - 1);
+        load_window(a.frames[f].image, a, WARPS * ROWS + K - 1, top, left, a.H + K - 1, a.W + K - 1);
         if (y < a.H) filter(a, f, y, x, window, sums);
     }
     Stored* result = (Stored*)a.result;

@@ -108,7 +108,7 @@ __device__ __forceinline__ void load_centred(const Arguments& a, const Tensor& i
             bool inside[LOADED];
 #pragma unroll
             for (int k = 0; k < LOADED; ++k) {
-                inside[k] = columns.load(a.channel + c, a.C, first + k * WARPS, values[k]);
+                inside[k] = columns.load((int)a.channel + c, a.C, first + k * WARPS, values[k]);
             }
             __syncwarp();  // or the compiler mixes the two
 #pragma unroll
