@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -61,11 +62,11 @@ def macs_per_pixel(model, height, width):
 @pytest.mark.parametrize(("prefix", "on_a_gpu"), [("module", False), ("net", True)])
 def test_reproduces_the_golden_output(prefix, on_a_gpu, shared, tmp_path: Path, monkeypatch):
     """Also by the way that it takes on a GPU."""
-    from sepconv_video.models.sepconv2017 import _InEights
+    from sepconv_video.models.blocks import InEights
     from sepconv_video.weights import load_model
 
     if on_a_gpu:
-        monkeypatch.setattr(_InEights, "forward", _InEights.in_eights)
+        monkeypatch.setattr(InEights, "forward", InEights.in_eights)
     torch.save(official_state(prefix), tmp_path / "network.pytorch")
     model = load_model(tmp_path / "network.pytorch")
     golden = np.load(shared / "golden" / "sepconv2017.npz")
@@ -291,8 +292,19 @@ class NeverWaiting(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("network", [Fast, Fine])
-def test_our_networks_do_not_wait_for_a_gpu(network, monkeypatch):
+@pytest.mark.parametrize("stride", [1, 2])
+def test_maps_in_eights_are_the_same_and_zeros(stride):
+    from sepconv_video.models.blocks import InEights
+
+    conv, maps = InEights(26, 49, stride), torch.randn(2, 26, 6, 8)
+    made = conv.in_eights(F.pad(maps, [0, 0, 0, 0, 0, 6]))
+    assert made.shape[1] == 56
+    torch.testing.assert_close(made[:, :49], conv(maps))
+    assert not made[:, 49:].any()
+
+
+@pytest.mark.parametrize("network", [Fast, Fine, SepConv2017])
+def test_networks_do_not_wait_for_a_gpu(network, monkeypatch):
     """By tensors of no device, which take the ways of a GPU; the kernels wait for nothing."""
     from sepconv_video.models import alignment, blocks, matching
 

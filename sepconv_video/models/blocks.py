@@ -10,6 +10,40 @@ from sepconv_video.kernels import motion as kernels
 from sepconv_video.kernels.motion import Mode, Warping
 
 
+class InEights(nn.Conv2d):
+    """A 3x3 convolution of maps that on a GPU come and go in eights: those beyond are zero.
+
+    Its matrix units load eight halves at a time; 51 maps side by side would be loaded one by one.
+    A CPU gains nothing by it.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        """Build for so many maps, besides those of zeros."""
+        super().__init__(inputs, outputs, 3, stride, padding=1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Do what `in_eights` does, on a CPU without more maps."""
+        return super().forward(maps) if maps.device.type == "cpu" else self.in_eights(maps)
+
+    def in_eights(self, maps: Tensor) -> Tensor:
+        """(N, inputs or more, H, W) to (N, the next multiple of 8 from the outputs on, H, W)."""
+        inputs, outputs = maps.shape[1] - self.in_channels, -self.out_channels % 8
+        assert self.bias is not None
+        if not inputs and not outputs:
+            return super().forward(maps)
+        weight = F.pad(self.weight, [0, 0, 0, 0, 0, inputs, 0, outputs])
+        return F.conv2d(maps, weight, F.pad(self.bias, [0, outputs]), self.stride, padding=1)
+
+
+def side_by_side(maps: list[Tensor]) -> Tensor:
+    """Join maps (N, some, H, W) for a convolution `InEights`."""
+    more = -sum(some.shape[1] for some in maps) % 8
+    if more and maps[0].device.type != "cpu":
+        first = maps[0]
+        maps = [*maps, first.new_zeros(len(first), more, *first.shape[2:])]
+    return torch.cat(maps, 1)
+
+
 class ResidualBlock(nn.Module):
     """x + conv(act(conv(x))); starts as the identity, so that depth costs nothing at first."""
 
@@ -28,14 +62,14 @@ class ResidualBlock(nn.Module):
 
 def conv_act(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3x3 convolution and leaky ReLU; `stride` 2 halves the resolution."""
-    conv = nn.Conv2d(inputs, outputs, 3, stride, 1)
+    conv = InEights(inputs, outputs, stride)
     nn.init.kaiming_normal_(conv.weight, a=0.1)
     return nn.Sequential(conv, nn.LeakyReLU(0.1, inplace=True))
 
 
-def zero_conv(inputs: int, outputs: int) -> nn.Conv2d:
+def zero_conv(inputs: int, outputs: int) -> InEights:
     """3x3 convolution whose output is zero until it has learned something."""
-    conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+    conv = InEights(inputs, outputs)
     nn.init.zeros_(conv.weight)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return conv

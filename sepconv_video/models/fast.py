@@ -30,6 +30,7 @@ from sepconv_video.models.blocks import (
     conv_act,
     pad_to_multiple,
     shrink,
+    side_by_side,
     upsample,
     warp,
     zero_conv,
@@ -147,7 +148,7 @@ class Piece(NamedTuple):
         lefts, rights = zip(*moved, strict=True)
         frames = [F.pixel_unshuffle(frame, 2).to(dtype) for frame in lefts + rights]
         motions = [motion[:, :2].to(dtype) / MOTION_UNIT for motion in self.motions]
-        return torch.cat(frames + motions, 1)
+        return side_by_side(frames + motions)
 
 
 class Aligned(nn.Module):
@@ -205,6 +206,7 @@ class Aligned(nn.Module):
         piece = pair.piece(place, left)
         maps = self.head(self.trunk(piece.seen(self.head.weight.dtype)))
         # in the frames' own precision, also where autocast has lowered the features'
+        maps = maps[:, : self.head.out_channels]
         maps = planar(maps, left.new_empty(maps.shape))
         made = resample(piece, 0, maps[:, :MAPS])
         if self.motions == 2:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sepconv_video.kernels import planar, sepconv_pair
-from sepconv_video.models.blocks import pad_to_multiple
+from sepconv_video.models.blocks import InEights, pad_to_multiple, side_by_side
 from sepconv_video.models.tiles import Place, in_tiles
 
 TAPS = 51
@@ -21,7 +21,7 @@ def _basic(inputs: int, outputs: int) -> nn.Sequential:
     """Three 3x3 convolutions, each with ReLU."""
     layers: list[nn.Module] = []
     for channels in (inputs, outputs, outputs):
-        layers += [nn.Conv2d(channels, outputs, 3, padding=1), nn.ReLU(inplace=True)]
+        layers += [InEights(channels, outputs), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 
@@ -68,44 +68,20 @@ class _Layers(nn.Sequential):
 
 
 def _upsample(channels: int, cell: int) -> _Layers:
-    return _Layers(
-        _Double(cell), nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True)
-    )
-
-
-class _InEights(nn.Conv2d):
-    """A 3x3 convolution of maps that on a GPU come and go in eights: those beyond are zero.
-
-    Its matrix units load eight halves at a time; 51 maps side by side would be loaded one by one.
-    A CPU gains nothing by it.
-    """
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        """Build for so many maps, besides those of zeros."""
-        super().__init__(inputs, outputs, 3, padding=1)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return self.in_eights(maps) if maps.is_cuda else super().forward(maps)
-
-    def in_eights(self, maps: Tensor) -> Tensor:
-        """(N, inputs or more, H, W) to (N, the next multiple of 8 from the outputs on, H, W)."""
-        more = -self.out_channels % 8
-        weight = F.pad(self.weight, [0] * 5 + [maps.shape[1] - self.in_channels, 0, more])
-        assert self.bias is not None
-        return F.conv2d(maps, weight, F.pad(self.bias, [0, more]), padding=1)
+    return _Layers(_Double(cell), InEights(channels, channels), nn.ReLU(inplace=True))
 
 
 def _subnet() -> _Layers:
     """Features (N, 64, H/2, W/2) to coefficients (N, TAPS or more, H, W)."""
     return _Layers(
-        nn.Conv2d(64, 64, 3, padding=1),
+        InEights(64, 64),
         nn.ReLU(inplace=True),
-        nn.Conv2d(64, 64, 3, padding=1),
+        InEights(64, 64),
         nn.ReLU(inplace=True),
-        _InEights(64, TAPS),
+        InEights(64, TAPS),
         nn.ReLU(inplace=True),
         _Double(2),
-        _InEights(TAPS, TAPS),
+        InEights(TAPS, TAPS),
     )
 
 
@@ -164,7 +140,7 @@ class SepConv2017(nn.Module):
 
     def _predict(self, first: Tensor, second: Tensor, place: Place | None) -> Tensor:
         """Predict from padded frames in blue-green-red, or from the pieces of them at `place`."""
-        features = self._features(torch.cat((first, second), 1), place)
+        features = self._features(side_by_side([first, second]), place)
         reach = [TAPS // 2] * 4
         subnets = (self.vertical1, self.horizontal1, self.vertical2, self.horizontal2)
         # one after the other into place: all four and their concatenation would be twice as much
@@ -178,7 +154,7 @@ class SepConv2017(nn.Module):
         )
 
     def _features(self, pair: Tensor, place: Place | None) -> Tensor:
-        """(N, 6, H, W) to (N, 64, H/2, W/2)."""
+        """(N, 6 or 8, H, W) to (N, 64, H/2, W/2)."""
         conv2 = self.conv2(F.avg_pool2d(self.conv1(pair), 2))
         conv3 = self.conv3(F.avg_pool2d(conv2, 2))
         conv4 = self.conv4(F.avg_pool2d(conv3, 2))
