@@ -93,7 +93,7 @@ def planar(maps: Tensor, result: Tensor) -> Tensor:
 
         return cuda.planar(maps, result)
     is_known = result.dtype == torch.float32 and maps.dtype in (torch.float32, torch.bfloat16)
-    if maps.device.type == "cpu" and is_known and not differentiate:
+    if maps.is_cpu and is_known and not differentiate:
         from sepconv_video.kernels import frames_cpu  # noqa: PLC0415 - numba takes a second
 
         return frames_cpu.planar(maps, result)

@@ -23,7 +23,7 @@ class InEights(nn.Conv2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Do what `in_eights` does, on a CPU without more maps."""
-        return super().forward(maps) if maps.device.type == "cpu" else self.in_eights(maps)
+        return super().forward(maps) if maps.is_cpu else self.in_eights(maps)
 
     def in_eights(self, maps: Tensor) -> Tensor:
         """(N, inputs or more, H, W) to (N, the next multiple of 8 from the outputs on, H, W)."""
@@ -38,7 +38,7 @@ class InEights(nn.Conv2d):
 def side_by_side(maps: list[Tensor]) -> Tensor:
     """Join maps (N, some, H, W) for a convolution `InEights`."""
     more = -sum(some.shape[1] for some in maps) % 8
-    if more and maps[0].device.type != "cpu":
+    if more and not maps[0].is_cpu:
         first = maps[0]
         maps = [*maps, first.new_zeros(len(first), more, *first.shape[2:])]
     return torch.cat(maps, 1)
@@ -132,7 +132,7 @@ def _warp_differentiably(
 
 def box(maps: Tensor, side: int) -> Tensor:
     """Average (N, C, H, W) over side x side pixels around each; edges repeated, `side` odd."""
-    if maps.device.type == "cpu":
+    if maps.is_cpu:
         return kernels.box(maps, side)
     return F.avg_pool2d(F.pad(maps, [side // 2] * 4, mode="replicate"), side, 1)
 
@@ -141,7 +141,7 @@ def shrink(maps: Tensor, factor: int) -> Tensor:
     """Average (N, C, H, W) over factor x factor pixels; H and W multiples of `factor`."""
     if factor == 1:
         return maps
-    if maps.device.type != "cpu":  # one launch
+    if not maps.is_cpu:  # one launch
         return F.avg_pool2d(maps, factor)
     # sums of slices are three times as fast as pooling on a CPU
     rows = _sum([maps[..., k::factor, :] for k in range(factor)])
@@ -154,7 +154,7 @@ def halve(maps: Tensor) -> Tensor:
     Means of 2x2 pixels let fine stripes through as coarse ones, which move otherwise.
     """
     padded = F.pad(pad_to_multiple(maps, 2), [1] * 4, mode="replicate")
-    if maps.device.type != "cpu":  # three means of two make these weights, each one launch
+    if not maps.is_cpu:  # three means of two make these weights, each one launch
         return F.avg_pool2d(F.avg_pool2d(F.avg_pool2d(padded, 2, 1), 2, 1), 2)
     height, width = padded.shape[-2] - 2, padded.shape[-1] - 2
     first, second, third, fourth = (padded[..., k : k + height : 2, :] for k in range(4))

@@ -57,7 +57,7 @@ def follow_small(cells: Tensor, motion: Tensor) -> Tensor:
     unexplained = box((own - warp(other, flow)).abs_().mean(1, keepdim=True), WINDOW)
     flow, found = match(own, other, flow, unexplained, MATCHING)
     found &= _agree(flow)
-    if found.device.type == "cpu" and not found.any():  # a GPU would have to be waited for
+    if found.is_cpu and not found.any():  # a GPU would have to be waited for
         return motion
     seen_left, seen_right = torch.cat((own, unexplained), 1).chunk(2)
     best, small = _worth(seen_left, seen_right, known), known

@@ -390,3 +390,30 @@ def test_frames_are_warped_as_in_pytorch(emulate, how, size):
 def test_maps_are_laid_out_as_in_pytorch(emulate, dtype, size):
     emulate()
     assert_laid_out(cuda.planar, dtype, size)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "most"),
+    [("fast", torch.float32, 0.01), ("fast", torch.float16, 0.5), ("fine", torch.float32, 0.01)],
+)
+def test_our_networks_make_the_picture_of_a_cpu(emulate, monkeypatch, name, dtype, most):
+    """All that a GPU does otherwise, one thing after the other; in 8-bit levels."""
+    from sepconv_video.models import fast
+    from sepconv_video.weights import load_model
+
+    generator, model = torch.Generator().manual_seed(3), load_model(name)
+    shades = picture(generator, 100, 140)
+    pair = [shades[..., 2:98, 4:132].clone(), shades[..., :96, :128].clone()]
+    # something small that moves far
+    pair[0][..., 40:56, 20:36] = pair[1][..., 44:60, 70:86] = torch.rand(3, 16, 16).round()
+    with torch.inference_mode():
+        wanted = model(*pair)
+        emulate()
+        monkeypatch.setattr(torch.Tensor, "is_cpu", False)
+        monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+        monkeypatch.setattr(fast, "sepconv_pair", cuda.forward_pair)
+        found = model.to(dtype)(*(frame.to(dtype) for frame in pair))
+    levels = 255 * (found.float() - wanted).abs()
+    print(f"{name}, {dtype}: mean {levels.mean():.4f}, max {levels.max():.4f} level")
+    assert levels.mean() < most / 5
+    assert levels.max() < most
