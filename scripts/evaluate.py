@@ -5,7 +5,9 @@
     python scripts/evaluate.py path/to/middlebury --model weights.safetensors --json scores.json
 
 FOLDER holds clips, of which every second frame is removed and made again, or sub-folders of
-triples: `frame10 frame10i11 frame11` (Middlebury) or `im1 im2 im3` (Vimeo-90k).
+triples: `frame10 frame10i11 frame11` (Middlebury) or `im1 im2 im3` (Vimeo-90k). Of a clip our
+networks see what the program shows them: besides the two frames the one before and the one after,
+where there are any (`--alone`: only the two).
 Estimates are clipped to [0, 1], times 255 and rounded (`--truncate`: cut off, as the
 reference code of 2017 does). A clip's score is the mean over its triples, the total the mean
 over clips. SSIM is scikit-image's, in colour, with its default window of 7x7. The table is
@@ -29,6 +31,7 @@ from torch import Tensor
 
 from sepconv_video import color
 from sepconv_video.devices import choose_device
+from sepconv_video.models.bending import Bending, Known
 from sepconv_video.video import Reader, read_picture, write_picture
 from sepconv_video.weights import load_model
 
@@ -136,20 +139,42 @@ def kept(triples: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Iterator[np.ndarra
         yield to_bytes(right, truncate=False)
 
 
+def made_by(
+    model, triples: Iterable[tuple[Tensor, Tensor, Tensor]], device: torch.device, *, alone: bool
+) -> Iterator[Tensor]:
+    """What a model puts in the place of the middle ones; the triples before and after tell more."""
+    pending, earlier, own = None, None, None
+    for left, _, right in triples:
+        pair = left.to(device), right.to(device)
+        if alone or not isinstance(model, Bending):
+            yield model(*pair)
+            continue
+        later = model.motion(*pair)
+        if pending is not None:
+            bend = None if earlier is None else model.bend(earlier, own, later)
+            yield model(*pending, known=Known(own, bend))
+        pending, earlier, own = pair, own, later
+    if pending is not None:
+        yield model(*pending)
+
+
 def estimates(
-    models, triples, device, *, truncate, minterpolate
+    models, triples, device, *, truncate, minterpolate, alone
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """The truth of each triple, and what each method makes of it."""
-    others = repeat(None)
-    if minterpolate:
-        triples, again = tee(triples)
-        others = minterpolated(kept(again))
+    # a copy for each who reads, as one that nobody reads would keep all frames
+    triples, *copies = tee(triples, 1 + len(models) + minterpolate)
+    others = minterpolated(kept(copies.pop())) if minterpolate else repeat(None)
+    ours = [
+        made_by(model, copy, device, alone=alone)
+        for model, copy in zip(models.values(), copies, strict=True)
+    ]
     for (left, middle, right), other in zip(triples, others, strict=minterpolate):
         made = {"average": to_bytes((left + right) / 2, truncate=truncate)}
         if other is not None:
             made["minterpolate"] = other
-        for name, model in models.items():
-            made[name] = to_bytes(model(left.to(device), right.to(device)), truncate=truncate)
+        for name, frames in zip(models, ours, strict=True):
+            made[name] = to_bytes(next(frames), truncate=truncate)
         yield to_bytes(middle, truncate=False), made
 
 
@@ -201,9 +226,10 @@ def line(name: str, score: dict[str, float], methods: list[str]) -> str:
 @click.option("--device", default="auto", show_default=True)
 @click.option("--truncate", is_flag=True, help="Cut off instead of rounding to 8 bits.")
 @click.option("--minterpolate", is_flag=True, help="Measure FFmpeg's filter too.")
+@click.option("--alone", is_flag=True, help="Our networks see no frames but the two.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write here.")
 @click.option("--save", type=click.Path(path_type=Path), help="Folder for the worst pictures.")
-def main(*, folder, models, device, truncate, minterpolate, json_path, save) -> None:
+def main(*, folder, models, device, truncate, minterpolate, alone, json_path, save) -> None:
     where = choose_device(device)
     networks = {Path(model).stem: load_model(model, where) for model in models}
     methods = ["average", *(["minterpolate"] if minterpolate else []), *networks]
@@ -211,7 +237,7 @@ def main(*, folder, models, device, truncate, minterpolate, json_path, save) -> 
         save.mkdir(parents=True, exist_ok=True)
     scores: dict[str, dict[str, float]] = {}
     print(header(methods), flush=True)
-    how = {"truncate": truncate, "minterpolate": minterpolate}
+    how = {"truncate": truncate, "minterpolate": minterpolate, "alone": alone}
     for name, triples in items(folder):
         picture = None if save is None else save / f"{name}.png"
         score = score_item(networks, triples, where, save=picture, **how)

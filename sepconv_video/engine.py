@@ -25,6 +25,8 @@ from sepconv_video.memory import (
     is_out_of_memory,
     keep_freed,
 )
+from sepconv_video.models.bending import UNKNOWN, Known
+from sepconv_video.neighbours import Neighbours, Step, halved, joined, stacked
 from sepconv_video.options import Options
 from sepconv_video.schedule import held_frame, is_made
 from sepconv_video.timing import busy, measure, read_events
@@ -34,11 +36,12 @@ T = TypeVar("T")
 
 
 def between(
-    model: Interpolator,
+    model: Callable[..., Tensor],
     left: Sequence[Tensor] | Tensor,
     right: Sequence[Tensor] | Tensor,
     wanted: Sequence[Collection[int]],
     batch: int | None = None,
+    known: Sequence[Known] | None = None,
 ) -> list[Tensor]:
     """Synthesise frames between each pair, by repeated halving.
 
@@ -52,10 +55,12 @@ def between(
         wanted: For each pair where frames are wanted, in eighths (`POSITIONS`) of the way from
             left to right, 1 to 7.
         batch: Pairs in the network at once, at most; None for all there are.
+        known: What is known of each pair, (1, ...) each; then the model takes it as `known`.
 
     Returns:
         The frames wanted, (3, H, W) each, pair by pair, in time order.
     """
+    known = known or [UNKNOWN] * len(left)
     frames = {(n, 0): frame for n, frame in enumerate(left)}
     frames |= {(n, POSITIONS): frame for n, frame in enumerate(right)}
     step = POSITIONS // 2
@@ -69,16 +74,14 @@ def between(
         size = batch or max(1, len(places))
         for start in range(0, len(places), size):
             some = places[start : start + size]
-            before = _stack([frames[n, position - step] for n, position in some])
-            after = _stack([frames[n, position + step] for n, position in some])
-            frames |= dict(zip(some, model(before, after), strict=True))
+            before = stacked([frames[n, position - step] for n, position in some])
+            after = stacked([frames[n, position + step] for n, position in some])
+            told = joined([known[n] for n, _ in some])
+            made = model(before, after) if told is UNKNOWN else model(before, after, known=told)
+            frames |= dict(zip(some, made, strict=True))
+        known = [halved(one) for one in known]
         step //= 2
     return [frames[n, p] for n, group in enumerate(wanted) for p in sorted(group)]
-
-
-def _stack(frames: Sequence[Tensor]) -> Tensor:
-    """Make a batch; of one frame it is a view, as a copy of a large one would be half a GB."""
-    return frames[0].unsqueeze(0) if len(frames) == 1 else torch.stack(list(frames))
 
 
 class _Group:
@@ -87,7 +90,8 @@ class _Group:
     def __init__(self) -> None:
         self._positions: dict[tuple[int, int], set[int]] = {}
         self.intervals: list[Interval] = []
-        self.pairs: list[tuple[Frame, Frame]] = []
+        self.pairs: list[Step] = []
+        self.around: list[Step | None] = []
 
     def add(self, interval: Interval) -> None:
         """Take in an interval; several may lie between the same pair."""
@@ -99,6 +103,7 @@ class _Group:
         if key not in self._positions:
             self._positions[key] = set()
             self.pairs.append((interval.left, interval.right))
+            self.around.append(interval.around)
         self._positions[key] |= positions
 
     def would_grow(self, interval: Interval) -> bool:
@@ -159,7 +164,8 @@ class Engine:
         """
         self.device, self.dtype = torch.device(device), dtype
         self._ladder = Ladder(model, self.device, dtype, batch, tile)
-        self._kept: dict[int, Tensor] = {}  # the last frame in RGB, which the next pair shares
+        self._kept: dict[int, Tensor] = {}  # the last frames in RGB, which the next pairs share
+        self._neighbours = Neighbours(model)
 
     @classmethod
     def from_options(cls, options: Options) -> Self:
@@ -212,6 +218,7 @@ class Engine:
             raise
         finally:
             self._kept = {}
+            self._neighbours.forget()
 
     @property
     def notes(self) -> list[str]:
@@ -312,26 +319,32 @@ class Engine:
 
     def _forward(self, group: _Group, info: VideoInfo) -> tuple[Tensor, ...]:
         """Planes of all new frames, (frames, rows, columns) each."""
+        near, both = self._neighbours, list(zip(group.pairs, group.around, strict=True))
+        steps = near.unknown(step for pair, around in both for step in near.steps(pair, around))
         with busy("upload", self.device):
-            rgb = self._to_rgb(group, info)
+            rgb = self._to_rgb([*group.pairs, *steps], info)
         with busy("network", self.device):
+            for some in self._batches(steps):
+                near.look(some, rgb)
             made = between(
                 self._ladder.predict,
                 [rgb[left.index] for left, _ in group.pairs],
                 [rgb[right.index] for _, right in group.pairs],
                 group.positions,
                 self._ladder.batch,
+                [near.known(pair, around) for pair, around in both],
             )
         last = group.pairs[-1][1].index
-        self._kept = {last: rgb[last]}
+        self._kept = {index: frame for index, frame in rgb.items() if index >= last}
+        near.forget(last)
         del rgb
         with busy("download", self.device):
-            planes = [color.from_rgb(_stack(some), info) for some in self._batches(made)]
+            planes = [color.from_rgb(stacked(some), info) for some in self._batches(made)]
             return tuple(map(torch.cat, zip(*planes, strict=True)))
 
-    def _to_rgb(self, group: _Group, info: VideoInfo) -> dict[int, Tensor]:
+    def _to_rgb(self, pairs: Sequence[Step], info: VideoInfo) -> dict[int, Tensor]:
         """Frames by their index, (3, H, W); each is uploaded and converted only once."""
-        frames = {frame.index: frame for pair in group.pairs for frame in pair}
+        frames = {frame.index: frame for pair in pairs for frame in pair}
         rgb = {index: frame for index, frame in self._kept.items() if index in frames}
         new = [frame for index, frame in frames.items() if index not in rgb]
         for some in self._batches(new):

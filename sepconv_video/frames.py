@@ -163,6 +163,9 @@ class Interval:
     """Whether it begins with a frame that repeats the one before, and soon another follows."""
     error_ticks: Fraction = Fraction(0)
     """The furthest that a new frame is from its true position in time, in ticks of the grid."""
+    around: tuple[Frame, Frame] | None = None
+    """The frames before `left` and after `right`, where one shot goes on through all four and they
+    are evenly spaced in time: these tell how motion bends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sepconv_video.errors import DeviceError, OptionsError
+from sepconv_video.models.bending import UNKNOWN, Bending, Known
 from sepconv_video.models.tiles import SMALLEST_TILE, Tiled, seen_pixels
 
 Interpolator = Callable[[Tensor, Tensor], Tensor]
@@ -95,8 +96,10 @@ class Ladder:
         if self.tile is None and self.batch * self._pair_bytes() > free:
             self.tile = self._fitting_tile(free // self.batch)
 
-    def predict(self, left: Tensor, right: Tensor) -> Tensor:
-        """Call the network, with the tile if there is one."""
+    def predict(self, left: Tensor, right: Tensor, known: Known = UNKNOWN) -> Tensor:
+        """Call the network, with the tile and with what is known of the pairs, if there is any."""
+        if known is not UNKNOWN and isinstance(self._model, Bending):
+            return self._model(left, right, self.tile, known)
         if self.tile is not None and isinstance(self._model, Tiled):
             return self._model(left, right, self.tile)
         return self._model(left, right)

@@ -21,6 +21,8 @@ from sepconv_video.options import check_factor
 LONGEST_RUN = 4
 """Frames that show one drawing, at most: animation is on twos or threes, seldom on fours. What
 stands longer stands on purpose, and would else begin to creep."""
+UNEVEN = Fraction(1, 7)
+"""Frames are evenly spaced if their distances differ by less: 8 and 9 ms do, in whole ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +116,7 @@ def intervals(
     default_duration: int = 1,
     dedup: bool = False,
 ) -> Iterator[Interval]:
-    """Pair each frame with the next, looking ahead one frame, or a drawing's repeats.
+    """Pair each frame with the next, looking ahead two frames, or a drawing's repeats and one.
 
     Args:
         related: The frames in presentation order, `pts` strictly increasing, each with its
@@ -133,7 +135,43 @@ def intervals(
     Raises:
         VideoError: A frame does not come after the one before it.
     """
-    for run in _runs(_pairs(related, max(default_duration, 1))):
+    found = _found(_pairs(related, max(default_duration, 1)), grid, dedup=dedup)
+    earlier: _Found | None = None
+    own = next(found, None)
+    while own is not None:
+        later = next(found, None)
+        yield _with_neighbours(earlier, own, later)
+        earlier, own = own, later
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An interval, and whether a shot goes on in it with a new picture."""
+
+    interval: Interval
+    goes_on: bool
+
+    @property
+    def ticks(self) -> int:
+        """From the one frame to the other, in ticks of the source."""
+        interval = self.interval
+        return interval.right.pts - interval.left.pts if interval.right is not None else 0
+
+
+def _with_neighbours(earlier: _Found | None, own: _Found, later: _Found | None) -> Interval:
+    """Name the frames before and after an interval, where they tell of its motion."""
+    if earlier is None or later is None or not (earlier.goes_on and own.goes_on and later.goes_on):
+        return own.interval
+    before, after = earlier.interval.left, later.interval.right
+    uneven = any(abs(other.ticks - own.ticks) >= UNEVEN * own.ticks for other in (earlier, later))
+    if after is None or uneven:
+        return own.interval
+    return replace(own.interval, around=(before, after))
+
+
+def _found(pairs: Iterable[_Pair], grid: Grid, *, dedup: bool) -> Iterator[_Found]:
+    """Make intervals of pairs; see `intervals`."""
+    for run in _runs(pairs):
         last = run[-1]
         is_drawing = len(run) > 1 and last.relation == Relation.JOINED
         for number, pair in enumerate(run):
@@ -142,7 +180,8 @@ def intervals(
             else:
                 joined = pair.relation in {Relation.JOINED, Relation.REPEAT}
                 interval = _interval(pair, pair.left, pair.right, grid, synthesise=joined)
-            yield replace(interval, is_repeat=is_drawing and number > 0)
+            interval = replace(interval, is_repeat=is_drawing and number > 0)
+            yield _Found(interval, pair.relation == Relation.JOINED and not is_drawing)
 
 
 def _pairs(related: Iterable[tuple[Frame, Relation]], delta: int) -> Iterator[_Pair]:

@@ -174,7 +174,7 @@ def test_no_frames_no_intervals():
     assert schedule([]) == []
 
 
-def test_one_frame_of_look_ahead():
+def test_two_frames_of_look_ahead():
     drawn = []
 
     def source():
@@ -186,7 +186,42 @@ def test_one_frame_of_look_ahead():
     assert drawn == []
     for k in range(4):
         assert next(found).left.index == k
-        assert drawn == list(range(k + 2))
+        assert drawn == list(range(min(k + 3, 5)))
+
+
+def around(found):
+    return [i.around and tuple(frame.index for frame in i.around) for i in found]
+
+
+def test_the_frames_around_an_interval_are_named_where_one_shot_goes_on():
+    assert around(schedule(range(5))) == [None, (0, 3), (1, 4), None, None]
+    cut = [JOINED, JOINED, JOINED, JOINED, CUT, JOINED, JOINED, JOINED]
+    assert around(schedule(range(8), relations=cut)) == [
+        None,
+        (0, 3),
+        *[None] * 3,
+        (4, 7),
+        None,
+        None,
+    ]
+    for relation in (STILL, REPEAT):
+        held = [JOINED, JOINED, JOINED, relation, JOINED, JOINED]
+        assert around(schedule(range(6), relations=held)) == [None] * 6
+
+
+def test_frames_around_are_evenly_spaced():
+    times = [0, 33, 67, 100, 150, 200, 250, 267]
+    assert around(schedule(times)) == [None, (0, 3), None, None, (3, 6), None, None, None]
+
+
+@given(st.lists(st.sampled_from([JOINED, JOINED, JOINED, CUT, REPEAT]), max_size=30), st.data())
+def test_frames_around_are_the_same_wherever_one_begins_to_look(relations, data):
+    frames = make_frames(range(len(relations)))
+    first = data.draw(st.integers(0, max(0, len(relations) - 1)))
+    begin = max(0, first - 8)
+    part = intervals(related(frames[begin:], relations[begin:]), by_factor(make_info(), 2))
+    whole = intervals(related(frames, relations), by_factor(make_info(), 2))
+    assert around(i for i in part if i.index >= first) == around(whole)[first:]
 
 
 def test_a_lone_frame_takes_the_default_duration():

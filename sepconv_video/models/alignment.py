@@ -56,7 +56,29 @@ def in_cells(left: Tensor, right: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def find_motions(cells: Tensor) -> tuple[Tensor, Tensor]:
+def coarse_motions(cells: Tensor) -> Tensor:
+    """Find motions as `find_motions` does, on all grids but the finest.
+
+    Args:
+        cells: Both frames, `in_cells`.
+
+    Returns:
+        (N, 4, H/(2*CELL), W/(2*CELL)), rounded up, in cells of that size, float32: horizontal and
+        vertical motion by levelled frames, and by evened ones.
+    """
+    grids = [halve(cells)]
+    while min(grids[-1].shape[-2:]) >= 2 * LEAST_CELLS:
+        grids.append(halve(grids[-1]))
+    # both ways in one batch, which is as large as that of both frames: on a GPU as many launches
+    # as for one; at first none, as on a grid that is coarser still
+    motions = torch.zeros_like(halve(grids[-1])[:, :2])
+    for frames in reversed(grids):
+        motions = _on_finer_grid(motions, frames)
+    return torch.cat(motions.chunk(2), 1)
+
+
+@torch.no_grad()
+def find_motions(cells: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
     """Find for each place of the frame half way where it lies in its neighbours, in two ways.
 
     They err in different places: by levelled frames, and by frames whose contrast has been made
@@ -64,24 +86,23 @@ def find_motions(cells: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         cells: Both frames, `in_cells`.
+        coarse: Their `coarse_motions`.
 
     Returns:
         By levelled and by evened ones: (N, 2, H/CELL, W/CELL) each, in pixels, horizontal then
         vertical, float32: the left frame at x + motion and the right one at x - motion are the
         same.
     """
-    grids = [cells]
-    while min(grids[0].shape[-2:]) >= 2 ** len(grids) * LEAST_CELLS:
-        grids.append(halve(grids[-1]))
-    # both ways in one batch, which is as large as that of both frames: on a GPU as many launches
-    # as for one; at first none, as on a grid that is coarser still
-    motions = torch.zeros_like(halve(grids[-1])[:, :2])
-    for frames in reversed(grids):
-        height, width = frames.shape[-2:]
-        motions = 2 * upsample(motions, 2)[..., :height, :width]
-        motions = search(*_in_both_ways(frames), motions, CONSTANTS)
-    by_levelled, by_evened = (motions * CELL).chunk(2)
+    motions = _on_finer_grid(torch.cat(coarse.chunk(2, 1)), cells) * CELL
+    by_levelled, by_evened = motions.chunk(2)
     return by_levelled, by_evened
+
+
+def _on_finer_grid(motions: Tensor, frames: Tensor) -> Tensor:
+    """Correct motions of the next coarser grid, both ways' one after the other, on a finer one."""
+    height, width = frames.shape[-2:]
+    motions = 2 * upsample(motions, 2)[..., :height, :width]
+    return search(*_in_both_ways(frames), motions, CONSTANTS)
 
 
 @torch.no_grad()

@@ -5,7 +5,8 @@ a few of them resample it. Here the window is moved to the object first, by a mo
 `alignment` finds, and 11 separable taps per pixel and direction do the resampling: a twentieth of
 the operator's arithmetic, and a reach that depends on the frame's size alone. The network looks at
 the frames as they are moved on top of each other: what is left for it are the outlines, what only
-one of the frames shows, and a fraction of a pixel.
+one of the frames shows, and a fraction of a pixel. Where the frames before and after are known,
+`bending` tells where the middle is.
 """
 
 from functools import partial
@@ -20,10 +21,12 @@ from sepconv_video.kernels.motion import Mode
 from sepconv_video.models.alignment import (
     CELL,
     better_motion,
+    coarse_motions,
     correct_by_pixels,
     find_motions,
     in_cells,
 )
+from sepconv_video.models.bending import UNKNOWN, Known, bend
 from sepconv_video.models.blocks import (
     ResidualBlock,
     box,
@@ -95,13 +98,27 @@ class Pair(NamedTuple):
     """(N, 1, H/2, W/2), 0 to 1: whether they differ at all."""
 
     @classmethod
-    def of(cls, left: Tensor, right: Tensor, motions: int) -> Self:
-        """Find the better motion, and (2) that by even contrast; zero where nothing changes."""
+    def of(cls, left: Tensor, right: Tensor, motions: int, known: Known) -> Self:
+        """Find the better motion, and (2) that by even contrast; zero where nothing changes.
+
+        Args:
+            left: Normalised frames, (N, 3, H, W).
+            right: Likewise.
+            motions: How many.
+            known: What is known of them already.
+        """
         change = changed(left, right)
-        found = _motions_by_cells(in_cells(left, right), motions)
+        cells = in_cells(left, right)
+        coarse = coarse_motions(cells) if known.motion is None else known.motion
+        found = _motions_by_cells(cells, coarse, motions)
         found = [correct_by_pixels(left, right, motion) for motion in found]
         held = [motion * change.float() for motion in found]
-        return cls(left, right, tuple(torch.cat((one, -one), 1) for one in held), change)
+        if known.bend is None:
+            return cls(left, right, tuple(torch.cat((one, -one), 1) for one in held), change)
+        height, width = change.shape[-2:]
+        # both frames' content is so far from where it is to be, and is fetched from there
+        bend = upsample(known.bend, 2)[..., :height, :width] * change.float()
+        return cls(left, right, tuple(torch.cat((m - bend, -m - bend), 1) for m in held), change)
 
     def moved(
         self, motion: Tensor, mode: Mode = "bilinear", corner: tuple[int, int] = (0, 0)
@@ -124,9 +141,9 @@ class Pair(NamedTuple):
         return Piece(self, motions, self.change[..., rows, columns], (place.top, place.left))
 
 
-def _motions_by_cells(cells: Tensor, count: int) -> list[Tensor]:
+def _motions_by_cells(cells: Tensor, coarse: Tensor, count: int) -> list[Tensor]:
     """The first so many of: the better motion, and that by even contrast."""
-    levelled, evened = find_motions(cells)
+    levelled, evened = find_motions(cells, coarse)
     found = [better_motion(cells, (levelled, evened)), evened][:count]
     return [follow_small(cells, motion) for motion in found]
 
@@ -155,7 +172,7 @@ class Aligned(nn.Module):
     """The design that our networks share; they differ in size, and in how motion is found."""
 
     halo = 160
-    frame_bytes_per_pixel = 68
+    frame_bytes_per_pixel = 78
     bf16_suffices = True
     """Nothing is seen of it where the features have the 8 bits of bf16; the frames have more."""
 
@@ -171,7 +188,35 @@ class Aligned(nn.Module):
         self.trunk = Trunk(SEEN * motions, widths)
         self.head = zero_conv(widths[0], (MAPS + 1) * motions - 1)
 
-    def forward(self, left: Tensor, right: Tensor, tile: int | None = None) -> Tensor:
+    def motion(self, left: Tensor, right: Tensor) -> Tensor:
+        """Find the motion of pairs, as far as their neighbours need to know it.
+
+        Args:
+            left: As in `forward`.
+            right: As in `forward`.
+
+        Returns:
+            (N, 4, h, w): `alignment.coarse_motions`.
+        """
+        first, second, _, _ = normalised(left, right)
+        return coarse_motions(in_cells(first, second))
+
+    def bend(self, earlier: Tensor, own: Tensor, later: Tensor) -> Tensor:
+        """Tell how a motion bends, by that of the pairs before and after, evenly spaced in time.
+
+        Args:
+            earlier: What `motion` finds of the frame before `left`, and `left`.
+            own: Of `left` and `right`.
+            later: Of `right` and the frame after it.
+
+        Returns:
+            (N, 2, h, w): `bending.bend`. Of either half of the time it is a quarter.
+        """
+        return bend(*(motion[:, :2] for motion in (earlier, own, later)))
+
+    def forward(
+        self, left: Tensor, right: Tensor, tile: int | None = None, known: Known = UNKNOWN
+    ) -> Tensor:
         """Predict the frame half way.
 
         Args:
@@ -179,18 +224,15 @@ class Aligned(nn.Module):
                 weights.
             right: Later frames; shape, dtype and device of `left`.
             tile: Most pixels a side to work on at once (besides a halo); None for whole frames.
+            known: Of all these pairs.
 
         Returns:
             (N, 3, H, W), same dtype; not clamped.
         """
         height, width = left.shape[-2:]
         # once for the whole frame, so that tiles are the same as it; so is the motion
-        mean, spread = statistics(left, right)
-        pair = Pair.of(
-            pad_to_multiple((left - mean) / spread, MULTIPLE),
-            pad_to_multiple((right - mean) / spread, MULTIPLE),
-            self.motions,
-        )
+        first, second, mean, spread = normalised(left, right)
+        pair = Pair.of(first, second, self.motions, known)
         made = in_tiles(
             partial(self._predict, pair),
             pair.left,
@@ -251,14 +293,20 @@ def resample(piece: Piece, number: int, maps: Tensor) -> Tensor:
     return sepconv_pair(left, right, taps, weight)
 
 
-def statistics(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and spread of each pair, (N, 1, 1, 1) each, for input normalisation as in SepConv++.
+def normalised(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Bring frames to mean 0 and spread 1, as in SepConv++, and to a multiple of MULTIPLE.
 
-    The small constant keeps a flat pair from being blown up into noise.
+    Returns:
+        Both frames, and mean and spread of each pair, (N, 1, 1, 1).
     """
     pair = torch.cat((left, right), 1).float()
+    # the small constant keeps a flat pair from being blown up into noise
     mean, spread = pair.mean((1, 2, 3), keepdim=True), pair.std((1, 2, 3), keepdim=True) + 0.02
-    return mean.to(left.dtype), spread.to(left.dtype)
+    mean, spread = mean.to(left.dtype), spread.to(left.dtype)
+    first, second = (
+        pad_to_multiple((frames - mean) / spread, MULTIPLE) for frames in (left, right)
+    )
+    return first, second, mean, spread
 
 
 def changed(left: Tensor, right: Tensor) -> Tensor:
