@@ -78,7 +78,7 @@ def coarse_motions(cells: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def find_motions(cells: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
+def find_motions(cells: Tensor, coarse: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Find for each place of the frame half way where it lies in its neighbours, in two ways.
 
     They err in different places: by levelled frames, and by frames whose contrast has been made
@@ -86,13 +86,14 @@ def find_motions(cells: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         cells: Both frames, `in_cells`.
-        coarse: Their `coarse_motions`.
+        coarse: Their `coarse_motions`, if they are known.
 
     Returns:
         By levelled and by evened ones: (N, 2, H/CELL, W/CELL) each, in pixels, horizontal then
         vertical, float32: the left frame at x + motion and the right one at x - motion are the
         same.
     """
+    coarse = coarse_motions(cells) if coarse is None else coarse
     motions = _on_finer_grid(torch.cat(coarse.chunk(2, 1)), cells) * CELL
     by_levelled, by_evened = motions.chunk(2)
     return by_levelled, by_evened

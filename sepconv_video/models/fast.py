@@ -108,9 +108,7 @@ class Pair(NamedTuple):
             known: What is known of them already.
         """
         change = changed(left, right)
-        cells = in_cells(left, right)
-        coarse = coarse_motions(cells) if known.motion is None else known.motion
-        found = _motions_by_cells(cells, coarse, motions)
+        found = _motions_by_cells(in_cells(left, right), known.motion, motions)
         found = [correct_by_pixels(left, right, motion) for motion in found]
         held = [motion * change.float() for motion in found]
         if known.bend is None:
@@ -141,7 +139,7 @@ class Pair(NamedTuple):
         return Piece(self, motions, self.change[..., rows, columns], (place.top, place.left))
 
 
-def _motions_by_cells(cells: Tensor, coarse: Tensor, count: int) -> list[Tensor]:
+def _motions_by_cells(cells: Tensor, coarse: Tensor | None, count: int) -> list[Tensor]:
     """The first so many of: the better motion, and that by even contrast."""
     levelled, evened = find_motions(cells, coarse)
     found = [better_motion(cells, (levelled, evened)), evened][:count]
