@@ -297,9 +297,9 @@ def test_bytes_per_pixel_of_a_network_are_as_measured(name):
 
 
 def frames_bytes(model, factor, tile=None):
-    """Of a size that networks have to pad."""
+    """Of a size that networks have to pad; each frame has neighbours that they look at."""
     with Peak() as peak:
-        run_large(Engine(model, tile=tile), 636, 372, factor=factor)
+        run_large(Engine(model, tile=tile), 636, 372, count=6, factor=factor)
     return peak.peak / (636 * 372)
 
 

@@ -170,7 +170,7 @@ class Aligned(nn.Module):
     """The design that our networks share; they differ in size, and in how motion is found."""
 
     halo = 160
-    frame_bytes_per_pixel = 78
+    frame_bytes_per_pixel = 98
     bf16_suffices = True
     """Nothing is seen of it where the features have the 8 bits of bf16; the frames have more."""
 
