@@ -326,6 +326,12 @@ class Engine:
         with busy("network", self.device):
             for some in self._batches(steps):
                 near.look(some, rgb)
+            # the frame after the last pair is in the next one; in tiles memory is short: it waits
+            # as it was decoded
+            last = group.pairs[-1][1].index
+            seen = {frame.index for pair in group.pairs for frame in pair}
+            keeps = self._ladder.tile is None
+            rgb = {n: frame for n, frame in rgb.items() if n in seen or (keeps and n > last)}
             made = between(
                 self._ladder.predict,
                 [rgb[left.index] for left, _ in group.pairs],
@@ -334,7 +340,6 @@ class Engine:
                 self._ladder.batch,
                 [near.known(pair, around) for pair, around in both],
             )
-        last = group.pairs[-1][1].index
         self._kept = {index: frame for index, frame in rgb.items() if index >= last}
         near.forget(last)
         del rgb

@@ -1,4 +1,4 @@
-"""One new frame under a limit of memory, for test_memory.py: prints what it took, a JSON line.
+"""New frames under a limit of memory, for test_memory.py: prints what it took, a JSON line.
 
     python limited.py fast WIDTH HEIGHT BYTES      the whole address space is limited
     python limited.py hungry WIDTH HEIGHT BYTES    what may be taken besides the libraries
@@ -50,13 +50,13 @@ def status(name):
     return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 
-def pair(width, height):
-    """Two intervals of noise that moves 4 pixels to the right."""
+def moving(width, height, count):
+    """Frames of noise that moves 4 pixels to the right."""
     rng = np.random.default_rng(1)
-    luma = rng.integers(16, 236, (height, width + 4), np.uint8)
+    luma = rng.integers(16, 236, (height, width + 4 * count), np.uint8)
     gray = np.full((height // 2, width // 2), 128, np.uint8)
-    for index in range(2):
-        planes = (luma[:, 4 - 4 * index :][:, :width], gray, gray)
+    for index in range(count):
+        planes = (luma[:, 4 * (count - index) :][:, :width], gray, gray)
         yield Frame(index=index, pts=2 * index, duration=2, planes=planes)
 
 
@@ -65,11 +65,11 @@ def limit(size):
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
-def make(model, width, height):
-    """Make the frame between two."""
+def make(model, width, height, count=2):
+    """Make the frames between so many: with four those in the middle have neighbours."""
     info = replace(INFO, width=width, height=height, pix_fmt="yuv420p", chroma_shift=(1, 1))
     engine = Engine(model)
-    joined = zip(pair(width, height), [Relation.JOINED] * 2, strict=True)
+    joined = zip(moving(width, height, count), [Relation.JOINED] * count, strict=True)
     started, error, sums = time.monotonic(), None, None
     try:
         todo = intervals(joined, by_factor(info, 2))
@@ -93,7 +93,7 @@ def main(name, width, height, size):
     else:
         limit(size)
         keep_freed()
-        make(load_model(name), width, height)
+        make(load_model(name), width, height, count=4)
 
 
 if __name__ == "__main__":

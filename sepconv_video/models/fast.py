@@ -170,7 +170,6 @@ class Aligned(nn.Module):
     """The design that our networks share; they differ in size, and in how motion is found."""
 
     halo = 160
-    frame_bytes_per_pixel = 98
     bf16_suffices = True
     """Nothing is seen of it where the features have the 8 bits of bf16; the frames have more."""
 
@@ -259,6 +258,7 @@ class Fast(Aligned):
     """About 37,000 multiply-accumulates per pixel, a tenth of the 2017 network's."""
 
     bytes_per_pixel = 400
+    frame_bytes_per_pixel = 68
 
     def __init__(self) -> None:
         """Build the network with random features and a neutral head."""
