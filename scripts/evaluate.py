@@ -155,7 +155,7 @@ def made_by(
             yield model(*pending, known=Known(own, bend))
         pending, earlier, own = pair, own, later
     if pending is not None:
-        yield model(*pending)
+        yield model(*pending, known=Known(own))
 
 
 def estimates(

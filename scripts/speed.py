@@ -246,13 +246,14 @@ def network_rows(bench: Bench, size: tuple[int, int], peak: tuple[float, float])
             ladder = Ladder(model, bench.device, frames_dtype(dtype))
             ladder.begin(W, H, made=1)
             row: Row = {"model": name, "precision": precision, "batch": ladder.batch}
-            if bench.is_too_long(what, ladder.batch * W * H):
+            pixels = ladder.batch * W * H
+            if bench.is_too_long(what, pixels):
                 yield row
                 continue
             kind = {"device": bench.device, "dtype": frames_dtype(dtype)}
             pair = [frame.repeat(ladder.batch, 1, 1, 1) for frame in moving_pair(H, W, **kind)]
             model.to(dtype)
             work = partial(ladder.predict, *pair)
-            seconds = bench.median_s(what, ladder.batch * W * H, work) / ladder.batch
+            seconds = bench.median_s(what, pixels, work) / ladder.batch
             floor_s = network_macs(name) * W * H / peak[0]
             yield row | {"ms": seconds * 1e3, "rate": 1 / seconds, "floor": floor_s / seconds}

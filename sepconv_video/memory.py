@@ -97,8 +97,8 @@ class Ladder:
             self.tile = self._fitting_tile(free // self.batch)
 
     def predict(self, left: Tensor, right: Tensor, known: Known = UNKNOWN) -> Tensor:
-        """Call the network, with the tile and with what is known of the pairs, if there is any."""
-        if known is not UNKNOWN and isinstance(self._model, Bending):
+        """Call the network, with the tile and with what is known of the pairs where it can."""
+        if isinstance(self._model, Bending):
             return self._model(left, right, self.tile, known)
         if self.tile is not None and isinstance(self._model, Tiled):
             return self._model(left, right, self.tile)

@@ -1,5 +1,6 @@
 """What the frames before and after a pair tell of its motion: each step's is found only once."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -47,10 +48,9 @@ class Neighbours:
         earlier, own, later = (self._motions[_key(step)] for step in steps)
         return Known(own, self._model.bend(earlier, own, later))
 
-    def forget(self, index: int | None = None) -> None:
-        """Forget all motions, or those that end before the frame of an index."""
-        kept = self._motions.items() if index is not None else []
-        self._motions = {key: motion for key, motion in kept if key[1] >= (index or 0)}
+    def forget(self, before: float = math.inf) -> None:
+        """Forget motions: all, or those that end before the frame of an index."""
+        self._motions = {key: motion for key, motion in self._motions.items() if key[1] >= before}
 
 
 def halved(known: Known) -> Known:

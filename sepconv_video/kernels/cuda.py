@@ -124,9 +124,8 @@ def planar(maps: Tensor, result: Tensor) -> Tensor:
     words = [maps.data_ptr(), maps.stride(0), maps.stride(3)]
     words += [result.data_ptr(), result.stride(0), C, H * W]
     grid = -(-H * W // TURNED), -(-C // TURNED), N
-    kernel = function(index, (PLANAR_SOURCES, planar_options(size)), "planar", 0)
     with current_stream(index):
-        launch(kernel, grid, words, planar_bytes(size))
+        launch(_planar_kernel(index, size), grid, words, planar_bytes(size))
     return result
 
 
@@ -290,6 +289,12 @@ def _capability(index: int) -> int:
 def _kernel(index: int, variant: Variant) -> Any:  # noqa: ANN401
     """Return a `cupy.RawKernel` that may use the shared memory it needs."""
     return function(index, (SOURCES, options(variant)), variant.name, shared_bytes(variant))
+
+
+@cache
+def _planar_kernel(index: int, size: int) -> Any:  # noqa: ANN401
+    """Return a `cupy.RawKernel`."""
+    return function(index, (PLANAR_SOURCES, planar_options(size)), "planar", planar_bytes(size))
 
 
 def function(

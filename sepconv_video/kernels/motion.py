@@ -122,6 +122,6 @@ def match(
         from sepconv_video.kernels import motion_cuda  # noqa: PLC0415
 
         return motion_cuda.match(own, other, flow, unexplained, matching)
-    from sepconv_video.kernels import motion_cpu  # noqa: PLC0415
+    from sepconv_video.kernels import match_cpu  # noqa: PLC0415
 
-    return motion_cpu.match(own, other, flow, unexplained, matching)
+    return match_cpu.match(own, other, flow, unexplained, matching)

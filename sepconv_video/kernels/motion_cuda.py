@@ -1,7 +1,7 @@
 """Finding motion on NVIDIA GPUs, and moving frames by it: launches `motion.cu` and `warp.cu`.
 
-`models/alignment.py` and `matching.py` say what the steps of a search are for; `motion_cpu` has the
-same for a CPU.
+`models/alignment.py` and `matching.py` say what the steps of a search are for; `motion_cpu` and
+`match_cpu` have the same for a CPU.
 """
 
 from functools import cache

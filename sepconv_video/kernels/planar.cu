@@ -2,7 +2,7 @@
 // pixel side by side. PyTorch turns them around one map at a time, and as no map is fetched without
 // the others it reads them all many times over.
 //
-// Compiled by NVRTC with the macro BYTES, the size of an element, 2 or 4 (see cuda.py). A block of
+// Compiled by NVRTC with the macro BYTES, the size of an element, 2, 4 or 8 (see cuda.py). A block of
 // 32 x WARPS threads turns TURNED pixels of TURNED channels, blockIdx = (pixels, channels, n).
 //
 // The test suite compiles this very text for the CPU (tests/kernels/emulation.cpp).
@@ -14,8 +14,10 @@
 
 #if BYTES == 2
 typedef unsigned short Element;
-#else
+#elif BYTES == 4
 typedef unsigned int Element;
+#else
+typedef unsigned long long Element;
 #endif
 
 // Elements from one pixel to the next in shared memory: words of 32 bits an odd number apart lie in

@@ -244,8 +244,8 @@ class Aligned(nn.Module):
         """Predict the middle of a pair, or the piece of it at `place`, as large as `left`."""
         piece = pair.piece(place, left)
         maps = self.head(self.trunk(piece.seen(self.head.weight.dtype)))
-        # in the frames' own precision, also where autocast has lowered the features'
         maps = maps[:, : self.head.out_channels]
+        # in the frames' own precision, also where autocast has lowered the features'
         maps = planar(maps, left.new_empty(maps.shape))
         made = resample(piece, 0, maps[:, :MAPS])
         if self.motions == 2:

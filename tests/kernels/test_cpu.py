@@ -164,6 +164,6 @@ def test_laying_maps_out_is_differentiable():
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_a_gpu_lays_maps_out_as_pytorch_does(dtype):
     assert_laid_out(planar, dtype, (70, 130), "cuda")

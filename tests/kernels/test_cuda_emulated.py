@@ -93,7 +93,8 @@ def emulate(build_folder, monkeypatch):
         monkeypatch.setattr(cuda, "_capability", lambda index: capability)
 
     yield start
-    for cached in (cuda._kernel, cuda._module, motion_cuda._kernel, motion_cuda._warp_kernel):
+    ours = cuda._kernel, cuda._planar_kernel, motion_cuda._kernel, motion_cuda._warp_kernel
+    for cached in (cuda._module, *ours):
         cached.cache_clear()
 
 
@@ -385,7 +386,7 @@ def test_frames_are_warped_as_in_pytorch(emulate, how, size):
     assert_warped(motion_cuda.warp, how, size)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", cuda.STORAGE)
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (23, 37)])
 def test_maps_are_laid_out_as_in_pytorch(emulate, dtype, size):
     emulate()

@@ -8,7 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sepconv_video.kernels import cuda, frames_cpu, looks, motion_cpu, motion_cuda, vectors
+from sepconv_video.kernels import (
+    cuda,
+    frames_cpu,
+    looks,
+    match_cpu,
+    motion_cpu,
+    motion_cuda,
+    vectors,
+)
 from sepconv_video.kernels.motion import MODES, Warping
 from sepconv_video.models import alignment, blocks
 from sepconv_video.models.alignment import find_motions, in_cells
@@ -80,7 +88,7 @@ def assert_matched(match, own, other, motion):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_cpu_matches_as_pytorch_does(size):
-    assert_matched(motion_cpu.match, *moving(size))
+    assert_matched(match_cpu.match, *moving(size))
 
 
 def test_any_strides_and_any_number_of_threads():
@@ -162,7 +170,7 @@ def test_neighbours_are_those_above_below_left_and_right():
     assert [c[0, 0, 0, 0].item() for c in reference.neighbours(field, 1)] == [0, 4, 0, 1]
 
 
-@pytest.mark.parametrize("module", [frames_cpu, motion_cpu])
+@pytest.mark.parametrize("module", [frames_cpu, match_cpu, motion_cpu])
 def test_the_cache_notices_changed_vector_code(module):
     """As `cpu.VECTORS`."""
     found = zlib.crc32(b"".join(Path(one.__file__).read_bytes() for one in (vectors, looks)))

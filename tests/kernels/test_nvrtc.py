@@ -74,7 +74,7 @@ def test_warping_fits_the_registers(arch):
 
 
 @pytest.mark.parametrize("arch", [75, 90, 120])
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, 4, 8])
 def test_laying_maps_out_fits_the_registers(arch, size):
     source = cuda.source(cuda.PLANAR_SOURCES)
     registers, spilled = compiled(arch, source, cuda.planar_options(size), 1)
