@@ -67,7 +67,7 @@ def coarse_motions(cells: Tensor) -> Tensor:
         vertical motion by levelled frames, and by evened ones.
     """
     grids = [halve(cells)]
-    while min(grids[-1].shape[-2:]) >= 2 * LEAST_CELLS:
+    while min(cells.shape[-2:]) >= 2 ** (len(grids) + 1) * LEAST_CELLS:
         grids.append(halve(grids[-1]))
     # both ways in one batch, which is as large as that of both frames: on a GPU as many launches
     # as for one; at first none, as on a grid that is coarser still
