@@ -29,6 +29,7 @@ from sepconv_video.models.alignment import (
 from sepconv_video.models.bending import UNKNOWN, Known, bend
 from sepconv_video.models.blocks import (
     ResidualBlock,
+    absolute_sum,
     box,
     conv_act,
     pad_to_multiple,
@@ -39,13 +40,19 @@ from sepconv_video.models.blocks import (
     zero_conv,
 )
 from sepconv_video.models.matching import follow_small
+from sepconv_video.models.standing import hold, standing
 from sepconv_video.models.tiles import Place, in_tiles
 
 TAPS = 11
+MOST_TAPS = 2.0
+"""Absolute sum of what taps differ from the unit impulse by, at most; 99 % have less than half.
+Where no motion explains the frames (a zoom that blurs all), ten times as much made ripples."""
 STILL = 0.01
 """Normalised frames that differ by less, some half a level of 255, count as the same."""
 STILL_CELL, STILL_CELLS = 4, 5
 """Whether frames differ is asked for cells of so many pixels, and so many cells around."""
+LEAST_TURN = 0.25
+"""Pixels that a motion is to bend by more than it moves, to be one that turns back."""
 MULTIPLE = 16
 """Height and width inside the network are multiples of this."""
 MAPS = 4 + 1 + 4 * TAPS
@@ -96,6 +103,8 @@ class Pair(NamedTuple):
     float32."""
     change: Tensor
     """(N, 1, H/2, W/2), 0 to 1: whether they differ at all."""
+    standing: Tensor
+    """(N, 1, H/2, W/2): `standing.standing`."""
 
     @classmethod
     def of(cls, left: Tensor, right: Tensor, motions: int, known: Known) -> Self:
@@ -107,16 +116,21 @@ class Pair(NamedTuple):
             motions: How many.
             known: What is known of them already.
         """
-        change = changed(left, right)
-        found = _motions_by_cells(in_cells(left, right), known.motion, motions)
+        change, cells = changed(left, right), in_cells(left, right)
+        stands = standing(cells)
+        found = _motions_by_cells(cells, known.motion, motions)
         found = [correct_by_pixels(left, right, motion) for motion in found]
         held = [motion * change.float() for motion in found]
         if known.bend is None:
-            return cls(left, right, tuple(torch.cat((one, -one), 1) for one in held), change)
+            even = tuple(torch.cat((one, -one), 1) for one in held)
+            return cls(left, right, even, change, stands)
         height, width = change.shape[-2:]
         # both frames' content is so far from where it is to be, and is fetched from there
         bend = upsample(known.bend, 2)[..., :height, :width] * change.float()
-        return cls(left, right, tuple(torch.cat((m - bend, -m - bend), 1) for m in held), change)
+        bent = tuple(torch.cat((one - bend, -one - bend), 1) for one in held)
+        # what turned back stands where it stood, but was elsewhere meanwhile
+        turned = _length(bend) > _length(held[0]) + LEAST_TURN
+        return cls(left, right, bent, change, stands.masked_fill(turned, 0))
 
     def moved(
         self, motion: Tensor, mode: Mode = "bilinear", corner: tuple[int, int] = (0, 0)
@@ -131,12 +145,19 @@ class Pair(NamedTuple):
     def piece(self, place: Place | None, like: Tensor) -> "Piece":
         """Cut out what lies at `place` and is as large as `like`; None for all."""
         if place is None:
-            return Piece(self, self.motions, self.change, (0, 0))
+            return Piece(self, self.motions, self.change, self.standing, (0, 0))
         top, left = place.top // CELL, place.left // CELL
         rows = slice(top, top + like.shape[-2] // CELL)
         columns = slice(left, left + like.shape[-1] // CELL)
-        motions = tuple(motion[..., rows, columns] for motion in self.motions)
-        return Piece(self, motions, self.change[..., rows, columns], (place.top, place.left))
+        change, stands, *motions = (
+            maps[..., rows, columns] for maps in (self.change, self.standing, *self.motions)
+        )
+        return Piece(self, tuple(motions), change, stands, (place.top, place.left))
+
+
+def _length(vectors: Tensor) -> Tensor:
+    """(N, 2, H, W) to (N, 1, H, W)."""
+    return torch.hypot(*vectors.chunk(2, 1))
 
 
 def _motions_by_cells(cells: Tensor, coarse: Tensor | None, count: int) -> list[Tensor]:
@@ -154,6 +175,8 @@ class Piece(NamedTuple):
     """(N, 4, H/2, W/2) each, as `Pair.motions`."""
     change: Tensor
     """(N, 1, H/2, W/2), as `Pair.change`."""
+    standing: Tensor
+    """(N, 1, H/2, W/2), as `Pair.standing`."""
     corner: tuple[int, int]
     """Its first row and column."""
 
@@ -240,8 +263,8 @@ class Aligned(nn.Module):
         )
         return made[..., :height, :width] * spread + mean
 
-    def _predict(self, pair: Pair, left: Tensor, _: Tensor, place: Place | None) -> Tensor:
-        """Predict the middle of a pair, or the piece of it at `place`, as large as `left`."""
+    def _predict(self, pair: Pair, left: Tensor, right: Tensor, place: Place | None) -> Tensor:
+        """Predict the middle of a pair, or of its pieces `left` and `right` at `place`."""
         piece = pair.piece(place, left)
         maps = self.head(self.trunk(piece.seen(self.head.weight.dtype)))
         maps = maps[:, : self.head.out_channels]
@@ -251,7 +274,7 @@ class Aligned(nn.Module):
         if self.motions == 2:
             share = torch.sigmoid(upsample(maps[:, 2 * MAPS :], 2))
             made = made + share * (resample(piece, 1, maps[:, MAPS : 2 * MAPS]) - made)
-        return made
+        return hold(made, left, right, piece.standing)
 
 
 class Fast(Aligned):
@@ -286,8 +309,7 @@ def resample(piece: Piece, number: int, maps: Tensor) -> Tensor:
     )
     weight = torch.sigmoid(upsample(blend, 2))
     # at half resolution: the operator enlarges them, so that no large maps are ever made
-    taps *= piece.change.to(taps.dtype)
-    normalise_taps(taps.view(len(taps), 4, TAPS, *taps.shape[2:]))
+    normalise_taps(taps.view(len(taps), 4, TAPS, *taps.shape[2:]), piece.change[:, None])
     return sepconv_pair(left, right, taps, weight)
 
 
@@ -317,11 +339,19 @@ def changed(left: Tensor, right: Tensor) -> Tensor:
     return upsample(1 - torch.exp(-box(cells, STILL_CELLS) / STILL), STILL_CELL // CELL)
 
 
-def normalise_taps(taps: Tensor) -> None:
+def normalise_taps(taps: Tensor, change: Tensor) -> None:
     """Make the taps (..., K, H, W) sum to one: the unit impulse plus a part that sums to zero.
 
     Flat regions so keep their brightness exactly, without a division that could blow up,
     and negative taps, which sharpen, stay possible. They are overwritten.
+
+    Args:
+        taps: What was predicted.
+        change: (..., 1, H, W), 0 to 1: how much of the part that sums to zero there is to be.
     """
     taps -= taps.mean(-3, keepdim=True)
+    with torch.no_grad():
+        size = absolute_sum(taps)
+        share = torch.minimum(change.to(taps.dtype), MOST_TAPS / size)
+    taps *= share
     taps[..., taps.shape[-3] // 2, :, :] += 1
