@@ -116,9 +116,8 @@ class Pair(NamedTuple):
             motions: How many.
             known: What is known of them already.
         """
-        change, cells = changed(left, right), in_cells(left, right)
-        stands = standing(cells)
-        found = _motions_by_cells(cells, known.motion, motions)
+        change = changed(left, right)
+        found, stands = _found_by_cells(in_cells(left, right), known.motion, motions)
         found = [correct_by_pixels(left, right, motion) for motion in found]
         held = [motion * change.float() for motion in found]
         if known.bend is None:
@@ -160,11 +159,13 @@ def _length(vectors: Tensor) -> Tensor:
     return torch.hypot(*vectors.chunk(2, 1))
 
 
-def _motions_by_cells(cells: Tensor, coarse: Tensor | None, count: int) -> list[Tensor]:
-    """The first so many of: the better motion, and that by even contrast."""
+def _found_by_cells(
+    cells: Tensor, coarse: Tensor | None, count: int
+) -> tuple[list[Tensor], Tensor]:
+    """The first so many of the better motion and that by even contrast; and what stands still."""
     levelled, evened = find_motions(cells, coarse)
     found = [better_motion(cells, (levelled, evened)), evened][:count]
-    return [follow_small(cells, motion) for motion in found]
+    return [follow_small(cells, motion) for motion in found], standing(cells)
 
 
 class Piece(NamedTuple):

@@ -39,8 +39,8 @@ def standing(cells: Tensor) -> Tensor:
     share = (left - right).abs_().mean(1, keepdim=True).div_(contrast + 1e-3)
     difference = box(share.clamp_(max=ELSEWHERE), WINDOW)
     sharp = _ramp(contrast, LEAST_CONTRAST, SURE_CONTRAST)
-    alike = 1 - _ramp(difference, SURE_DIFFERENCE, MOST_DIFFERENCE)
-    return EDGE * contrast * peak(sharp * alike, WINDOW)
+    alike = _ramp(difference, MOST_DIFFERENCE, SURE_DIFFERENCE)
+    return contrast.mul_(EDGE).mul_(peak(sharp.mul_(alike), WINDOW))
 
 
 def hold(made: Tensor, left: Tensor, right: Tensor, allowed: Tensor) -> Tensor:
