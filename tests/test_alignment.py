@@ -56,6 +56,19 @@ def test_a_moving_texture_is_followed(x, y):
         assert (inner(found) - wanted).abs().max() < 0.2
 
 
+@pytest.mark.parametrize(("x", "y"), [(12, 0), (-3, 9), (-14, -8)])
+def test_what_one_frame_does_not_show_moves_with_what_is_beside_it(x, y):
+    """Along the edges a pan leads out of one of the frames; edges repeated are no evidence."""
+    picture = texture()
+    frames = view(picture, -x, -y), view(picture, x, y)
+    wanted = torch.tensor([x, y], dtype=torch.float32)[:, None, None]
+    for found in all_motions(*frames):
+        away = (found - wanted).abs().amax(1)[0]
+        rim = torch.ones_like(away, dtype=torch.bool)
+        rim[8:-8, 8:-8] = False
+        assert away[rim].mean() < 0.6
+
+
 def test_a_turning_and_growing_texture_is_followed():
     rows, columns = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
     x, y = columns - WIDTH / 2, rows - HEIGHT / 2

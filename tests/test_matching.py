@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_alignment import HEIGHT, WIDTH, texture, view
+from test_alignment import HEIGHT, REACH, WIDTH, texture, view
 
 from sepconv_video.models.alignment import CELL, better_motion, find_motions, in_cells
 from sepconv_video.models.blocks import upsample, warp
@@ -63,6 +63,22 @@ def test_nothing_is_done_where_all_is_explained():
     motion = torch.tensor([5.0, -3.0])[:, None, None].expand(1, 2, HEIGHT // CELL, WIDTH // CELL)
     inner = (slice(None), slice(None), slice(30, -30), slice(30, -30))
     assert torch.equal(follow_small(in_cells(*frames), motion)[inner], motion[inner])
+
+
+def test_sharp_texture_that_moves_by_parts_of_a_cell_is_explained():
+    """Bricks, moved by half a cell of those that are compared: the next one fits whole cells."""
+    brick = 2 * torch.randn(1, 3, 18, 18, generator=torch.Generator().manual_seed(4))
+    picture = brick.repeat(1, 1, 15, 15)
+    frames = view(picture, 1 - REACH, 2 - REACH), view(picture, 3 - REACH, 2 - REACH)
+    motion = torch.tensor([1.0, 0.0])[:, None, None].expand(1, 2, HEIGHT // CELL, WIDTH // CELL)
+    assert torch.equal(follow_small(in_cells(*frames), motion), motion)
+
+
+def test_what_leaves_the_frame_is_not_sought():
+    picture = texture()
+    frames = view(picture, -24, 9), view(picture, 24, -9)
+    motion = torch.tensor([24.0, -9.0])[:, None, None].expand(1, 2, HEIGHT // CELL, WIDTH // CELL)
+    assert torch.equal(follow_small(in_cells(*frames), motion), motion)
 
 
 def test_pairs_of_a_batch_do_not_touch_each_other():

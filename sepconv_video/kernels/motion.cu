@@ -34,6 +34,8 @@ struct Arguments {
     long long distance;   // cells, in choose
     double damping, robust;     // in correct
     double sharpness, least;    // in choose
+    double outside_weight;      // in correct
+    double outside_cost;        // in choose
     double share, penalty;      // in match, the latter by the cell
 };
 
@@ -64,6 +66,14 @@ struct Look {
         return above + y * (under - above);
     }
 };
+
+// How far the motion (dx, dy) of cell (x, y) stays inside both frames: from 1 where it does to 0 where
+// one of the two places lies a cell or more outside.
+__device__ __forceinline__ float inside(int x, int y, float dx, float dy, int H, int W) {
+    const float beyond_x = fabsf(dx) - min(x, W - 1 - x);
+    const float beyond_y = fabsf(dy) - min(y, H - 1 - y);
+    return 1 - min(max(max(beyond_x, beyond_y), 0.0f), 1.0f);
+}
 
 // Write the motion of a cell.
 __device__ __forceinline__ void put(const Arguments& a, int y, int x, float across, float down) {
@@ -133,9 +143,9 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
     __syncthreads();
 
     for (int i = thread; i < TAKEN; i += COLUMNS * WARPS) {
-        const int row = within(top + 1 + i / WIDE(AROUND), H) - top;
-        const int column = within(start + 1 + i % WIDE(AROUND), W) - start;
-        const int at = row * WIDE(AROUND + 1) + column;
+        const int cell_y = within(top + 1 + i / WIDE(AROUND), H);
+        const int cell_x = within(start + 1 + i % WIDE(AROUND), W);
+        const int at = (cell_y - top) * WIDE(AROUND + 1) + cell_x - start;
         float xx = 0, xy = 0, yy = 0, x = 0, y = 0, square = 0;
         for (int c = 0; c < CHANNELS; ++c) {
             const float* sum = sums + c * SEEN + at;
@@ -149,8 +159,10 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
             y += down * difference;
             square += difference * difference;
         }
-        const float robust = a.robust;
-        const float weight = 1 / sqrtf(square / CHANNELS + robust * robust);
+        const float robust = a.robust, *moved = motion + cell_y * W + cell_x;
+        const float known = inside(cell_x, cell_y, moved[0], moved[plane], H, W);
+        const float weight = max(known, (float)a.outside_weight) /
+                             sqrtf(square / CHANNELS + robust * robust);
         const float found[TERMS] = {xx * weight, xy * weight, yy * weight,
                                     x * weight,  y * weight,  weight};
         for (int term = 0; term < TERMS; ++term) terms[term * TAKEN + i] = found[term];
@@ -242,7 +254,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
                 const float right = after.in(a.right + (n * CHANNELS + c) * plane);
                 cost += left > right ? left - right : right - left;
             }
-            costs[k * TAKEN + i] = cost / CHANNELS;
+            const float outside = a.outside_cost, known = inside(x, y, dx, dy, H, W);
+            costs[k * TAKEN + i] = outside + known * (cost / CHANNELS - outside);
         }
     }
     __syncthreads();

@@ -20,6 +20,8 @@ class Constants(NamedTuple):
     robust: float
     sharpness: float
     least: float
+    outside_weight: float
+    outside_cost: float
     steps: int
     distances: tuple[int, ...]
 

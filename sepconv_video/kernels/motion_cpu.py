@@ -34,7 +34,7 @@ LOOKS = 0x61F6D948  # as in `frames_cpu`
 LEAST_CELLS = 8000  # fewer are done before a second thread has begun
 C = 3  # channels
 TERMS = 5  # products of slopes and differences, which are averaged for a correction
-WEIGHT, ACROSS, DOWN, TRUST = range(TERMS, TERMS + 4)  # what else is kept of a row's cells
+WEIGHT, ACROSS, DOWN, TRUST, INSIDE = range(TERMS, TERMS + 5)  # what else is kept of a row's cells
 STEPS_Y, STEPS_X = (0, -1, 1, 0, 0), (0, 0, 0, -1, 1)  # to the cells whose motion may be taken
 CANDIDATES = len(STEPS_Y)
 OWN: Any = np.int64(0)  # no shift; a plain 0 would be a type of its own for numba
@@ -48,7 +48,7 @@ LEAST_EXPONENT = np.float32(2**SQUARINGS)
 Frames = tuple[Array, Array]  # left and right as `interleaved` makes them
 Arrays = tuple[Array, Array, Array, Array]  # of a picture: left, right, motion, new motion
 Single = Any  # numpy.float32
-Figures = tuple[Single, Single, Single, Single]  # `Constants` from damping to least
+Figures = tuple[Single, ...]  # `Constants` from damping to outside_cost
 Lines = tuple[int, int, int]  # a row of a buffer; those of the frame's first and last row
 
 
@@ -74,7 +74,7 @@ def correct(
 ) -> Tensor:
     """Correct a motion (N, 2, H, W) once, and smooth it where the frames agree."""
     W, lines = motion.shape[3], MOST_ROWS + 2 * WINDOW
-    kept = (C, lines, W + 2), (C, lines, W), (TRUST + 1, lines, W)
+    kept = (C, lines, W + 2), (C, lines, W), (INSIDE + 1, lines, W)
     shapes = *_looks(W), *kept, (W + 2 * RADIUS,), (TERMS, W)
     return _step(_correct_strip, frames, motion, (constants, 0), shapes, pool)
 
@@ -89,7 +89,7 @@ def choose(
     """Let each cell take the motion of one `distance` cells away, where that suits it better."""
     W = motion.shape[3]
     costs = (CANDIDATES, MOST_ROWS + 2 * RADIUS, W)
-    shapes = *_looks(W), costs, (W + 2 * RADIUS,), (CANDIDATES, W), (MIXED, W)
+    shapes = *_looks(W), (W,), costs, (W + 2 * RADIUS,), (CANDIDATES, W), (MIXED, W)
     return _step(_choose_strip, frames, motion, (constants, distance), shapes, pool)
 
 
@@ -104,7 +104,7 @@ def _step(
     """Do one step of a search by strips of rows; `shapes` are those of the buffers of a thread."""
     (left, right), given, made = frames, as_array(motion), torch.empty(motion.shape)
     (N, _, H, W), result, (constants, distance) = motion.shape, made.numpy(), how
-    figures = tuple(np.float32(figure) for figure in constants[:4])
+    figures = tuple(np.float32(figure) for figure in constants[:6])
 
     def work(n: int, rows: Two, own: Buffers) -> None:
         step((left[n], right[n], given[n], result[n]), distance, figures, own, rows)
@@ -154,6 +154,21 @@ def _look_both(arrays: Arrays, seen: Array, places: Array, at: Two, shift: int) 
 
 
 @compiled()
+def _mark_inside(inside: Array, places: Array, y: int, H: int) -> None:
+    """Tell how far the motion of a row, the first two of `places`, stays inside both frames.
+
+    From 1 where it does to 0 where one of the two places lies a cell or more outside.
+    """
+    W = len(inside)
+    middle_x, middle_y = HALF * np.float32(W - 1), HALF * np.float32(H - 1)
+    to_edge_y = middle_y - abs(np.float32(y) - middle_y)
+    for x in range(W):
+        to_edge_x = middle_x - abs(np.float32(x) - middle_x)
+        beyond = bound(abs(places[0, x]) - to_edge_x, abs(places[1, x]) - to_edge_y, ONE)
+        inside[x] = bound(ONE - beyond, ZERO, ONE)
+
+
+@compiled()
 def _box(out: Array, wide: Array, rows: Array, lines: Lines) -> None:
     """Sum `rows` over the window around each cell of one row; edges are repeated.
 
@@ -180,8 +195,9 @@ def _box(out: Array, wide: Array, rows: Array, lines: Lines) -> None:
 @compiled()
 def _compare_row(arrays: Arrays, buffers: Buffers, y: int, line: int) -> None:
     """Move both frames as they are in the middle; sum, with a border, and difference."""
-    (seen, places, totals, differences), W = buffers, arrays[2].shape[2]
+    (seen, places, totals, differences, terms), (_, H, W) = buffers, arrays[2].shape
     _look_both(arrays, seen, places, (y, y), OWN)
+    _mark_inside(terms[INSIDE, line], places, y, H)
     for c in range(C):
         before, after = seen[0, c], seen[1, c]
         total, difference = totals[c, line], differences[c, line]
@@ -196,9 +212,11 @@ def _multiply_row(
     totals: Array, differences: Array, terms: Array, lines: Lines, figures: Figures
 ) -> None:
     """Multiply slopes and differences of a row, each cell's weighed, and keep the weights."""
-    (line, first, last), W, robust = lines, differences.shape[2], figures[1]
+    (line, first, last), W = lines, differences.shape[2]
+    robust, outside_weight = figures[1], figures[4]
     xx, xy, yy = terms[0, line], terms[1, line], terms[2, line]
-    xd, yd, weight = terms[3, line], terms[4, line], terms[WEIGHT, line]
+    xd, yd = terms[3, line], terms[4, line]
+    weight, inside = terms[WEIGHT, line], terms[INSIDE, line]
     for x in range(W):
         xx[x], xy[x], yy[x], xd[x], yd[x], weight[x] = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
     for c in range(C):
@@ -217,6 +235,7 @@ def _multiply_row(
     for x in range(W):
         # squares weighed by this grow like absolute values (iteratively reweighted least squares)
         weight[x] = ONE / np.sqrt(weight[x] * THIRD + robust * robust)
+        weight[x] *= bound(inside[x], outside_weight, ONE)
         xx[x] *= weight[x]
         xy[x] *= weight[x]
         yy[x] *= weight[x]
@@ -251,7 +270,7 @@ def _correct_strip(arrays: Arrays, _: int, figures: Figures, buffers: Buffers, r
     base = top - WINDOW
     first, last = -base, H - 1 - base
     for y in range(clamp(top - WINDOW, 0, H), clamp(bottom + WINDOW, 0, H)):
-        _compare_row(arrays, (seen, places, totals, differences), y, y - base)
+        _compare_row(arrays, (seen, places, totals, differences, terms), y, y - base)
     for y in range(clamp(top - 2 * RADIUS, 0, H), clamp(bottom + 2 * RADIUS, 0, H)):
         _multiply_row(totals, differences, terms, (y - base, first, last), figures)
     for y in range(clamp(top - RADIUS, 0, H), clamp(bottom + RADIUS, 0, H)):
@@ -267,17 +286,20 @@ def _correct_strip(arrays: Arrays, _: int, figures: Figures, buffers: Buffers, r
 
 
 @compiled()
-def _price_row(arrays: Arrays, buffers: Buffers, y: int, line: int, distance: int) -> None:
+def _price_row(
+    arrays: Arrays, buffers: Buffers, at: Two, distance: int, outside_cost: Single
+) -> None:
     """How little the frames agree for each motion that the cells of a row may take."""
-    (seen, places, costs), (_, H, W) = buffers, arrays[2].shape
+    (seen, places, inside, costs), (_, H, W), (y, line) = buffers, arrays[2].shape, at
     for k in range(CANDIDATES):
         from_y = clamp(y + distance * STEPS_Y[k], 0, H - 1)
         _look_both(arrays, seen, places, (y, from_y), distance * STEPS_X[k])
+        _mark_inside(inside, places, y, H)
         before, after, cost = seen[0], seen[1], costs[k, line]
         for x in range(W):
             difference = abs(before[0, x] - after[0, x]) + abs(before[1, x] - after[1, x])
             difference += abs(before[2, x] - after[2, x])
-            cost[x] = THIRD * difference
+            cost[x] = outside_cost + inside[x] * (THIRD * difference - outside_cost)
 
 
 @compiled()
@@ -297,7 +319,7 @@ def _exp(exponent: Single) -> Single:
 def _mix_row(arrays: Arrays, buffers: Buffers, y: int, distance: int, figures: Figures) -> None:
     """Take for each cell of a row the motion of the least cost, by their sums."""
     (_, _, motion, result), (places, sums, mixed) = arrays, buffers
-    (_, H, W), (_, _, sharpness, least_cost) = motion.shape, figures
+    (_, H, W), sharpness, least_cost = motion.shape, figures[2], figures[3]
     share = ONE / np.float32(WINDOW * WINDOW)
     across, down, total, least, scale = mixed[0], mixed[1], mixed[2], mixed[3], mixed[4]
     for x in range(W):
@@ -328,9 +350,10 @@ def _choose_strip(
 ) -> None:
     """Let the cells of some rows choose, from the first one to before the second."""
     (top, bottom), H = rows, arrays[2].shape[1]
-    (seen, places, costs, wide, sums, mixed), base = buffers, top - RADIUS
+    (seen, places, inside, costs, wide, sums, mixed), base = buffers, top - RADIUS
     for y in range(clamp(top - RADIUS, 0, H), clamp(bottom + RADIUS, 0, H)):
-        _price_row(arrays, (seen, places, costs), y, y - base, distance)
+        at = y, y - base
+        _price_row(arrays, (seen, places, inside, costs), at, distance, figures[5])
     for y in range(top, bottom):
         for k in range(CANDIDATES):
             _box(sums[k], wide, costs[k], (y - base, -base, H - 1 - base))

@@ -87,7 +87,7 @@ def match(
     sought = torch.where(unexplained > matching.unexplained, unexplained, 0)
     made, found = torch.empty_like(flow), torch.empty_like(sought)
     step = Step("match", own.shape[1], matching.window, matching.reach)
-    figures = (0, 0, 0, 0, matching.share, matching.penalty / matching.reach)
+    figures = (0, 0, 0, 0, 0, 0, matching.share, matching.penalty / matching.reach)
     with cuda.current_stream(flow.device.index):
         _launch(step, (own, other, flow, sought, made, found), figures, (SOUGHT, cuda.WARPS))
     return made, found > 0
@@ -113,7 +113,7 @@ def _run(
     """Launch a kernel of the search; tensors as `struct Arguments` has them."""
     left = tensors[0]
     assert left is not None
-    step, figures = Step(name, left.shape[1], WINDOW), (*constants[:4], 0, 0)
+    step, figures = Step(name, left.shape[1], WINDOW), (*constants[:6], 0, 0)
     _launch(step, tensors, figures, (cuda.COLUMNS, ROWS), distance)
 
 

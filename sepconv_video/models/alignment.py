@@ -28,7 +28,14 @@ SHARPNESS = 10.0
 """How decisively the better motion is taken."""
 LEAST_COST = 0.015
 """Mean differences below it, in normalised brightness, are noise."""
-CONSTANTS = Constants(DAMPING, ROBUST, SHARPNESS, LEAST_COST, STEPS, (FAR, NEAR))
+OUTSIDE_WEIGHT = 0.1
+"""Weight of a cell that the motion leads out of one of the frames, by a cell or more: there is
+nothing to compare it with, so that it moves with what is beside it."""
+OUTSIDE_COST = 0.05
+"""What its difference counts as, in normalised brightness, when the better motion is taken."""
+CONSTANTS = Constants(
+    DAMPING, ROBUST, SHARPNESS, LEAST_COST, OUTSIDE_WEIGHT, OUTSIDE_COST, STEPS, (FAR, NEAR)
+)
 ONCE = CONSTANTS._replace(steps=1, distances=())
 """To correct a motion once."""
 CONTRAST_WINDOW = 9

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sepconv_video.kernels.motion import Matching, match, search
 from sepconv_video.models.alignment import CELL, CONSTANTS, NEAR
-from sepconv_video.models.blocks import box, pad_to_multiple, shrink, warp
+from sepconv_video.models.blocks import box, pad_to_multiple, shrink, upsample, warp
 
 LEAST_SIDE, MOST_CELLS = 4, 160
 """Cells have so many pixels a side, or twice, four times ... as many, so that the shorter side of a
@@ -50,12 +50,12 @@ def follow_small(cells: Tensor, motion: Tensor) -> Tensor:
     side = cell_side(CELL * height, CELL * width)
     factor = side // CELL
     # of either frame by itself: the left ones of a batch, and then the right ones
-    own = shrink(pad_to_multiple(cells, factor), factor)
-    other = torch.cat(own.chunk(2)[::-1])
+    cells = pad_to_multiple(cells, factor)
+    own = shrink(cells, factor)
     known = shrink(pad_to_multiple(motion, factor), factor) / side
     flow = _as_seen_from_frames(known)
-    unexplained = box((own - warp(other, flow)).abs_().mean(1, keepdim=True), WINDOW)
-    flow, found = match(own, other, flow, unexplained, MATCHING)
+    unexplained = _unexplained(cells, own, flow)
+    flow, found = match(own, _swapped(own), flow, unexplained, MATCHING)
     found &= _agree(flow)
     if found.is_cpu and not found.any():  # a GPU would have to be waited for
         return motion
@@ -69,7 +69,7 @@ def follow_small(cells: Tensor, motion: Tensor) -> Tensor:
     known = _enlarged(known, factor)[..., :height, :width]
     taken = (small != known).any(1, keepdim=True)
     guess = torch.where(taken, small * factor, motion / CELL)
-    left, right = cells.chunk(2)
+    left, right = cells[..., :height, :width].chunk(2)
     return torch.where(taken, search(left, right, guess, FINISH) * CELL, motion)
 
 
@@ -93,9 +93,46 @@ def _as_seen_from_frames(motion: Tensor) -> Tensor:
     return -2 * own
 
 
+def _unexplained(cells: Tensor, own: Tensor, flow: Tensor) -> Tensor:
+    """Tell how much frames differ, each from the other one as the motion moves it.
+
+    What the motion leads out of the other frame is not there to be found.
+
+    Args:
+        cells: Those of the frames, (2*N, C, factor*H, factor*W).
+        own: Those that are compared, (2*N, C, H, W).
+        flow: In the latter, (2*N, 2, H, W).
+
+    Returns:
+        (2*N, 1, H, W).
+    """
+    # moved by a part of a cell, sharp texture is not what it was, so that it seems to differ; so it
+    # does where motions meet if the finer cells are moved before they are reduced: the least counts
+    factor = cells.shape[-1] // own.shape[-1]
+    fine = warp(_swapped(cells), upsample(flow * factor, factor))
+    moved = warp(_swapped(own), flow), shrink(fine, factor)
+    differences = [(own - other).abs_().mean(1, keepdim=True) for other in moved]
+    least = torch.minimum(*(box(difference, WINDOW) for difference in differences))
+    return least.masked_fill_(_leads_out(flow), 0)
+
+
+def _leads_out(flow: Tensor) -> Tensor:
+    """Tell where a motion (N, 2, H, W) leads out of the frame by a cell or more: (N, 1, H, W)."""
+    height, width = flow.shape[-2:]
+    across, down = flow.unbind(1)
+    x = across + torch.arange(width, device=flow.device)
+    y = down + torch.arange(height, device=flow.device)[:, None]
+    return ((x <= -1) | (x >= width) | (y <= -1) | (y >= height))[:, None]
+
+
+def _swapped(frames: Tensor) -> Tensor:
+    """The right ones of a batch, and then the left ones."""
+    return torch.cat(frames.chunk(2)[::-1])
+
+
 def _agree(flow: Tensor) -> Tensor:
     """Tell where the way there and the way back are the same: (2*N, 1, H, W)."""
-    back = warp(torch.cat(flow.chunk(2)[::-1]), flow, "nearest")
+    back = warp(_swapped(flow), flow, "nearest")
     return (back + flow).abs_().amax(1, keepdim=True) <= AGREEMENT
 
 

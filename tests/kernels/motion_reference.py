@@ -8,6 +8,8 @@ from sepconv_video.kernels.motion import WINDOW
 from sepconv_video.models.alignment import (
     DAMPING,
     LEAST_COST,
+    OUTSIDE_COST,
+    OUTSIDE_WEIGHT,
     ROBUST,
     SHARPNESS,
 )
@@ -23,6 +25,7 @@ def correct(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
     across, down = _slopes(moved_left + moved_right)
     # squares weighed by this grow like absolute values (iteratively reweighted least squares)
     weight = (difference.square().mean(1, keepdim=True) + ROBUST**2).rsqrt()
+    weight *= inside(motion).clamp(min=OUTSIDE_WEIGHT)
     weighed = across * weight, down * weight
     products = (
         (weighed[0], across),
@@ -49,6 +52,20 @@ def _smoothed(motion: Tensor, weight: Tensor) -> Tensor:
     return sums[:, :2] / sums[:, 2:]
 
 
+def inside(motion: Tensor) -> Tensor:
+    """From 1 where both places that motion (N, 2, H, W) leads to lie inside the frames to 0.
+
+    That is where one of them lies a cell or more outside. (N, 1, H, W).
+    """
+    height, width = motion.shape[-2:]
+    x = torch.arange(width, device=motion.device)
+    y = torch.arange(height, device=motion.device)[:, None]
+    to_edge_x, to_edge_y = torch.minimum(x, width - 1 - x), torch.minimum(y, height - 1 - y)
+    across, down = motion.abs().unbind(1)
+    beyond = torch.maximum(across - to_edge_x, down - to_edge_y)
+    return (1 - beyond).clamp(0, 1)[:, None]
+
+
 def _slopes(frames: Tensor) -> tuple[Tensor, Tensor]:
     """Horizontal and vertical derivative of (N, C, H, W) per pixel, by central differences."""
     padded = F.pad(frames, [1] * 4, mode="replicate")
@@ -67,7 +84,10 @@ def neighbours(motion: Tensor, cells: int) -> list[Tensor]:
 
 def choose(left: Tensor, right: Tensor, candidates: list[Tensor]) -> Tensor:
     """Take of several motions (N, 2, H, W) that for which the frames (N, C, H, W) agree best."""
-    costs = [(warp(left, motion) - warp(right, -motion)).abs_().mean(1) for motion in candidates]
+    costs = []
+    for motion in candidates:
+        cost = (warp(left, motion) - warp(right, -motion)).abs_().mean(1)
+        costs.append(torch.lerp(torch.full_like(cost, OUTSIDE_COST), cost, inside(motion)[:, 0]))
     cost = box(torch.stack(costs, 1), WINDOW)
     # what counts is how much better one is than the rest
     likelihood = torch.softmax(-SHARPNESS * cost / (cost.mean(1, keepdim=True) + LEAST_COST), 1)
