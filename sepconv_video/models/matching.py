@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sepconv_video.kernels.motion import Matching, match, search
 from sepconv_video.models.alignment import CELL, CONSTANTS, NEAR
-from sepconv_video.models.blocks import box, pad_to_multiple, shrink, upsample, warp
+from sepconv_video.models.blocks import box, pad_to_multiple, shrink, warp
 
 LEAST_SIDE, MOST_CELLS = 4, 160
 """Cells have so many pixels a side, or twice, four times ... as many, so that the shorter side of a
@@ -109,8 +109,8 @@ def _unexplained(cells: Tensor, own: Tensor, flow: Tensor) -> Tensor:
     # moved by a part of a cell, sharp texture is not what it was, so that it seems to differ; so it
     # does where motions meet if the finer cells are moved before they are reduced: the least counts
     factor = cells.shape[-1] // own.shape[-1]
-    fine = warp(_swapped(cells), upsample(flow * factor, factor))
-    moved = warp(_swapped(own), flow), shrink(fine, factor)
+    fine = warp(_swapped(shrink(cells, factor // 2)), 2 * flow, factor=2)
+    moved = warp(_swapped(own), flow), shrink(fine, 2)
     differences = [(own - other).abs_().mean(1, keepdim=True) for other in moved]
     least = torch.minimum(*(box(difference, WINDOW) for difference in differences))
     return least.masked_fill_(_leads_out(flow), 0)
