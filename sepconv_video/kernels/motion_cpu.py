@@ -34,7 +34,8 @@ LOOKS = 0x61F6D948  # as in `frames_cpu`
 LEAST_CELLS = 8000  # fewer are done before a second thread has begun
 C = 3  # channels
 TERMS = 5  # products of slopes and differences, which are averaged for a correction
-WEIGHT, ACROSS, DOWN, TRUST, INSIDE = range(TERMS, TERMS + 5)  # what else is kept of a row's cells
+WEIGHT, ACROSS, DOWN, TRUST = range(TERMS, TERMS + 4)  # what else is kept of a row's cells
+INSIDE = TRUST  # kept in its place until that is known: buffers are to stay in a core's cache
 STEPS_Y, STEPS_X = (0, -1, 1, 0, 0), (0, 0, 0, -1, 1)  # to the cells whose motion may be taken
 CANDIDATES = len(STEPS_Y)
 OWN: Any = np.int64(0)  # no shift; a plain 0 would be a type of its own for numba
@@ -74,7 +75,7 @@ def correct(
 ) -> Tensor:
     """Correct a motion (N, 2, H, W) once, and smooth it where the frames agree."""
     W, lines = motion.shape[3], MOST_ROWS + 2 * WINDOW
-    kept = (C, lines, W + 2), (C, lines, W), (INSIDE + 1, lines, W)
+    kept = (C, lines, W + 2), (C, lines, W), (TRUST + 1, lines, W)
     shapes = *_looks(W), *kept, (W + 2 * RADIUS,), (TERMS, W)
     return _step(_correct_strip, frames, motion, (constants, 0), shapes, pool)
 

@@ -109,8 +109,12 @@ def _unexplained(cells: Tensor, own: Tensor, flow: Tensor) -> Tensor:
     # moved by a part of a cell, sharp texture is not what it was, so that it seems to differ; so it
     # does where motions meet if the finer cells are moved before they are reduced: the least counts
     factor = cells.shape[-1] // own.shape[-1]
-    fine = warp(_swapped(shrink(cells, factor // 2)), 2 * flow, factor=2)
-    moved = warp(_swapped(own), flow), shrink(fine, 2)
+    finer = shrink(cells, factor // 2).chunk(2)[::-1]
+    fine = [  # one after the other, in half the memory
+        shrink(warp(other, 2 * way, factor=2), 2)
+        for other, way in zip(finer, flow.chunk(2), strict=True)
+    ]
+    moved = warp(_swapped(own), flow), torch.cat(fine)
     differences = [(own - other).abs_().mean(1, keepdim=True) for other in moved]
     least = torch.minimum(*(box(difference, WINDOW) for difference in differences))
     return least.masked_fill_(_leads_out(flow), 0)
