@@ -35,7 +35,6 @@ LEAST_CELLS = 8000  # fewer are done before a second thread has begun
 C = 3  # channels
 TERMS = 5  # products of slopes and differences, which are averaged for a correction
 WEIGHT, ACROSS, DOWN, TRUST = range(TERMS, TERMS + 4)  # what else is kept of a row's cells
-INSIDE = TRUST  # kept in its place until that is known: buffers are to stay in a core's cache
 STEPS_Y, STEPS_X = (0, -1, 1, 0, 0), (0, 0, 0, -1, 1)  # to the cells whose motion may be taken
 CANDIDATES = len(STEPS_Y)
 OWN: Any = np.int64(0)  # no shift; a plain 0 would be a type of its own for numba
@@ -49,7 +48,9 @@ LEAST_EXPONENT = np.float32(2**SQUARINGS)
 Frames = tuple[Array, Array]  # left and right as `interleaved` makes them
 Arrays = tuple[Array, Array, Array, Array]  # of a picture: left, right, motion, new motion
 Single = Any  # numpy.float32
-Figures = tuple[Single, ...]  # `Constants` from damping to outside_cost
+Figures = tuple[
+    Single, Single, Single, Single, Single, Single
+]  # `Constants` from damping to outside_cost
 Lines = tuple[int, int, int]  # a row of a buffer; those of the frame's first and last row
 
 
@@ -76,7 +77,7 @@ def correct(
     """Correct a motion (N, 2, H, W) once, and smooth it where the frames agree."""
     W, lines = motion.shape[3], MOST_ROWS + 2 * WINDOW
     kept = (C, lines, W + 2), (C, lines, W), (TRUST + 1, lines, W)
-    shapes = *_looks(W), *kept, (W + 2 * RADIUS,), (TERMS, W)
+    shapes = *_looks(W), (W,), *kept, (W + 2 * RADIUS,), (TERMS, W)
     return _step(_correct_strip, frames, motion, (constants, 0), shapes, pool)
 
 
@@ -196,9 +197,8 @@ def _box(out: Array, wide: Array, rows: Array, lines: Lines) -> None:
 @compiled()
 def _compare_row(arrays: Arrays, buffers: Buffers, y: int, line: int) -> None:
     """Move both frames as they are in the middle; sum, with a border, and difference."""
-    (seen, places, totals, differences, terms), (_, H, W) = buffers, arrays[2].shape
+    (seen, places, totals, differences), W = buffers, arrays[2].shape[2]
     _look_both(arrays, seen, places, (y, y), OWN)
-    _mark_inside(terms[INSIDE, line], places, y, H)
     for c in range(C):
         before, after = seen[0, c], seen[1, c]
         total, difference = totals[c, line], differences[c, line]
@@ -209,15 +209,12 @@ def _compare_row(arrays: Arrays, buffers: Buffers, y: int, line: int) -> None:
 
 
 @compiled()
-def _multiply_row(
-    totals: Array, differences: Array, terms: Array, lines: Lines, figures: Figures
-) -> None:
+def _multiply_row(buffers: Buffers, terms: Array, lines: Lines, figures: Figures) -> None:
     """Multiply slopes and differences of a row, each cell's weighed, and keep the weights."""
-    (line, first, last), W = lines, differences.shape[2]
-    robust, outside_weight = figures[1], figures[4]
+    (inside, totals, differences), (line, first, last) = buffers, lines
+    W, (_, robust, _, _, outside_weight, _) = len(inside), figures
     xx, xy, yy = terms[0, line], terms[1, line], terms[2, line]
-    xd, yd = terms[3, line], terms[4, line]
-    weight, inside = terms[WEIGHT, line], terms[INSIDE, line]
+    xd, yd, weight = terms[3, line], terms[4, line], terms[WEIGHT, line]
     for x in range(W):
         xx[x], xy[x], yy[x], xd[x], yd[x], weight[x] = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
     for c in range(C):
@@ -267,13 +264,17 @@ def _solve_row(motion: Array, terms: Array, sums: Array, at: Two, figures: Figur
 def _correct_strip(arrays: Arrays, _: int, figures: Figures, buffers: Buffers, rows: Two) -> None:
     """Correct some rows, from the first one to before the second."""
     (top, bottom), motion, result = rows, arrays[2], arrays[3]
-    (_, H, W), (seen, places, totals, differences, terms, wide, sums) = motion.shape, buffers
+    (seen, places, inside, totals, differences, terms, wide, sums) = buffers
+    _, H, W = motion.shape
     base = top - WINDOW
     first, last = -base, H - 1 - base
     for y in range(clamp(top - WINDOW, 0, H), clamp(bottom + WINDOW, 0, H)):
-        _compare_row(arrays, (seen, places, totals, differences, terms), y, y - base)
+        _compare_row(arrays, (seen, places, totals, differences), y, y - base)
     for y in range(clamp(top - 2 * RADIUS, 0, H), clamp(bottom + 2 * RADIUS, 0, H)):
-        _multiply_row(totals, differences, terms, (y - base, first, last), figures)
+        _take_row(places, motion, y, OWN)
+        _mark_inside(inside, places, y, H)
+        lines = y - base, first, last
+        _multiply_row((inside, totals, differences), terms, lines, figures)
     for y in range(clamp(top - RADIUS, 0, H), clamp(bottom + RADIUS, 0, H)):
         for k in range(TERMS):
             _box(sums[k], wide, terms[k], (y - base, first, last))
@@ -287,11 +288,10 @@ def _correct_strip(arrays: Arrays, _: int, figures: Figures, buffers: Buffers, r
 
 
 @compiled()
-def _price_row(
-    arrays: Arrays, buffers: Buffers, at: Two, distance: int, outside_cost: Single
-) -> None:
+def _price_row(arrays: Arrays, buffers: Buffers, at: Two, distance: int, figures: Figures) -> None:
     """How little the frames agree for each motion that the cells of a row may take."""
     (seen, places, inside, costs), (_, H, W), (y, line) = buffers, arrays[2].shape, at
+    _, _, _, _, _, outside_cost = figures
     for k in range(CANDIDATES):
         from_y = clamp(y + distance * STEPS_Y[k], 0, H - 1)
         _look_both(arrays, seen, places, (y, from_y), distance * STEPS_X[k])
@@ -320,7 +320,7 @@ def _exp(exponent: Single) -> Single:
 def _mix_row(arrays: Arrays, buffers: Buffers, y: int, distance: int, figures: Figures) -> None:
     """Take for each cell of a row the motion of the least cost, by their sums."""
     (_, _, motion, result), (places, sums, mixed) = arrays, buffers
-    (_, H, W), sharpness, least_cost = motion.shape, figures[2], figures[3]
+    (_, H, W), (_, _, sharpness, least_cost, _, _) = motion.shape, figures
     share = ONE / np.float32(WINDOW * WINDOW)
     across, down, total, least, scale = mixed[0], mixed[1], mixed[2], mixed[3], mixed[4]
     for x in range(W):
@@ -354,7 +354,7 @@ def _choose_strip(
     (seen, places, inside, costs, wide, sums, mixed), base = buffers, top - RADIUS
     for y in range(clamp(top - RADIUS, 0, H), clamp(bottom + RADIUS, 0, H)):
         at = y, y - base
-        _price_row(arrays, (seen, places, inside, costs), at, distance, figures[5])
+        _price_row(arrays, (seen, places, inside, costs), at, distance, figures)
     for y in range(top, bottom):
         for k in range(CANDIDATES):
             _box(sums[k], wide, costs[k], (y - base, -base, H - 1 - base))

@@ -50,12 +50,13 @@ def follow_small(cells: Tensor, motion: Tensor) -> Tensor:
     side = cell_side(CELL * height, CELL * width)
     factor = side // CELL
     # of either frame by itself: the left ones of a batch, and then the right ones
-    cells = pad_to_multiple(cells, factor)
-    own = shrink(cells, factor)
+    padded = pad_to_multiple(cells, factor)
+    own = shrink(padded, factor)
+    other = _swapped(own)
     known = shrink(pad_to_multiple(motion, factor), factor) / side
     flow = _as_seen_from_frames(known)
-    unexplained = _unexplained(cells, own, flow)
-    flow, found = match(own, _swapped(own), flow, unexplained, MATCHING)
+    unexplained = _unexplained(padded, own, other, flow)
+    flow, found = match(own, other, flow, unexplained, MATCHING)
     found &= _agree(flow)
     if found.is_cpu and not found.any():  # a GPU would have to be waited for
         return motion
@@ -69,7 +70,7 @@ def follow_small(cells: Tensor, motion: Tensor) -> Tensor:
     known = _enlarged(known, factor)[..., :height, :width]
     taken = (small != known).any(1, keepdim=True)
     guess = torch.where(taken, small * factor, motion / CELL)
-    left, right = cells[..., :height, :width].chunk(2)
+    left, right = cells.chunk(2)
     return torch.where(taken, search(left, right, guess, FINISH) * CELL, motion)
 
 
@@ -93,7 +94,7 @@ def _as_seen_from_frames(motion: Tensor) -> Tensor:
     return -2 * own
 
 
-def _unexplained(cells: Tensor, own: Tensor, flow: Tensor) -> Tensor:
+def _unexplained(cells: Tensor, own: Tensor, other: Tensor, flow: Tensor) -> Tensor:
     """Tell how much frames differ, each from the other one as the motion moves it.
 
     What the motion leads out of the other frame is not there to be found.
@@ -101,6 +102,7 @@ def _unexplained(cells: Tensor, own: Tensor, flow: Tensor) -> Tensor:
     Args:
         cells: Those of the frames, (2*N, C, factor*H, factor*W).
         own: Those that are compared, (2*N, C, H, W).
+        other: What they are compared with, `own` swapped.
         flow: In the latter, (2*N, 2, H, W).
 
     Returns:
@@ -111,11 +113,11 @@ def _unexplained(cells: Tensor, own: Tensor, flow: Tensor) -> Tensor:
     factor = cells.shape[-1] // own.shape[-1]
     finer = shrink(cells, factor // 2).chunk(2)[::-1]
     fine = [  # one after the other, in half the memory
-        shrink(warp(other, 2 * way, factor=2), 2)
-        for other, way in zip(finer, flow.chunk(2), strict=True)
+        shrink(warp(frames, 2 * way, factor=2), 2)
+        for frames, way in zip(finer, flow.chunk(2), strict=True)
     ]
-    moved = warp(_swapped(own), flow), torch.cat(fine)
-    differences = [(own - other).abs_().mean(1, keepdim=True) for other in moved]
+    moved = warp(other, flow), torch.cat(fine)
+    differences = [(own - frames).abs_().mean(1, keepdim=True) for frames in moved]
     least = torch.minimum(*(box(difference, WINDOW) for difference in differences))
     return least.masked_fill_(_leads_out(flow), 0)
 
