@@ -65,6 +65,15 @@ def test_noise_of_a_flat_wall_is_nothing_that_stands():
     assert not standing(in_cells(left, right))[..., :14, :].any()
 
 
+def test_what_stands_in_a_shadow_that_falls_on_it_stands():
+    lines = torch.full((1, 3, 96, 96), 0.1)
+    lines[..., ::12, :] = lines[..., 1::12, :] = lines[..., ::12] = lines[..., 1::12] = 0.7
+    shadow = torch.linspace(0, 0.08, 96)[:, None]
+    left, right, _, _ = normalised(lines, lines - shadow)
+    allowed = F.interpolate(standing(in_cells(left, right)), scale_factor=2)
+    assert (allowed[(lines > 0.5)[:, :1]] > 0.1).all()
+
+
 def test_only_what_differs_little_is_held():
     left = torch.zeros(1, 3, 8, 8)
     right = torch.full_like(left, 0.1)

@@ -18,6 +18,8 @@ SURE_DIFFERENCE, MOST_DIFFERENCE = 0.01, 0.05
 """Shares of its contrast: what differs by less stands still, what differs by more does not."""
 ELSEWHERE = 0.1
 """The same, of single cells: more counts as this, as what shows between two strokes moves."""
+SHADOW = 9
+"""Cells a side over which a difference may be a shadow that falls on what stands still."""
 EDGE = 0.25
 """Share of the contrast that a pixel may differ by where an outline is mixed with what moves."""
 
@@ -36,10 +38,11 @@ def standing(cells: Tensor) -> Tensor:
     left, right = cells.chunk(2)
     mean = (left + right).div_(2)
     contrast = peak(mean, WINDOW).add_(peak(-mean, WINDOW)).amax(1, keepdim=True)
-    share = (left - right).abs_().mean(1, keepdim=True).div_(contrast + 1e-3)
-    difference = box(share.clamp_(max=ELSEWHERE), WINDOW)
+    change = left - right
+    # the least counts: beside what moves, the mean is no shadow
+    shares = _share(change - box(change, SHADOW), contrast), _share(change, contrast)
     sharp = _ramp(contrast, LEAST_CONTRAST, SURE_CONTRAST)
-    alike = _ramp(difference, MOST_DIFFERENCE, SURE_DIFFERENCE)
+    alike = _ramp(torch.minimum(*shares), MOST_DIFFERENCE, SURE_DIFFERENCE)
     return contrast.mul_(EDGE).mul_(peak(sharp.mul_(alike), WINDOW))
 
 
@@ -60,6 +63,12 @@ def hold(made: Tensor, left: Tensor, right: Tensor, allowed: Tensor) -> Tensor:
     # all of it up to half of what is allowed; the small constant is for where nothing is
     share = difference.sub_(allowed).div_(allowed.div_(-2).sub_(1e-3)).clamp_(0, 1)
     return torch.lerp(made, (left + right).div_(2), share)
+
+
+def _share(change: Tensor, contrast: Tensor) -> Tensor:
+    """What share of the contrast a change is, which is overwritten, about each cell."""
+    share = change.abs_().mean(1, keepdim=True).div_(contrast + 1e-3)
+    return box(share.clamp_(max=ELSEWHERE), WINDOW)
 
 
 def _ramp(values: Tensor, zero: float, one: float) -> Tensor:
