@@ -18,9 +18,13 @@ def texture(height: int, width: int) -> torch.Tensor:
 
 
 def strokes(height: int, width: int) -> torch.Tensor:
-    """Where a caption is: upright strokes of 3 pixels, (height, width), true or false."""
+    """Where a caption is: upright strokes of 3 pixels, (height, width), true or false.
+
+    Their distances differ, as those of letters do: a comb of one distance could be one that moves.
+    """
     letters = torch.zeros(height, width, dtype=torch.bool)
-    for column in range(24, width - 24, 7):
+    for stroke in range(20):
+        column = 24 + 7 * stroke + stroke * stroke % 5
         letters[height - 40 : height - 24, column : column + 3] = True
     return letters
 
@@ -46,11 +50,19 @@ def test_a_caption_stays_while_the_picture_pans(name):
     assert wrong[letters].max() < 3 / 255
 
 
+def stands(left: torch.Tensor, right: torch.Tensor, motion: float = 0) -> torch.Tensor:
+    """What is allowed of each pixel of frames (1, 3, H, W), if all moves so far to the left."""
+    cells = in_cells(left, right)
+    across = torch.full_like(cells[:1, :2], motion)
+    across[:, 1] = 0
+    return F.interpolate(standing(cells, across), scale_factor=2)[0, 0]
+
+
 def test_what_moves_does_not_stand():
     left, right, _, _ = normalised(scene(0, False), scene(2, False))
-    assert not standing(in_cells(left, right)).any()
+    assert not stands(left, right).any()
     left, right, _, _ = normalised(scene(0, True), scene(2, True))
-    allowed = F.interpolate(standing(in_cells(left, right)), scale_factor=2)[0, 0]
+    allowed = stands(left, right, 6)
     letters = strokes(128, 192)
     assert (allowed[letters] > 0.1).all()
     around = F.max_pool2d(letters[None].float(), 17, 1, 8)[0] > 0
@@ -62,7 +74,7 @@ def test_noise_of_a_flat_wall_is_nothing_that_stands():
     wall = 0.5 + torch.randn(1, 3, 64, 64) / 255
     left, right, _, _ = normalised(wall, wall)
     left[..., :32, :], right[..., :32, :] = 0.5, 0.5
-    assert not standing(in_cells(left, right))[..., :14, :].any()
+    assert not stands(left, right)[:28].any()
 
 
 def test_what_stands_in_a_shadow_that_falls_on_it_stands():
@@ -70,8 +82,45 @@ def test_what_stands_in_a_shadow_that_falls_on_it_stands():
     lines[..., ::12, :] = lines[..., 1::12, :] = lines[..., ::12] = lines[..., 1::12] = 0.7
     shadow = torch.linspace(0, 0.08, 96)[:, None]
     left, right, _, _ = normalised(lines, lines - shadow)
-    allowed = F.interpolate(standing(in_cells(left, right)), scale_factor=2)
-    assert (allowed[(lines > 0.5)[:, :1]] > 0.1).all()
+    assert (stands(left, right)[lines[0, 0] > 0.5] > 0.1).all()
+
+
+def face(step: int) -> torch.Tensor:
+    """A drawn face that moves to the right by 8 pixels a step; its eyes are 16 pixels apart."""
+    frame = texture(128, 192) * 0.3 + 0.3
+    rows, columns = torch.arange(128.0)[:, None], torch.arange(192.0) - 8 * step
+    for row, column, radius, shade in (
+        (64, 88, 34, 0.05),
+        (64, 88, 31, 0.85),
+        (56, 80, 6, 0.05),
+        (56, 96, 6, 0.05),
+    ):
+        away = torch.hypot(rows - row, columns - column)
+        frame.lerp_(torch.tensor(shade), (radius - away).clamp(0, 1))
+    return frame
+
+
+@pytest.mark.parametrize("name", ["fast", "fine"])
+def test_an_eye_that_moves_to_where_the_other_one_was_does_not_stand(name):
+    model = load_model(name, torch.device("cpu"))
+    with torch.inference_mode():
+        made = model(face(-1), face(1))
+    assert (made - face(0)).abs()[..., 40:72, 60:116].max() < 0.25
+
+
+def test_what_the_motion_explains_has_moved():
+    left, right, _, _ = normalised(face(-1), face(1))
+    eye = slice(52, 60), slice(84, 92)
+    assert (stands(left, right)[eye] > 0.1).float().mean() > 0.5
+    assert not stands(left, right, -8)[eye].any()
+
+
+def test_each_bar_of_a_lattice_at_rest_does_not_come_from_the_next():
+    lines = torch.full((1, 3, 96, 192), 0.1)
+    for column in range(4, 192, 16):
+        lines[..., column : column + 4] = 0.7
+    left, right, _, _ = normalised(lines, lines)
+    assert (stands(left, right, 8)[lines[0, 0] > 0.5] > 0.1).all()
 
 
 def test_only_what_differs_little_is_held():

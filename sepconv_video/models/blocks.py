@@ -86,6 +86,11 @@ def upsample(maps: Tensor, factor: int) -> Tensor:
     return F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
+def length(vectors: Tensor) -> Tensor:
+    """(N, 2, H, W) to (N, 1, H, W)."""
+    return torch.hypot(*vectors.chunk(2, 1))
+
+
 def warp(
     frames: Tensor,
     motion: Tensor,

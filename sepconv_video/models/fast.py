@@ -32,6 +32,7 @@ from sepconv_video.models.blocks import (
     absolute_sum,
     box,
     conv_act,
+    length,
     pad_to_multiple,
     shrink,
     side_by_side,
@@ -128,7 +129,7 @@ class Pair(NamedTuple):
         bend = upsample(known.bend, 2)[..., :height, :width] * change.float()
         bent = tuple(torch.cat((one - bend, -one - bend), 1) for one in held)
         # what turned back stands where it stood, but was elsewhere meanwhile
-        turned = _length(bend) > _length(held[0]) + LEAST_TURN
+        turned = length(bend) > length(held[0]) + LEAST_TURN
         return cls(left, right, bent, change, stands.masked_fill(turned, 0))
 
     def moved(
@@ -154,18 +155,14 @@ class Pair(NamedTuple):
         return Piece(self, tuple(motions), change, stands, (place.top, place.left))
 
 
-def _length(vectors: Tensor) -> Tensor:
-    """(N, 2, H, W) to (N, 1, H, W)."""
-    return torch.hypot(*vectors.chunk(2, 1))
-
-
 def _found_by_cells(
     cells: Tensor, coarse: Tensor | None, count: int
 ) -> tuple[list[Tensor], Tensor]:
     """The first so many of the better motion and that by even contrast; and what stands still."""
     levelled, evened = find_motions(cells, coarse)
     found = [better_motion(cells, (levelled, evened)), evened][:count]
-    return [follow_small(cells, motion) for motion in found], standing(cells)
+    found = [follow_small(cells, motion) for motion in found]
+    return found, standing(cells, found[0])
 
 
 class Piece(NamedTuple):

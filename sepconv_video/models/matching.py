@@ -52,9 +52,9 @@ def follow_small(cells: Tensor, motion: Tensor) -> Tensor:
     # of either frame by itself: the left ones of a batch, and then the right ones
     padded = pad_to_multiple(cells, factor)
     own = shrink(padded, factor)
-    other = _swapped(own)
+    other = swapped(own)
     known = shrink(pad_to_multiple(motion, factor), factor) / side
-    flow = _as_seen_from_frames(known)
+    flow = as_seen_from_frames(known, INVERSIONS)
     unexplained = _unexplained(padded, own, other, flow)
     flow, found = match(own, other, flow, unexplained, MATCHING)
     found &= _agree(flow)
@@ -82,14 +82,15 @@ def cell_side(height: int, width: int) -> int:
     return side
 
 
-def _as_seen_from_frames(motion: Tensor) -> Tensor:
+def as_seen_from_frames(motion: Tensor, rounds: int) -> Tensor:
     """Turn the motion of the middle (N, 2, H, W) into that from frame to frame (2*N, 2, H, W).
 
-    The first half of the batch leads from places of the left frames to the right ones.
+    The first half of the batch leads from places of the left frames to the right ones. It takes
+    some rounds, as what moves to a place is to be asked how far it has moved.
     """
     motion = torch.cat((motion, -motion))
     own = motion
-    for _ in range(INVERSIONS):
+    for _ in range(rounds):
         own = warp(motion, -own)
     return -2 * own
 
@@ -131,14 +132,14 @@ def _leads_out(flow: Tensor) -> Tensor:
     return ((x <= -1) | (x >= width) | (y <= -1) | (y >= height))[:, None]
 
 
-def _swapped(frames: Tensor) -> Tensor:
+def swapped(frames: Tensor) -> Tensor:
     """The right ones of a batch, and then the left ones."""
     return torch.cat(frames.chunk(2)[::-1])
 
 
 def _agree(flow: Tensor) -> Tensor:
     """Tell where the way there and the way back are the same: (2*N, 1, H, W)."""
-    back = warp(_swapped(flow), flow, "nearest")
+    back = warp(swapped(flow), flow, "nearest")
     return (back + flow).abs_().amax(1, keepdim=True) <= AGREEMENT
 
 

@@ -1,14 +1,16 @@
 """What stands still while all around it moves: captions, logos, scores, a dashboard.
 
 The motion of what is behind them spills over them, so they would waver, or lose their edges.
-But what is sharp and the same in both frames, pixel by pixel, has hardly come there by chance.
+But what is sharp and the same in both frames, pixel by pixel, has hardly come there by chance;
+unless it comes from elsewhere, like one eye of a drawn face that moves to where the other one was.
 """
 
 import torch
 from torch import Tensor
 
 from sepconv_video.models.alignment import CELL
-from sepconv_video.models.blocks import box, peak, upsample
+from sepconv_video.models.blocks import box, length, peak, upsample, warp
+from sepconv_video.models.matching import as_seen_from_frames, swapped
 
 WINDOW = 3
 """Cells a side over which contrast is measured, and the difference of the frames."""
@@ -20,16 +22,28 @@ ELSEWHERE = 0.1
 """The same, of single cells: more counts as this, as what shows between two strokes moves."""
 SHADOW = 9
 """Cells a side over which a difference may be a shadow that falls on what stands still."""
+SURE_MATCH, LEAST_MATCH = 0.1, 0.2
+"""Shares of the contrast: what differs by less from where the motion leads has moved, what differs
+by more has not."""
+FAR_OFF = 0.5
+"""The same, of single cells: more counts as this."""
+STILL, MOVING = 1, 2
+"""Pixels from frame to frame: less is no motion, more is."""
+AROUND = 17
+"""Cells a side of which some must surely move, if what looks as if it stood is to move, too."""
+LEAST_MOVES, ENOUGH_MOVES = 0.2, 0.4
+"""Share of what is sharp there: in a lattice at rest each bar may seem to come from the next."""
 EDGE = 0.25
 """Share of the contrast that a pixel may differ by where an outline is mixed with what moves."""
 
 
 @torch.no_grad()
-def standing(cells: Tensor) -> Tensor:
+def standing(cells: Tensor, motion: Tensor) -> Tensor:
     """Tell how much pixels may differ and yet be taken for standing still.
 
     Args:
         cells: Both frames, `alignment.in_cells`.
+        motion: As found there, `alignment.find_motions`.
 
     Returns:
         (N, 1, H/CELL, W/CELL), normalised brightness; 0 where nothing stands still, or nothing
@@ -40,10 +54,15 @@ def standing(cells: Tensor) -> Tensor:
     contrast = peak(mean, WINDOW).add_(peak(-mean, WINDOW)).amax(1, keepdim=True)
     change = left - right
     # the least counts: beside what moves, the mean is no shadow
-    shares = _share(change - box(change, SHADOW), contrast), _share(change, contrast)
+    changes = change - box(change, SHADOW), change
+    shares = [_share(change, contrast, ELSEWHERE) for change in changes]
     sharp = _ramp(contrast, LEAST_CONTRAST, SURE_CONTRAST)
     alike = _ramp(torch.minimum(*shares), MOST_DIFFERENCE, SURE_DIFFERENCE)
-    return contrast.mul_(EDGE).mul_(peak(sharp.mul_(alike), WINDOW))
+    stands = sharp * alike
+    moved = _moved(cells, contrast, motion)
+    surely = box((sharp - stands).mul_(moved), AROUND).div_(box(sharp, AROUND).add_(1e-3))
+    rests = 1 - moved.mul_(_ramp(surely, LEAST_MOVES, ENOUGH_MOVES))
+    return contrast.mul_(EDGE).mul_(peak(stands.mul_(rests), WINDOW).mul_(rests))
 
 
 def hold(made: Tensor, left: Tensor, right: Tensor, allowed: Tensor) -> Tensor:
@@ -65,10 +84,20 @@ def hold(made: Tensor, left: Tensor, right: Tensor, allowed: Tensor) -> Tensor:
     return torch.lerp(made, (left + right).div_(2), share)
 
 
-def _share(change: Tensor, contrast: Tensor) -> Tensor:
+def _moved(cells: Tensor, contrast: Tensor, motion: Tensor) -> Tensor:
+    """Tell where either frame shows what the motion has led there, or leads away: 0 to 1."""
+    flow = as_seen_from_frames(motion / CELL, rounds=1)
+    change = warp(swapped(cells), flow).sub_(cells)
+    share = _share(change, torch.cat((contrast, contrast)), FAR_OFF)
+    moves = _ramp(length(flow) * CELL, STILL, MOVING)
+    left, right = moves.mul_(_ramp(share, LEAST_MATCH, SURE_MATCH)).chunk(2)
+    return torch.maximum(left, right)
+
+
+def _share(change: Tensor, contrast: Tensor, most: float) -> Tensor:
     """What share of the contrast a change is, which is overwritten, about each cell."""
     share = change.abs_().mean(1, keepdim=True).div_(contrast + 1e-3)
-    return box(share.clamp_(max=ELSEWHERE), WINDOW)
+    return box(share.clamp_(max=most), WINDOW)
 
 
 def _ramp(values: Tensor, zero: float, one: float) -> Tensor:
