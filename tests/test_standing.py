@@ -115,6 +115,15 @@ def test_what_the_motion_explains_has_moved():
     assert not stands(left, right, -8)[eye].any()
 
 
+def test_the_dark_between_lines_of_text_that_scroll_does_not_stand():
+    """Both frames show it where the lines come to be half way."""
+    letters = torch.rand(5, 96, generator=torch.Generator().manual_seed(3)) < 0.4
+    line = F.pad(letters.float(), [0, 0, 0, 11]).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    left = line.repeat(1, 3, 4, 1)
+    right = left.roll(16, 2)
+    assert not stands(*normalised(left, right)[:2]).any()
+
+
 def test_each_bar_of_a_lattice_at_rest_does_not_come_from_the_next():
     lines = torch.full((1, 3, 96, 192), 0.1)
     for column in range(4, 192, 16):

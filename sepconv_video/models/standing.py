@@ -33,6 +33,8 @@ AROUND = 17
 """Cells a side of which some must surely move, if what looks as if it stood is to move, too."""
 LEAST_MOVES, ENOUGH_MOVES = 0.2, 0.4
 """Share of what is sharp there: in a lattice at rest each bar may seem to come from the next."""
+BEYOND = 1e6
+"""Brightness that is none."""
 EDGE = 0.25
 """Share of the contrast that a pixel may differ by where an outline is mixed with what moves."""
 
@@ -51,16 +53,17 @@ def standing(cells: Tensor, motion: Tensor) -> Tensor:
     """
     left, right = cells.chunk(2)
     mean = (left + right).div_(2)
-    contrast = peak(mean, WINDOW).add_(peak(-mean, WINDOW)).amax(1, keepdim=True)
+    contrast = _contrast(mean, mean)
     change = left - right
     # the least counts: beside what moves, the mean is no shadow
-    changes = change - box(change, SHADOW), change
-    shares = [_share(change, contrast, ELSEWHERE) for change in changes]
-    sharp = _ramp(contrast, LEAST_CONTRAST, SURE_CONTRAST)
-    alike = _ramp(torch.minimum(*shares), MOST_DIFFERENCE, SURE_DIFFERENCE)
-    stands = sharp * alike
-    moved = _moved(cells, contrast, motion)
-    surely = box((sharp - stands).mul_(moved), AROUND).div_(box(sharp, AROUND).add_(1e-3))
+    shares = [_share(some, contrast) for some in (change - box(change, SHADOW), change)]
+    around = [box(share.clamp(max=ELSEWHERE), WINDOW) for share in shares]
+    alike = _ramp(torch.minimum(*around), MOST_DIFFERENCE, SURE_DIFFERENCE)
+    # what stands is to be sharp by itself: two lines of text that scroll leave dark between them
+    other = (torch.minimum(*shares) > MOST_DIFFERENCE) * BEYOND
+    stands = _sharp(_contrast(mean - other, mean + other)).mul_(alike)
+    sharp, moved = _sharp(contrast), _moved(cells, contrast, motion)
+    surely = box(sharp * moved * (1 - alike), AROUND).div_(box(sharp, AROUND).add_(1e-3))
     rests = 1 - moved.mul_(_ramp(surely, LEAST_MOVES, ENOUGH_MOVES))
     return contrast.mul_(EDGE).mul_(peak(stands.mul_(rests), WINDOW).mul_(rests))
 
@@ -88,16 +91,24 @@ def _moved(cells: Tensor, contrast: Tensor, motion: Tensor) -> Tensor:
     """Tell where either frame shows what the motion has led there, or leads away: 0 to 1."""
     flow = as_seen_from_frames(motion / CELL, rounds=1)
     change = warp(swapped(cells), flow).sub_(cells)
-    share = _share(change, torch.cat((contrast, contrast)), FAR_OFF)
+    share = _share(change, torch.cat((contrast, contrast))).clamp_(max=FAR_OFF)
     moves = _ramp(length(flow) * CELL, STILL, MOVING)
-    left, right = moves.mul_(_ramp(share, LEAST_MATCH, SURE_MATCH)).chunk(2)
-    return torch.maximum(left, right)
+    moves.mul_(_ramp(box(share, WINDOW), LEAST_MATCH, SURE_MATCH))
+    return torch.maximum(*moves.chunk(2))
 
 
-def _share(change: Tensor, contrast: Tensor, most: float) -> Tensor:
-    """What share of the contrast a change is, which is overwritten, about each cell."""
-    share = change.abs_().mean(1, keepdim=True).div_(contrast + 1e-3)
-    return box(share.clamp_(max=most), WINDOW)
+def _contrast(high: Tensor, low: Tensor) -> Tensor:
+    """How far the highest value about each cell is from the lowest, in the best of channels."""
+    return peak(high, WINDOW).add_(peak(-low, WINDOW)).amax(1, keepdim=True)
+
+
+def _sharp(contrast: Tensor) -> Tensor:
+    return _ramp(contrast, LEAST_CONTRAST, SURE_CONTRAST)
+
+
+def _share(change: Tensor, contrast: Tensor) -> Tensor:
+    """What share of the contrast a change is."""
+    return change.abs().mean(1, keepdim=True).div_(contrast + 1e-3)
 
 
 def _ramp(values: Tensor, zero: float, one: float) -> Tensor:
