@@ -12,6 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 from sepconv_video.models import Fast, Fine, SepConv2017
 from sepconv_video.models.bending import Bending, Known
+from sepconv_video.models.fast import HELP, Pair
+from sepconv_video.models.tiles import Place
+from sepconv_video.weights import load_model
 
 CHANNELS = {"1": (6, 32), "2": (32, 64), "3": (64, 128), "4": (128, 256), "5": (256, 512)}
 DECODER = {"5": (512, 512), "4": (512, 256), "3": (256, 128), "2": (128, 64)}
@@ -64,7 +67,6 @@ def macs_per_pixel(model, height, width):
 def test_reproduces_the_golden_output(prefix, on_a_gpu, shared, tmp_path: Path, monkeypatch):
     """Also by the way that it takes on a GPU."""
     from sepconv_video.models.blocks import InEights
-    from sepconv_video.weights import load_model
 
     if on_a_gpu:
         monkeypatch.setattr(InEights, "forward", InEights.in_eights)
@@ -145,6 +147,40 @@ def test_any_size_comes_back_at_its_size(network):
         made = network()(torch.rand(1, 3, 35, 61), torch.rand(1, 3, 35, 61))
     assert made.shape == (1, 3, 35, 61)
     assert made.isfinite().all()
+
+
+def panorama() -> torch.Tensor:
+    """Fine texture on a coarse one, (1, 3, 240, 640) in [0, 1]."""
+    random = torch.Generator().manual_seed(3)
+    coarse = torch.rand(1, 3, 5, 13, generator=random)
+    fine = torch.rand(1, 3, 240, 640, generator=random)
+    fine = F.avg_pool2d(F.avg_pool2d(fine, 5, 1, 2), 5, 1, 2) * 2 - 0.5
+    return fine * 0.4 + F.interpolate(coarse, (240, 640), mode="bicubic").clamp(0, 1) * 0.6
+
+
+@pytest.mark.parametrize("name", ["fast", "fine"])
+def test_a_fast_pan_stays_sharp(name):
+    """Networks that had seen hardly any such motion took it for a reason to blur."""
+    left, middle, right = (panorama()[..., x : x + 400] for x in (52, 100, 148))
+    with torch.inference_mode():
+        made = load_model(name, torch.device("cpu"))(left, right)
+    inner = ..., slice(50, -50), slice(100, -100)
+    assert (made[inner] - middle[inner]).square().mean() < 1e-4
+
+
+def test_where_a_large_motion_leads_out_of_a_frame_the_other_one_is_trusted():
+    motion = torch.zeros(1, 4, 32, 48)
+    motion[:, 0], motion[:, 2] = -30, 30
+    stub = torch.zeros(1, 1, 32, 48)
+    frame = torch.zeros(1, 3, 64, 96)
+    pair = Pair(frame, frame, (motion,), stub, stub)
+    trust = pair.piece(None, frame).trust(0)[0, 0]
+    assert (trust[:, :14] == -HELP).all()
+    assert (trust[:, 16:32] == 0).all()
+    assert (trust[:, -14:] == HELP).all()
+    piece = pair.piece(Place(0, 64, 64, 96), frame[..., 64:])
+    torch.testing.assert_close(piece.trust(0)[0, 0], trust[:, 32:])
+    assert not pair._replace(motions=(motion / 2,)).piece(None, frame).trust(0).any()
 
 
 def test_taps_of_fast_sum_to_one():
@@ -238,7 +274,6 @@ def test_the_operator_takes_its_share_of_the_time_of_fast():
 def test_half_precision_changes_hardly_anything(name, weights):
     """As the engine does it: frames in fp16, but in fp32 for weights in bf16."""
     from sepconv_video.devices import frames_dtype
-    from sepconv_video.weights import load_model
 
     frames = frames_dtype(weights)
     picture = texture(48, 70)
@@ -254,8 +289,6 @@ def test_half_precision_changes_hardly_anything(name, weights):
 @pytest.mark.parametrize("name", ["fast", "fine"])
 def test_layout_of_the_weights_does_not_matter(name):
     """They come with the channels last."""
-    from sepconv_video.weights import load_model
-
     picture = texture(48, 70)
     left, right = picture[..., 3:67], picture[..., :64]
     model = load_model(name)
@@ -292,7 +325,6 @@ def test_half_precision_keeps_the_psnr_of_real_clips(name, kind, shared):
     """Within 0.3 level mean of fp32, PSNR within 0.02 dB: two triples of each clip of val."""
     from sepconv_video.devices import frames_dtype
     from sepconv_video.training.clips import read_folder
-    from sepconv_video.weights import load_model
 
     exact, half = load_model(name), load_model(name)
     rounded = Rounded(half, kind)
@@ -361,8 +393,6 @@ def test_networks_do_not_wait_for_a_gpu(network, monkeypatch):
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", ["fast", "fine"])
 def test_a_gpu_is_not_waited_for(name):
-    from sepconv_video.weights import load_model
-
     model, pair = load_model(name, "cuda"), torch.rand(2, 1, 3, 96, 160, device="cuda")
     with torch.inference_mode():
         model(*pair)
@@ -376,8 +406,6 @@ def test_a_gpu_is_not_waited_for(name):
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", ["fast", "fine"])
 def test_a_gpu_makes_the_picture_of_a_cpu(name):
-    from sepconv_video.weights import load_model
-
     picture = texture(130, 220)
     pair = [picture[..., y : y + 96, x : x + 160] for y, x in ((0, 8), (5, 0))]
     with torch.inference_mode():

@@ -91,6 +91,27 @@ def length(vectors: Tensor) -> Tensor:
     return torch.hypot(*vectors.chunk(2, 1))
 
 
+def beyond(motion: Tensor, height: int, width: int, corner: tuple[int, int] = (0, 0)) -> Tensor:
+    """Tell how far a motion leads out of a frame.
+
+    Args:
+        motion: (N, 2, H, W), horizontal then vertical, in pixels.
+        height: Of the frame.
+        width: Likewise.
+        corner: Its row and column that the first place of the motion belongs to.
+
+    Returns:
+        (N, 1, H, W), pixels; negative inside, by the distance from the edge.
+    """
+    top, left = corner
+    across, down = motion.unbind(1)
+    middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
+    x = torch.arange(motion.shape[-1], device=motion.device) + (left - middle_x)
+    y = torch.arange(motion.shape[-2], device=motion.device)[:, None] + (top - middle_y)
+    out_x, out_y = (across + x).abs_().sub_(middle_x), (down + y).abs_().sub_(middle_y)
+    return torch.maximum(out_x, out_y)[:, None]
+
+
 def warp(
     frames: Tensor,
     motion: Tensor,

@@ -30,6 +30,7 @@ from sepconv_video.models.bending import UNKNOWN, Known, bend
 from sepconv_video.models.blocks import (
     ResidualBlock,
     absolute_sum,
+    beyond,
     box,
     conv_act,
     length,
@@ -62,6 +63,14 @@ SEEN = 2 * 12 + 2
 """What is seen of a pixel at half resolution: four of each moved frame, and the motion."""
 MOTION_UNIT = 16
 """Motion is shown to the network in this many pixels."""
+MOST_SHOWN = 24.0
+"""Pixels of motion that it is shown at most: of more it had seen little in training, and blurred
+what moves further."""
+FAR, VERY_FAR = 16, 24
+"""Pixels of motion from which on, and from which on fully, it is helped where one of the frames
+does not show what is to be made: it cannot know how far that lies beyond the edge."""
+HELP = 2.0
+"""By how much, as the logarithm of the odds."""
 
 
 class Trunk(nn.Module):
@@ -183,8 +192,22 @@ class Piece(NamedTuple):
         moved = [self.pair.moved(motion, corner=self.corner) for motion in self.motions]
         lefts, rights = zip(*moved, strict=True)
         frames = [F.pixel_unshuffle(frame, 2).to(dtype) for frame in lefts + rights]
-        motions = [motion[:, :2].to(dtype) / MOTION_UNIT for motion in self.motions]
+        motions = [_shown(motion[:, :2]).to(dtype) for motion in self.motions]
         return side_by_side(frames + motions)
+
+    def trust(self, number: int) -> Tensor:
+        """How far to trust the left frame more than the right one: (N, 1, H/2, W/2), +-HELP.
+
+        It is 0 but where a large motion, that of the number, leads out of one of them.
+        """
+        height, width = self.pair.change.shape[-2:]
+        corner = self.corner[0] // CELL, self.corner[1] // CELL
+        motion = self.motions[number] / CELL
+        left, right = (
+            beyond(way, height, width, corner).clamp_(0, 1) for way in motion.chunk(2, 1)
+        )
+        far = length(motion[:, :2]).mul_(CELL).sub_(FAR).div_(VERY_FAR - FAR).clamp_(0, 1)
+        return right.sub_(left).mul_(far).mul_(HELP)
 
 
 class Aligned(nn.Module):
@@ -286,6 +309,11 @@ class Fast(Aligned):
         super().__init__(1, (32, 64, 96, 128))
 
 
+def _shown(motion: Tensor) -> Tensor:
+    """Motion (N, 2, H, W) in the network's unit, shortened to MOST_SHOWN."""
+    return motion / length(motion).clamp_(min=MOST_SHOWN) * (MOST_SHOWN / MOTION_UNIT)
+
+
 def resample(piece: Piece, number: int, maps: Tensor) -> Tensor:
     """Move the frames, filter them and mix them.
 
@@ -305,7 +333,7 @@ def resample(piece: Piece, number: int, maps: Tensor) -> Tensor:
         F.pad(frame, border, mode="replicate")
         for frame in piece.pair.moved(motion, "bicubic", piece.corner)
     )
-    weight = torch.sigmoid(upsample(blend, 2))
+    weight = torch.sigmoid(upsample(blend + piece.trust(number).to(blend.dtype), 2))
     # at half resolution: the operator enlarges them, so that no large maps are ever made
     normalise_taps(taps.view(len(taps), 4, TAPS, *taps.shape[2:]), piece.change[:, None])
     return sepconv_pair(left, right, taps, weight)

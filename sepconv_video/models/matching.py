@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sepconv_video.kernels.motion import Matching, match, search
 from sepconv_video.models.alignment import CELL, CONSTANTS, NEAR
-from sepconv_video.models.blocks import box, pad_to_multiple, shrink, warp
+from sepconv_video.models.blocks import beyond, box, pad_to_multiple, shrink, warp
 
 LEAST_SIDE, MOST_CELLS = 4, 160
 """Cells have so many pixels a side, or twice, four times ... as many, so that the shorter side of a
@@ -120,16 +120,7 @@ def _unexplained(cells: Tensor, own: Tensor, other: Tensor, flow: Tensor) -> Ten
     moved = warp(other, flow), torch.cat(fine)
     differences = [(own - frames).abs_().mean(1, keepdim=True) for frames in moved]
     least = torch.minimum(*(box(difference, WINDOW) for difference in differences))
-    return least.masked_fill_(_leads_out(flow), 0)
-
-
-def _leads_out(flow: Tensor) -> Tensor:
-    """Tell where a motion (N, 2, H, W) leads out of the frame by a cell or more: (N, 1, H, W)."""
-    height, width = flow.shape[-2:]
-    across, down = flow.unbind(1)
-    x = across + torch.arange(width, device=flow.device)
-    y = down + torch.arange(height, device=flow.device)[:, None]
-    return ((x <= -1) | (x >= width) | (y <= -1) | (y >= height))[:, None]
+    return least.masked_fill_(beyond(flow, *own.shape[-2:]) >= 1, 0)
 
 
 def swapped(frames: Tensor) -> Tensor:
