@@ -20,7 +20,7 @@ def texture(height: int, width: int) -> torch.Tensor:
 def strokes(height: int, width: int) -> torch.Tensor:
     """Where a caption is: upright strokes of 3 pixels, (height, width), true or false.
 
-    Their distances differ, as those of letters do: a comb of one distance could be one that moves.
+    Their distances differ, as those of letters do.
     """
     letters = torch.zeros(height, width, dtype=torch.bool)
     for stroke in range(20):
@@ -29,23 +29,35 @@ def strokes(height: int, width: int) -> torch.Tensor:
     return letters
 
 
-def scene(step: int, captioned: bool) -> torch.Tensor:
+def comb(height: int, width: int) -> torch.Tensor:
+    """The same with one distance throughout."""
+    letters = torch.zeros(height, width, dtype=torch.bool)
+    for column in range(24, width - 24, 7):
+        letters[height - 40 : height - 24, column : column + 3] = True
+    return letters
+
+
+def scene(step: int, letters: torch.Tensor | None = None) -> torch.Tensor:
     """A frame of 128x192 that pans by 6 pixels a step, with a white caption in black outline."""
     frame = texture(128, 256)[..., 6 * step : 6 * step + 192].clone()
-    if captioned:
-        letters = strokes(128, 192)
+    if letters is not None:
         outline = F.max_pool2d(letters[None].float(), 3, 1, 1)[0] > 0
         frame[..., outline], frame[..., letters] = 0.02, 0.95
     return frame
 
 
+# the search finds that a comb moves by its distance, and then the frames agree with that, too
+TAKEN_TO_MOVE = pytest.mark.xfail(strict=True, reason="known failure, see weights/README.md")
+
+
 @pytest.mark.parametrize("name", ["fast", "fine"])
-def test_a_caption_stays_while_the_picture_pans(name):
-    letters = strokes(128, 192)
+@pytest.mark.parametrize("draw", [strokes, pytest.param(comb, marks=TAKEN_TO_MOVE)])
+def test_a_caption_stays_while_the_picture_pans(name, draw):
+    letters = draw(128, 192)
     model = load_model(name, torch.device("cpu"))
     with torch.inference_mode():
-        made = model(scene(0, True), scene(2, True))
-    wrong = (made - scene(1, True)).abs().amax(1)[0]
+        made = model(scene(0, letters), scene(2, letters))
+    wrong = (made - scene(1, letters)).abs().amax(1)[0]
     assert wrong[letters].mean() < 0.5 / 255
     assert wrong[letters].max() < 3 / 255
 
@@ -58,12 +70,13 @@ def stands(left: torch.Tensor, right: torch.Tensor, motion: float = 0) -> torch.
     return F.interpolate(standing(cells, across), scale_factor=2)[0, 0]
 
 
-def test_what_moves_does_not_stand():
-    left, right, _, _ = normalised(scene(0, False), scene(2, False))
+@pytest.mark.parametrize("draw", [strokes, comb])
+def test_what_moves_does_not_stand(draw):
+    left, right, _, _ = normalised(scene(0), scene(2))
     assert not stands(left, right).any()
-    left, right, _, _ = normalised(scene(0, True), scene(2, True))
+    letters = draw(128, 192)
+    left, right, _, _ = normalised(scene(0, letters), scene(2, letters))
     allowed = stands(left, right, 6)
-    letters = strokes(128, 192)
     assert (allowed[letters] > 0.1).all()
     around = F.max_pool2d(letters[None].float(), 17, 1, 8)[0] > 0
     assert not allowed[~around].any()

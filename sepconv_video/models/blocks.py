@@ -86,6 +86,11 @@ def upsample(maps: Tensor, factor: int) -> Tensor:
     return F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
+def ramp(values: Tensor, zero: float, one: float) -> Tensor:
+    """0 up to the one value, 1 from the other one on, in proportion between; either may be less."""
+    return ((values - zero) / (one - zero)).clamp_(0, 1)
+
+
 def length(vectors: Tensor) -> Tensor:
     """(N, 2, H, W) to (N, 1, H, W)."""
     return torch.hypot(*vectors.chunk(2, 1))

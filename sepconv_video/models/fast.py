@@ -35,6 +35,7 @@ from sepconv_video.models.blocks import (
     conv_act,
     length,
     pad_to_multiple,
+    ramp,
     shrink,
     side_by_side,
     upsample,
@@ -66,7 +67,7 @@ MOTION_UNIT = 16
 MOST_SHOWN = 24.0
 """Pixels of motion that it is shown at most: of more it had seen little in training, and blurred
 what moves further."""
-FAR, VERY_FAR = 16, 24
+LEAST_FAR, SURELY_FAR = 16, 24
 """Pixels of motion from which on, and from which on fully, it is helped where one of the frames
 does not show what is to be made: it cannot know how far that lies beyond the edge."""
 HELP = 2.0
@@ -198,7 +199,7 @@ class Piece(NamedTuple):
     def trust(self, number: int) -> Tensor:
         """How far to trust the left frame more than the right one: (N, 1, H/2, W/2), +-HELP.
 
-        It is 0 but where a large motion, that of the number, leads out of one of them.
+        It is 0 but where a motion, the one of that number, is far and leads out of one of them.
         """
         height, width = self.pair.change.shape[-2:]
         corner = self.corner[0] // CELL, self.corner[1] // CELL
@@ -206,7 +207,7 @@ class Piece(NamedTuple):
         left, right = (
             beyond(way, height, width, corner).clamp_(0, 1) for way in motion.chunk(2, 1)
         )
-        far = length(motion[:, :2]).mul_(CELL).sub_(FAR).div_(VERY_FAR - FAR).clamp_(0, 1)
+        far = ramp(length(motion[:, :2]) * CELL, LEAST_FAR, SURELY_FAR)
         return right.sub_(left).mul_(far).mul_(HELP)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sepconv_video.models.alignment import CELL
-from sepconv_video.models.blocks import box, length, peak, upsample, warp
+from sepconv_video.models.blocks import box, length, peak, ramp, upsample, warp
 from sepconv_video.models.matching import as_seen_from_frames, swapped
 
 WINDOW = 3
@@ -27,14 +27,14 @@ SURE_MATCH, LEAST_MATCH = 0.1, 0.2
 by more has not."""
 FAR_OFF = 0.5
 """The same, of single cells: more counts as this."""
-STILL, MOVING = 1, 2
-"""Pixels from frame to frame: less is no motion, more is."""
+LEAST_MOTION, SURE_MOTION = 1, 2
+"""Pixels from frame to frame: less is none, more is."""
 AROUND = 17
 """Cells a side of which some must surely move, if what looks as if it stood is to move, too."""
 LEAST_MOVES, ENOUGH_MOVES = 0.2, 0.4
 """Share of what is sharp there: in a lattice at rest each bar may seem to come from the next."""
-BEYOND = 1e6
-"""Brightness that is none."""
+NO_BRIGHTNESS = 1e6
+"""So far from any brightness that no contrast is measured to it."""
 EDGE = 0.25
 """Share of the contrast that a pixel may differ by where an outline is mixed with what moves."""
 
@@ -45,7 +45,7 @@ def standing(cells: Tensor, motion: Tensor) -> Tensor:
 
     Args:
         cells: Both frames, `alignment.in_cells`.
-        motion: As found there, `alignment.find_motions`.
+        motion: As `alignment.find_motions` finds it.
 
     Returns:
         (N, 1, H/CELL, W/CELL), normalised brightness; 0 where nothing stands still, or nothing
@@ -58,13 +58,13 @@ def standing(cells: Tensor, motion: Tensor) -> Tensor:
     # the least counts: beside what moves, the mean is no shadow
     shares = [_share(some, contrast) for some in (change - box(change, SHADOW), change)]
     around = [box(share.clamp(max=ELSEWHERE), WINDOW) for share in shares]
-    alike = _ramp(torch.minimum(*around), MOST_DIFFERENCE, SURE_DIFFERENCE)
+    alike = ramp(torch.minimum(*around), MOST_DIFFERENCE, SURE_DIFFERENCE)
     # what stands is to be sharp by itself: two lines of text that scroll leave dark between them
-    other = (torch.minimum(*shares) > MOST_DIFFERENCE) * BEYOND
+    other = (torch.minimum(*shares) > MOST_DIFFERENCE) * NO_BRIGHTNESS
     stands = _sharp(_contrast(mean - other, mean + other)).mul_(alike)
     sharp, moved = _sharp(contrast), _moved(cells, contrast, motion)
     surely = box(sharp * moved * (1 - alike), AROUND).div_(box(sharp, AROUND).add_(1e-3))
-    rests = 1 - moved.mul_(_ramp(surely, LEAST_MOVES, ENOUGH_MOVES))
+    rests = 1 - moved.mul_(ramp(surely, LEAST_MOVES, ENOUGH_MOVES))
     return contrast.mul_(EDGE).mul_(peak(stands.mul_(rests), WINDOW).mul_(rests))
 
 
@@ -92,8 +92,8 @@ def _moved(cells: Tensor, contrast: Tensor, motion: Tensor) -> Tensor:
     flow = as_seen_from_frames(motion / CELL, rounds=1)
     change = warp(swapped(cells), flow).sub_(cells)
     share = _share(change, torch.cat((contrast, contrast))).clamp_(max=FAR_OFF)
-    moves = _ramp(length(flow) * CELL, STILL, MOVING)
-    moves.mul_(_ramp(box(share, WINDOW), LEAST_MATCH, SURE_MATCH))
+    moves = ramp(length(flow) * CELL, LEAST_MOTION, SURE_MOTION)
+    moves.mul_(ramp(box(share, WINDOW), LEAST_MATCH, SURE_MATCH))
     return torch.maximum(*moves.chunk(2))
 
 
@@ -103,13 +103,9 @@ def _contrast(high: Tensor, low: Tensor) -> Tensor:
 
 
 def _sharp(contrast: Tensor) -> Tensor:
-    return _ramp(contrast, LEAST_CONTRAST, SURE_CONTRAST)
+    return ramp(contrast, LEAST_CONTRAST, SURE_CONTRAST)
 
 
 def _share(change: Tensor, contrast: Tensor) -> Tensor:
     """What share of the contrast a change is."""
     return change.abs().mean(1, keepdim=True).div_(contrast + 1e-3)
-
-
-def _ramp(values: Tensor, zero: float, one: float) -> Tensor:
-    return ((values - zero) / (one - zero)).clamp_(0, 1)
