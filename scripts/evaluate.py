@@ -7,7 +7,7 @@
 FOLDER holds clips, of which every second frame is removed and made again, or sub-folders of
 triples: `frame10 frame10i11 frame11` (Middlebury) or `im1 im2 im3` (Vimeo-90k). Of a clip our
 networks see what the program shows them: besides the two frames the one before and the one after,
-where there are any (`--alone`: only the two).
+where there are any (`--alone`: only the two); but whole frames, with any black bars.
 Estimates are clipped to [0, 1], times 255 and rounded (`--truncate`: cut off, as the
 reference code of 2017 does). A clip's score is the mean over its triples, the total the mean
 over clips. SSIM is scikit-image's, in colour, with its default window of 7x7. The table is

@@ -11,6 +11,7 @@ does not clamp, and the chroma filters are a pair with perfect reconstruction (s
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 import torch
@@ -132,6 +133,15 @@ def from_rgb(rgb: Tensor, info: VideoInfo) -> tuple[Tensor, ...]:
     chroma = torch.stack([(blue - y) / (2 * (1 - kb)), (red - y) / (2 * (1 - kr))], dim=1)
     chroma = _downsample(chroma, info)
     return (luma, *_quantise(chroma * chroma_span + neutral, info.bits).unbind(dim=1))
+
+
+def brightness(frame: Frame, info: VideoInfo) -> tuple[Plane, int]:
+    """Tell how bright each sample of a frame is, (rows, columns) of codes, and the code of black.
+
+    It is luma or, of RGB, the greatest of the three.
+    """
+    planes = frame.planes if info.color.matrix == "rgb" else frame.planes[:1]
+    return reduce(np.maximum, planes), _code_levels(info)[0]
 
 
 def _code_levels(info: VideoInfo) -> tuple[int, int, int, int]:

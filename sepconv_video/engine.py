@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from sepconv_video import color
+from sepconv_video.bars import Area, picture_area
 from sepconv_video.devices import choose_device, choose_dtype, frames_dtype
 from sepconv_video.errors import DeviceError
 from sepconv_video.frames import POSITIONS, Frame, Interval, Plane, VideoInfo
+from sepconv_video.groups import Group, area_of
 from sepconv_video.memory import (
     Interpolator,
     Ladder,
@@ -84,54 +86,11 @@ def between(
     return [frames[n, p] for n, group in enumerate(wanted) for p in sorted(group)]
 
 
-class _Group:
-    """Some intervals, and what is to be made for them: pairs, and positions between them."""
-
-    def __init__(self) -> None:
-        self._positions: dict[tuple[int, int], set[int]] = {}
-        self.intervals: list[Interval] = []
-        self.pairs: list[Step] = []
-        self.around: list[Step | None] = []
-
-    def add(self, interval: Interval) -> None:
-        """Take in an interval; several may lie between the same pair."""
-        self.intervals.append(interval)
-        positions = {m.position for m in interval.moments if is_made(interval, m)}
-        if not positions or interval.right is None:
-            return
-        key = (interval.left.index, interval.right.index)
-        if key not in self._positions:
-            self._positions[key] = set()
-            self.pairs.append((interval.left, interval.right))
-            self.around.append(interval.around)
-        self._positions[key] |= positions
-
-    def would_grow(self, interval: Interval) -> bool:
-        """Whether an interval brings a pair that is not here yet."""
-        if interval.right is None or not any(is_made(interval, m) for m in interval.moments):
-            return False
-        return (interval.left.index, interval.right.index) not in self._positions
-
-    @property
-    def positions(self) -> list[set[int]]:
-        """For each pair the positions wanted."""
-        return list(self._positions.values())
-
-    def places(self) -> dict[tuple[int, int, int], int]:
-        """Number what `between` returns: by indices of the pair and position."""
-        keys = (
-            (*pair, position)
-            for pair, positions in self._positions.items()
-            for position in sorted(positions)
-        )
-        return {key: place for place, key in enumerate(keys)}
-
-
 @dataclass(frozen=True, slots=True)
 class _Batch:
     """A group and, on their way back from the device, the frames that were made for it."""
 
-    group: _Group
+    group: Group
     made: tuple[Tensor, ...] | None
     """One tensor per plane, (frames made, rows, columns); None where all are held."""
     is_copied: torch.cuda.Event | None
@@ -166,6 +125,7 @@ class Engine:
         self._ladder = Ladder(model, self.device, dtype, batch, tile)
         self._kept: dict[int, Tensor] = {}  # the last frames in RGB, which the next pairs share
         self._neighbours = Neighbours(model)
+        self._area: Area | None = None  # where the pictures lie whose motion these know
 
     @classmethod
     def from_options(cls, options: Options) -> Self:
@@ -234,7 +194,7 @@ class Engine:
     def _run(self, intervals: Iterable[Interval], info: VideoInfo) -> Iterator[list[Frame]]:
         pending: _Batch | None = None
         numbers = count()
-        for group in self._groups(intervals):
+        for group in self._groups(intervals, info):
             launched = self._launch(group, info)
             # one batch in flight: the device works on this one while that one is written
             if pending is not None:
@@ -259,33 +219,36 @@ class Engine:
     def _picture(
         self, left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8]
     ) -> npt.NDArray[np.uint8]:
-        pair = torch.from_numpy(np.stack((left, right))).to(self.device, self.dtype)
+        part = picture_area(left.max(-1), right.max(-1), black=0, bits=8).part
+        pair = torch.from_numpy(np.stack((left[part], right[part]))).to(self.device, self.dtype)
         pair = pair.permute(0, 3, 1, 2) / 255
         with busy("network", self.device):
             middle = self._ladder.predict(pair[:1], pair[1:])[0].float()
         codes = (middle * 255 + 0.5).floor().clamp(0, 255).to(torch.uint8)
-        return codes.permute(1, 2, 0).cpu().numpy()
+        whole = left.copy()
+        whole[part] = codes.permute(1, 2, 0).cpu().numpy()
+        return whole
 
-    def _groups(self, intervals: Iterable[Interval]) -> Iterator[_Group]:
+    def _groups(self, intervals: Iterable[Interval], info: VideoInfo) -> Iterator[Group]:
         """Cut the intervals into groups that hold one batch of work each.
 
         Those between the same pair stay together, as they share what is made on the way.
         """
-        group = _Group()
+        group = Group()
         for interval in intervals:
             most = self._ladder.batch
-            is_full = len(group.pairs) >= most and group.would_grow(interval)
+            area = area_of(interval, info)
             # a long still must not pile up either
-            if is_full or len(group.intervals) >= 4 * most:
+            if group.is_full(interval, area, most) or len(group.intervals) >= 4 * most:
                 yield group
-                group = _Group()
-            group.add(interval)
+                group = Group()
+            group.add(interval, area)
         if group.intervals:
             yield group
 
     # as a decorator of a plain function, never around a `yield`: it would leak to the consumer
     @torch.inference_mode()
-    def _launch(self, group: _Group, info: VideoInfo) -> _Batch:
+    def _launch(self, group: Group, info: VideoInfo) -> _Batch:
         """Start the work for one group; on a GPU it is still going on when this returns."""
         if not group.pairs:
             return _Batch(group, None, None)
@@ -317,32 +280,37 @@ class Engine:
             give_back_freed()
             self._ladder.step_down()
 
-    def _forward(self, group: _Group, info: VideoInfo) -> tuple[Tensor, ...]:
+    def _forward(self, group: Group, info: VideoInfo) -> tuple[Tensor, ...]:
         """Planes of all new frames, (frames, rows, columns) each."""
         near, both = self._neighbours, list(zip(group.pairs, group.around, strict=True))
+        if group.area != self._area:  # their motion was found in another part of the frames
+            near.forget()
+            self._area = group.area
         steps = near.unknown(step for pair, around in both for step in near.steps(pair, around))
         with busy("upload", self.device):
             rgb = self._to_rgb([*group.pairs, *steps], info)
         with busy("network", self.device):
             for some in self._batches(steps):
-                near.look(some, rgb)
+                near.look(some, group.pictures(rgb))
             # the frame after the last pair is in the next one; in tiles memory is short: it waits
             # as it was decoded
             last = group.pairs[-1][1].index
             seen = {frame.index for pair in group.pairs for frame in pair}
             keeps = self._ladder.tile is None
             rgb = {n: frame for n, frame in rgb.items() if n in seen or (keeps and n > last)}
+            pictures = group.pictures(rgb)
             made = between(
                 self._ladder.predict,
-                [rgb[left.index] for left, _ in group.pairs],
-                [rgb[right.index] for _, right in group.pairs],
+                [pictures[left.index] for left, _ in group.pairs],
+                [pictures[right.index] for _, right in group.pairs],
                 group.positions,
                 self._ladder.batch,
                 [near.known(pair, around) for pair, around in both],
             )
         self._kept = {index: frame for index, frame in rgb.items() if index >= last}
         near.forget(last)
-        del rgb
+        made = group.in_frames(made, rgb)
+        del rgb, pictures
         with busy("download", self.device):
             planes = [color.from_rgb(stacked(some), info) for some in self._batches(made)]
             return tuple(map(torch.cat, zip(*planes, strict=True)))
