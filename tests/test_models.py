@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from sepconv_video.models import Fast, Fine, SepConv2017
 from sepconv_video.models.bending import Bending, Known
+from sepconv_video.models.fading import Fade
 from sepconv_video.models.fast import HELP, Pair
 from sepconv_video.models.tiles import Place
 from sepconv_video.weights import load_model
@@ -173,7 +174,8 @@ def test_where_a_large_motion_leads_out_of_a_frame_the_other_one_is_trusted():
     motion[:, 0], motion[:, 2] = -30, 30
     stub = torch.zeros(1, 1, 32, 48)
     frame = torch.zeros(1, 3, 64, 96)
-    pair = Pair(frame, frame, (motion,), stub, stub)
+    none = Fade(torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
+    pair = Pair(frame, frame, none, (motion,), stub, stub)
     trust = pair.piece(None, frame).trust(0)[0, 0]
     assert (trust[:, :14] == -HELP).all()
     assert (trust[:, 16:32] == 0).all()
@@ -370,14 +372,14 @@ def test_maps_in_eights_are_the_same_and_zeros(stride):
 @pytest.mark.parametrize("network", [Fast, Fine, SepConv2017])
 def test_networks_do_not_wait_for_a_gpu(network, monkeypatch):
     """By tensors of no device, which take the ways of a GPU; the kernels wait for nothing."""
-    from sepconv_video.models import alignment, blocks, matching
+    from sepconv_video.models import alignment, blocks, fading, matching
 
     def warped(frames, motion, how):
         rows, columns = (how.factor * size for size in motion.shape[2:])
         return frames.new_empty(*frames.shape[:2], rows, columns)
 
-    monkeypatch.setattr(alignment, "search", lambda left, right, motion, _: motion)
-    monkeypatch.setattr(matching, "search", lambda left, right, motion, _: motion)
+    for module in (alignment, fading, matching):
+        monkeypatch.setattr(module, "search", lambda left, right, motion, _: motion)
     monkeypatch.setattr(matching, "match", lambda *given: (given[2], given[3] > 0))
     monkeypatch.setattr(blocks.kernels, "warp", warped)
     model = network().to("meta")

@@ -42,6 +42,7 @@ from sepconv_video.models.blocks import (
     warp,
     zero_conv,
 )
+from sepconv_video.models.fading import Fade, find_fade
 from sepconv_video.models.matching import follow_small
 from sepconv_video.models.standing import hold, standing
 from sepconv_video.models.tiles import Place, in_tiles
@@ -107,8 +108,9 @@ class Pair(NamedTuple):
     """Two normalised frames, and what is known of them before the network sees them."""
 
     left: Tensor
-    """(N, 3, H, W)."""
+    """(N, 3, H, W), as is `right`; both in the light half way between them."""
     right: Tensor
+    fade: Fade
     motions: tuple[Tensor, ...]
     """One or two, (N, 4, H/2, W/2) pixels each: x and y of the left frame, then of the right;
     float32."""
@@ -122,25 +124,31 @@ class Pair(NamedTuple):
         """Find the better motion, and (2) that by even contrast; zero where nothing changes.
 
         Args:
-            left: Normalised frames, (N, 3, H, W).
+            left: Normalised frames, (N, 3, H, W); overwritten.
             right: Likewise.
             motions: How many.
             known: What is known of them already.
         """
+        cells = in_cells(left, right)
+        fade = find_fade(cells)
+        fade.even_out(left, right)
         change = changed(left, right)
-        found, stands = _found_by_cells(in_cells(left, right), known.motion, motions)
+        found = _found_by_cells(_in_one_light(cells.clone(), fade), known.motion, motions)
+        # captions do not fade
+        stands = standing(cells, found[0])
+        del cells
         found = [correct_by_pixels(left, right, motion) for motion in found]
         held = [motion * change.float() for motion in found]
         if known.bend is None:
             even = tuple(torch.cat((one, -one), 1) for one in held)
-            return cls(left, right, even, change, stands)
+            return cls(left, right, fade, even, change, stands)
         height, width = change.shape[-2:]
         # both frames' content is so far from where it is to be, and is fetched from there
         bend = upsample(known.bend, 2)[..., :height, :width] * change.float()
         bent = tuple(torch.cat((one - bend, -one - bend), 1) for one in held)
         # what turned back stands where it stood, but was elsewhere meanwhile
         turned = length(bend) > length(held[0]) + LEAST_TURN
-        return cls(left, right, bent, change, stands.masked_fill(turned, 0))
+        return cls(left, right, fade, bent, change, stands.masked_fill(turned, 0))
 
     def moved(
         self, motion: Tensor, mode: Mode = "bilinear", corner: tuple[int, int] = (0, 0)
@@ -165,14 +173,17 @@ class Pair(NamedTuple):
         return Piece(self, tuple(motions), change, stands, (place.top, place.left))
 
 
-def _found_by_cells(
-    cells: Tensor, coarse: Tensor | None, count: int
-) -> tuple[list[Tensor], Tensor]:
-    """The first so many of the better motion and that by even contrast; and what stands still."""
+def _in_one_light(cells: Tensor, fade: Fade) -> Tensor:
+    """Both frames' cells in the light half way; they are overwritten."""
+    fade.even_out(*cells.chunk(2))
+    return cells
+
+
+def _found_by_cells(cells: Tensor, coarse: Tensor | None, count: int) -> list[Tensor]:
+    """The first so many of the better motion and that by even contrast."""
     levelled, evened = find_motions(cells, coarse)
     found = [better_motion(cells, (levelled, evened)), evened][:count]
-    found = [follow_small(cells, motion) for motion in found]
-    return found, standing(cells, found[0])
+    return [follow_small(cells, motion) for motion in found]
 
 
 class Piece(NamedTuple):
@@ -241,7 +252,8 @@ class Aligned(nn.Module):
             (N, 4, h, w): `alignment.coarse_motions`.
         """
         first, second, _, _ = normalised(left, right)
-        return coarse_motions(in_cells(first, second))
+        cells = in_cells(first, second)
+        return coarse_motions(_in_one_light(cells, find_fade(cells)))
 
     def bend(self, earlier: Tensor, own: Tensor, later: Tensor) -> Tensor:
         """Tell how a motion bends, by that of the pairs before and after, evenly spaced in time.
@@ -296,7 +308,7 @@ class Aligned(nn.Module):
         if self.motions == 2:
             share = torch.sigmoid(upsample(maps[:, 2 * MAPS :], 2))
             made = made + share * (resample(piece, 1, maps[:, MAPS : 2 * MAPS]) - made)
-        return hold(made, left, right, piece.standing)
+        return hold(made, *pair.fade.undone(left, right), piece.standing)
 
 
 class Fast(Aligned):
@@ -351,7 +363,7 @@ def normalised(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor, Ten
     mean, spread = pair.mean((1, 2, 3), keepdim=True), pair.std((1, 2, 3), keepdim=True) + 0.02
     mean, spread = mean.to(left.dtype), spread.to(left.dtype)
     first, second = (
-        pad_to_multiple((frames - mean) / spread, MULTIPLE) for frames in (left, right)
+        pad_to_multiple((frames - mean).div_(spread), MULTIPLE) for frames in (left, right)
     )
     return first, second, mean, spread
 

@@ -1,0 +1,130 @@
+"""Fades, flash-lights, irises: one frame is brighter than the other, whatever moves."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sepconv_video.models.alignment import in_cells
+from sepconv_video.models.fading import Fade, find_fade
+from sepconv_video.models.fast import normalised
+from sepconv_video.weights import load_model
+
+HEIGHT, WIDTH = 128, 192
+
+
+def scene(step: float, seed: int = 3) -> torch.Tensor:
+    """A frame (1, 3, 128, 192) in [0, 1] of blurred noise that pans by 6 pixels a step."""
+    noise = torch.rand(1, 3, HEIGHT, 2 * WIDTH, generator=torch.Generator().manual_seed(seed))
+    coarse = F.interpolate(noise[..., ::8, ::8], scale_factor=8, mode="bicubic")
+    fine = F.avg_pool2d(F.avg_pool2d(noise, 5, 1, 2), 5, 1, 2)
+    picture = (coarse * 0.5 + fine * 0.5).clamp(0, 1)
+    start = round(6 * step) + 24
+    return picture[..., start : start + WIDTH]
+
+
+def found(left: torch.Tensor, right: torch.Tensor) -> Fade:
+    first, second, _, _ = normalised(left, right)
+    return find_fade(in_cells(first, second))
+
+
+def psnr(made: torch.Tensor, true: torch.Tensor) -> float:
+    """Of what is neither near an edge, in dB."""
+    return -10 * math.log10(float((made - true)[..., 16:-16, 16:-16].square().mean()))
+
+
+@pytest.mark.parametrize("step", [0, 2])
+@pytest.mark.parametrize(("gain", "offset"), [(0.9, 0.0), (1.25, -0.1), (0.5, 0.0), (0.8, 0.2)])
+def test_gain_and_offset_are_found_whatever_moves(step, gain, offset):
+    left, right = scene(0), scene(step) * gain + offset
+    fade = found(left, right)
+    first, second, mean, spread = normalised(left, right)
+    assert float(fade.gain) == pytest.approx(gain, rel=0.015)
+    # in normalised brightness that of `right = gain * left + offset` has another origin
+    expected = (offset + (gain - 1) * mean) / spread
+    assert float(fade.offset) == pytest.approx(float(expected), abs=0.015)
+    if not step:
+        fade.even_out(first, second)
+        assert (first - second).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("step", [0, 0.5, 2])
+def test_without_a_fade_frames_stay_bit_for_bit(step):
+    first, second, _, _ = normalised(scene(0), scene(step))
+    fade = find_fade(in_cells(first, second))
+    assert (float(fade.gain), float(fade.offset)) == (1, 0)
+    kept = first.clone(), second.clone()
+    fade.even_out(*kept)
+    for frames in (kept, fade.undone(*kept)):
+        assert torch.equal(frames[0], first)
+        assert torch.equal(frames[1], second)
+
+
+def test_what_comes_into_sight_is_no_fade():
+    """Something large and white goes into the picture: the mean changes, the light does not."""
+    left, right = scene(0), scene(1)
+    right[..., 20:110, 120:] = 0.95
+    fade = found(left, right)
+    assert float(fade.gain) == pytest.approx(1, abs=0.02)
+    assert float(fade.offset) == pytest.approx(0, abs=0.03)
+
+
+def test_each_pair_has_its_own():
+    left = torch.cat([scene(0, seed) for seed in range(3)])
+    right = torch.cat([scene(2, 0), scene(2, 1) * 0.7, scene(2, 2) * 0.5 + 0.5])
+    fade = found(left, right)
+    for n, (gain, offset) in enumerate(zip(fade.gain, fade.offset, strict=True)):
+        alone = found(left[n : n + 1], right[n : n + 1])
+        assert float(gain) == pytest.approx(float(alone.gain), abs=1e-3)
+        assert float(offset) == pytest.approx(float(alone.offset), abs=1e-3)
+
+
+def test_their_own_light_is_given_back():
+    first, second = torch.randn(2, 1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    fade = Fade(torch.full((1, 1, 1, 1), 1.7), torch.full((1, 1, 1, 1), -0.4))
+    even = first.clone(), second.clone()
+    fade.even_out(*even)
+    back = fade.undone(*even)
+    assert torch.allclose(back[0], first, atol=1e-5)
+    assert torch.allclose(back[1], second, atol=1e-5)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.4, 1.0])
+def test_flat_frames_make_no_fuss(level):
+    flat = torch.full((1, 3, 64, 64), level)
+    for other in (flat, torch.full_like(flat, 0.5), scene(0)[..., :64, :64]):
+        for pair in ((flat, other), (other, flat)):
+            fade = found(*pair)
+            assert torch.isfinite(fade.gain).all()
+            assert torch.isfinite(fade.offset).all()
+            assert fade.gain > 0
+
+
+@pytest.mark.parametrize("name", ["fast", "fine"])
+@pytest.mark.parametrize(("first", "last"), [(1.0, 0.8), (0.6, 1.0), (0.35, 0.05)])
+def test_a_picture_that_pans_as_it_fades_is_made_half_way(name, first, last):
+    model = load_model(name, torch.device("cpu"))
+    left, right = scene(0) * first, scene(2) * last
+    with torch.inference_mode():
+        made = model(left, right)
+        motion = model.motion(left, right)
+        without = model.motion(scene(0), scene(2))
+    assert psnr(made, scene(1) * (first + last) / 2) > 38
+    assert (motion - without)[..., 4:-4, 4:-4].abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("name", ["fast", "fine"])
+def test_a_caption_stands_while_the_picture_fades(name):
+    model = load_model(name, torch.device("cpu"))
+    letters = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
+    for stroke in range(20):
+        column = 24 + 7 * stroke + stroke * stroke % 5
+        letters[88:104, column : column + 3] = True
+    outline = F.max_pool2d(letters[None].float(), 3, 1, 1)[0] > 0
+    frames = [scene(step) * light for step, light in ((0, 0.7), (1, 0.65), (2, 0.6))]
+    for frame in frames:
+        frame[..., outline], frame[..., letters] = 0.02, 0.95
+    with torch.inference_mode():
+        made = model(frames[0], frames[2])
+    assert (made - frames[1]).abs()[..., letters].mean() < 0.01
