@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from sepconv_video.models import Fast, Fine, SepConv2017
 from sepconv_video.models.bending import Bending, Known
 from sepconv_video.models.fading import Fade
-from sepconv_video.models.fast import HELP, Pair
+from sepconv_video.models.pair import HELP, Pair
 from sepconv_video.models.tiles import Place
 from sepconv_video.weights import load_model
 
@@ -174,8 +174,9 @@ def test_where_a_large_motion_leads_out_of_a_frame_the_other_one_is_trusted():
     motion[:, 0], motion[:, 2] = -30, 30
     stub = torch.zeros(1, 1, 32, 48)
     frame = torch.zeros(1, 3, 64, 96)
-    none = Fade(torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
-    pair = Pair(frame, frame, none, (motion,), stub, stub)
+    number = torch.zeros(1, 1, 1, 1)
+    none = Fade(torch.ones(1, 1, 4, 6), torch.zeros(1, 1, 4, 6))
+    pair = Pair(frame, frame, number, number, none, (motion,), stub, stub)
     trust = pair.piece(None, frame).trust(0)[0, 0]
     assert (trust[:, :14] == -HELP).all()
     assert (trust[:, 16:32] == 0).all()

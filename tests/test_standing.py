@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from sepconv_video.models.alignment import in_cells
-from sepconv_video.models.fast import normalised
+from sepconv_video.models.pair import normalised
 from sepconv_video.models.standing import hold, standing
 from sepconv_video.weights import load_model
 

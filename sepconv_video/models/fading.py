@@ -1,9 +1,9 @@
-"""What makes one frame brighter than the next: a fade, a flash, an iris or a camera that adjusts.
+"""What makes one frame brighter than the next: a fade, a flash-light, a camera that adjusts itself.
 
 The search for motion compares brightness, and what is made where one frame is trusted more is as
-bright as that one. So both are first brought to the light half way between them, if a gain and an
-offset make one as bright as the other. These are told by cells that show the same in both, which
-are found by their texture alone.
+bright as that one. So both are first brought to the light half way between them. How much brighter
+one is, is told by cells that show the same in both, which are found by their texture alone: a gain
+and an offset for all of the frame, and then a gain in each place, where a lamp moves or a cloud.
 """
 
 from typing import NamedTuple
@@ -36,50 +36,78 @@ REFITS = 2
 MOST_GAIN = 8.0
 """Of a frame that is darker still nothing is to be seen."""
 UNSURE, SURE = 0.9, 0.7
-"""Share of the differences that is left, from which down, and from which down fully, all this is
-believed: where there is no fade a line explains few of them."""
+"""Share of the differences that is left, from which down, and from which down fully, a gain and an
+offset are believed: where there is no fade they explain few of them."""
+WINDOW = 7
+"""Cells a side over which it is told how much brighter a place is."""
+UNSURE_HERE, SURE_HERE = 0.5, 0.3
+"""The same share, there."""
+LEAST_ALIKE, SURELY_ALIKE = 0.3, 0.6
+"""How alike what is seen there has to be: something white that comes into sight is no lamp."""
+LEAST_HERE, FULLY_HERE = 0.02, 0.04
+"""Gain beyond 1 from which on, and from which on fully, a place is brighter."""
 
 
 class Fade(NamedTuple):
     """By how much the right frame of a pair is brighter: `gain * left + offset`."""
 
     gain: Tensor
-    """(N, 1, 1, 1); 1 where there is no fade."""
+    """(N, 1, h, w), for cells of some pixels; 1 where there is no fade."""
     offset: Tensor
-    """(N, 1, 1, 1), in normalised brightness; 0 where there is no fade."""
+    """(N, 1, h, w), in normalised brightness; 0 where there is no fade."""
 
     def even_out(self, left: Tensor, right: Tensor) -> None:
         """Bring frames, or their cells, (N, C, H, W), to the light half way; they are overwritten.
 
         Where there is no fade they stay the same, bit for bit.
         """
-        gain, offset, half = self._numbers(left.dtype)
+        if self._is_none():
+            return
+        gain, offset, half = self._maps(left)
         left.mul_(half).add_(offset / 2)
         right.sub_(offset).mul_(half / gain).add_(offset / 2)
 
     def undone(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         """Give frames that are in the light half way their own light again."""
-        gain, offset, half = self._numbers(left.dtype)
+        if self._is_none():
+            return left, right
+        gain, offset, half = self._maps(left)
         left, right = (frame - offset / 2 for frame in (left, right))
         return left.div_(half), right.mul_(gain / half).add_(offset)
 
-    def _numbers(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """The gain, the offset, and the gain from the left frame to half way."""
-        gain, offset = self.gain.to(dtype), self.offset.to(dtype)
+    def _is_none(self) -> bool:
+        """Whether there is no fade at all; a GPU would have to be waited for."""
+        return self.gain.is_cpu and bool((self.gain == 1).all() and (self.offset == 0).all())
+
+    def _maps(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The gain, the offset, and the gain from the left frame to half way, for each pixel."""
+        factor = frames.shape[-1] // self.gain.shape[-1]
+        gain, offset = (upsample(maps, factor).to(frames.dtype) for maps in self)
         return gain, offset, (1 + gain) / 2
 
 
 @torch.no_grad()
-def find_fade(cells: Tensor) -> Fade:
-    """Find the gain and the offset that make the left frames as bright as the right ones.
+def find_fade(cells: Tensor, black: Tensor) -> Fade:
+    """Find how much brighter the right frames are.
 
     Args:
         cells: Both frames, `alignment.in_cells`.
+        black: In normalised brightness, (N, 1, 1, 1).
     """
     size = CELL
     while size < SIDE and min(cells.shape[-2:]) >= 4 * LEAST_CELLS:
         cells, size = halve(cells), 2 * size
     left, right, likeness = _compared(cells)
+    gain, offset = _everywhere(left, right, likeness)
+    black = black.float()
+    left, right = gain * left + offset - black, right - black
+    # light makes all brighter in proportion
+    here = _in_each_place(left, right, likeness)
+    return Fade(gain * here, offset * here + black * (1 - here))
+
+
+def _everywhere(left: Tensor, right: Tensor, likeness: Tensor) -> tuple[Tensor, Tensor]:
+    """Find one gain and one offset, (N, 1, 1, 1) each."""
     gain, offset = _fit(left, right, likeness)
     for _ in range(REFITS):
         misfit = _difference(gain * left + offset, right)
@@ -88,7 +116,21 @@ def find_fade(cells: Tensor) -> Fade:
     before = _mean(_difference(left, right), likeness)
     after = _mean(_difference(gain * left + offset, right), likeness)
     trust = ramp(after / before.clamp_(min=LEAST_SPREAD), UNSURE, SURE)
-    return Fade(1 + (gain - 1) * trust, offset * trust)
+    return 1 + (gain - 1) * trust, offset * trust
+
+
+def _in_each_place(left: Tensor, right: Tensor, likeness: Tensor) -> Tensor:
+    """Find by what gain (N, 1, H, W) a place is brighter in the right frame, black being zero."""
+    gain = _ratio(left, right, likeness)
+    misfit = _difference(gain * left, right)
+    usual = _around(misfit, likeness) + NOISE
+    gain = _ratio(left, right, likeness / (1 + (misfit / usual) ** 2))
+    before = _around(_difference(left, right), likeness)
+    after = _around(_difference(gain * left, right), likeness)
+    trust = ramp(after / (before + NOISE), UNSURE_HERE, SURE_HERE)
+    trust *= ramp((gain - 1).abs(), LEAST_HERE, FULLY_HERE)
+    trust *= ramp(box(likeness, WINDOW), LEAST_ALIKE, SURELY_ALIKE)
+    return 1 + (gain - 1) * trust
 
 
 def _compared(cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,6 +170,19 @@ def _fit(left: Tensor, right: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     spread, spread_right = (_mean(square, weight).sqrt_() + LEAST_SPREAD for square in squares)
     gain = (spread_right / spread).clamp_(1 / MOST_GAIN, MOST_GAIN)
     return gain, centre_right - gain * centre
+
+
+def _ratio(left: Tensor, right: Tensor, weight: Tensor) -> Tensor:
+    """Brightness of the right frame around each cell, by that of the left one: (N, 1, H, W)."""
+    before, after = (
+        box(frame.mean(1, keepdim=True) * weight, WINDOW) + 2 * NOISE for frame in (left, right)
+    )
+    return (after / before).clamp_(1 / MOST_GAIN, MOST_GAIN)
+
+
+def _around(values: Tensor, weight: Tensor) -> Tensor:
+    """Average of (N, 1, H, W) around each cell, weighed."""
+    return box(values * weight, WINDOW) / (box(weight, WINDOW) + LEAST_SPREAD)
 
 
 def _difference(left: Tensor, right: Tensor) -> Tensor:

@@ -1,0 +1,225 @@
+"""What is known of a pair of frames before a network sees it: light, motion, and what stands still.
+
+All of it is found without training. A network then works on pieces of a pair.
+"""
+
+from typing import NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sepconv_video.kernels.motion import Mode
+from sepconv_video.models.alignment import (
+    CELL,
+    better_motion,
+    coarse_motions,
+    correct_by_pixels,
+    find_motions,
+    in_cells,
+)
+from sepconv_video.models.bending import Known
+from sepconv_video.models.blocks import (
+    beyond,
+    box,
+    length,
+    pad_to_multiple,
+    ramp,
+    shrink,
+    side_by_side,
+    upsample,
+    warp,
+)
+from sepconv_video.models.fading import Fade, find_fade
+from sepconv_video.models.matching import follow_small
+from sepconv_video.models.standing import standing
+from sepconv_video.models.tiles import Place
+
+MULTIPLE = 16
+"""Height and width inside the network are multiples of this."""
+STILL = 0.01
+"""Normalised frames that differ by less, some half a level of 255, count as the same."""
+STILL_CELL, STILL_CELLS = 4, 5
+"""Whether frames differ is asked for cells of so many pixels, and so many cells around."""
+LEAST_TURN = 0.25
+"""Pixels that a motion is to bend by more than it moves, to be one that turns back."""
+MOTION_UNIT = 16
+"""Motion is shown to the network in this many pixels."""
+MOST_SHOWN = 24.0
+"""Pixels of motion that it is shown at most: of more it had seen little in training, and blurred
+what moves further."""
+LEAST_FAR, SURELY_FAR = 16, 24
+"""Pixels of motion from which on, and from which on fully, it is helped where one of the frames
+does not show what is to be made: it cannot know how far that lies beyond the edge."""
+HELP = 2.0
+"""By how much, as the logarithm of the odds."""
+
+
+class Pair(NamedTuple):
+    """Two frames, normalised by the same numbers, and what is known of them."""
+
+    left: Tensor
+    """(N, 3, H, W), as is `right`; both in the light half way between them."""
+    right: Tensor
+    mean: Tensor
+    """What was taken off them first, and what they were divided by then, (N, 1, 1, 1)."""
+    spread: Tensor
+    fade: Fade
+    """What was evened out."""
+    motions: tuple[Tensor, ...]
+    """One or two, (N, 4, H/2, W/2) pixels each: x and y of the left frame, then of the right;
+    float32."""
+    change: Tensor
+    """(N, 1, H/2, W/2), 0 to 1: whether they differ at all."""
+    standing: Tensor
+    """(N, 1, H/2, W/2): `standing.standing`."""
+
+    @classmethod
+    def of(cls, left: Tensor, right: Tensor, motions: int, known: Known) -> Self:
+        """Find the better motion, and (2) that by even contrast; zero where nothing changes.
+
+        Args:
+            left: Frames, (N, 3, H, W), any H and W.
+            right: Likewise.
+            motions: How many.
+            known: What is known of them already.
+        """
+        first, second, mean, spread = normalised(left, right)
+        cells = in_cells(first, second)
+        fade = find_fade(cells, -mean / spread)
+        fade.even_out(first, second)
+        change = changed(first, second)
+        found = _found_by_cells(_in_one_light(cells.clone(), fade), known.motion, motions)
+        # in their own light, as captions do not fade
+        stands = standing(cells, found[0])
+        del cells
+        found = [correct_by_pixels(first, second, motion) for motion in found]
+        held = [motion * change.float() for motion in found]
+        begun = first, second, mean, spread, fade
+        if known.bend is None:
+            even = tuple(torch.cat((one, -one), 1) for one in held)
+            return cls(*begun, even, change, stands)
+        height, width = change.shape[-2:]
+        # both frames' content is so far from where it is to be, and is fetched from there
+        bend = upsample(known.bend, 2)[..., :height, :width] * change.float()
+        bent = tuple(torch.cat((one - bend, -one - bend), 1) for one in held)
+        # what turned back stands where it stood, but was elsewhere meanwhile
+        turned = length(bend) > length(held[0]) + LEAST_TURN
+        return cls(*begun, bent, change, stands.masked_fill(turned, 0))
+
+    def moved(
+        self, motion: Tensor, mode: Mode = "bilinear", corner: tuple[int, int] = (0, 0)
+    ) -> tuple[Tensor, Tensor]:
+        """Both frames as they are in the middle, by motion (N, 4, h/2, w/2): (N, 3, h, w) each."""
+        left, right = motion.chunk(2, 1)
+        return (
+            warp(self.left, left, mode, corner, CELL),
+            warp(self.right, right, mode, corner, CELL),
+        )
+
+    def piece(self, place: Place | None, like: Tensor) -> "Piece":
+        """Cut out what lies at `place` and is as large as `like`; None for all."""
+        if place is None:
+            return Piece(self, self.motions, self.change, self.standing, self.fade, (0, 0))
+
+        def cut(maps: Tensor) -> Tensor:
+            side = self.left.shape[-1] // maps.shape[-1]
+            rows, columns = (
+                slice(start // side, (start + size) // side)
+                for start, size in zip((place.top, place.left), like.shape[-2:], strict=True)
+            )
+            return maps[..., rows, columns]
+
+        change, stands, gain, offset, *motions = map(
+            cut, (self.change, self.standing, *self.fade, *self.motions)
+        )
+        corner = (place.top, place.left)
+        return Piece(self, tuple(motions), change, stands, Fade(gain, offset), corner)
+
+
+def coarse_motions_of(left: Tensor, right: Tensor) -> Tensor:
+    """Find the motion of frames (N, 3, H, W) as far as `alignment.coarse_motions` goes."""
+    first, second, mean, spread = normalised(left, right)
+    cells = in_cells(first, second)
+    return coarse_motions(_in_one_light(cells, find_fade(cells, -mean / spread)))
+
+
+def _in_one_light(cells: Tensor, fade: Fade) -> Tensor:
+    """Both frames' cells in the light half way; they are overwritten."""
+    fade.even_out(*cells.chunk(2))
+    return cells
+
+
+def _found_by_cells(cells: Tensor, coarse: Tensor | None, count: int) -> list[Tensor]:
+    """The first so many of the better motion and that by even contrast."""
+    levelled, evened = find_motions(cells, coarse)
+    found = [better_motion(cells, (levelled, evened)), evened][:count]
+    return [follow_small(cells, motion) for motion in found]
+
+
+class Piece(NamedTuple):
+    """What is to be made of a pair at once, H x W pixels of it."""
+
+    pair: Pair
+    motions: tuple[Tensor, ...]
+    """(N, 4, H/2, W/2) each, as `Pair.motions`."""
+    change: Tensor
+    """(N, 1, H/2, W/2), as `Pair.change`."""
+    standing: Tensor
+    """(N, 1, H/2, W/2), as `Pair.standing`."""
+    fade: Fade
+    corner: tuple[int, int]
+    """Its first row and column."""
+
+    def seen(self, dtype: torch.dtype) -> Tensor:
+        """What a network of `dtype` looks at: the frames as each motion moves them, and motions."""
+        moved = [self.pair.moved(motion, corner=self.corner) for motion in self.motions]
+        lefts, rights = zip(*moved, strict=True)
+        frames = [F.pixel_unshuffle(frame, 2).to(dtype) for frame in lefts + rights]
+        motions = [_shown(motion[:, :2]).to(dtype) for motion in self.motions]
+        return side_by_side(frames + motions)
+
+    def trust(self, number: int) -> Tensor:
+        """How far to trust the left frame more than the right one: (N, 1, H/2, W/2), +-HELP.
+
+        It is 0 but where a motion, the one of that number, is far and leads out of one of them.
+        """
+        height, width = self.pair.change.shape[-2:]
+        corner = self.corner[0] // CELL, self.corner[1] // CELL
+        motion = self.motions[number] / CELL
+        left, right = (
+            beyond(way, height, width, corner).clamp_(0, 1) for way in motion.chunk(2, 1)
+        )
+        far = ramp(length(motion[:, :2]) * CELL, LEAST_FAR, SURELY_FAR)
+        return right.sub_(left).mul_(far).mul_(HELP)
+
+
+def _shown(motion: Tensor) -> Tensor:
+    """Motion (N, 2, H, W) in the network's unit, shortened to MOST_SHOWN."""
+    return motion / length(motion).clamp_(min=MOST_SHOWN) * (MOST_SHOWN / MOTION_UNIT)
+
+
+def normalised(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Bring frames to mean 0 and spread 1, as in SepConv++, and to a multiple of MULTIPLE.
+
+    Returns:
+        Both frames, and mean and spread of each pair, (N, 1, 1, 1).
+    """
+    pair = torch.cat((left, right), 1).float()
+    # the small constant keeps a flat pair from being blown up into noise
+    mean, spread = pair.mean((1, 2, 3), keepdim=True), pair.std((1, 2, 3), keepdim=True) + 0.02
+    mean, spread = mean.to(left.dtype), spread.to(left.dtype)
+    first, second = (
+        pad_to_multiple((frames - mean).div_(spread), MULTIPLE) for frames in (left, right)
+    )
+    return first, second, mean, spread
+
+
+def changed(left: Tensor, right: Tensor) -> Tensor:
+    """Tell where normalised frames (N, 3, H, W) differ: (N, 1, H/2, W/2), 0 to 1.
+
+    Whatever the network thinks, it may touch nothing where nothing changes: a still that came
+    back sharpened or shifted by a hair would flicker between its source frames.
+    """
+    cells = shrink((left - right).abs().mean(1, keepdim=True), STILL_CELL)
+    return upsample(1 - torch.exp(-box(cells, STILL_CELLS) / STILL), STILL_CELL // CELL)
