@@ -1,6 +1,7 @@
 """What all tests share: the rules on threads, on `cuda` and `slow`, and where the data are."""
 
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -31,6 +32,13 @@ def _limit_cuda(items):
         return
     for item in items:
         item.add_marker(pytest.mark.skip(reason="cuda: no NVIDIA GPU here (FAIL_WITHOUT_CUDA=1)"))
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_each_time():
+    """Random tensors that a test makes without a generator of its own are the same in each run."""
+    if "torch" in sys.modules:  # a test that makes any has imported it with its module
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
