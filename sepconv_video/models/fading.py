@@ -42,7 +42,7 @@ WINDOW = 7
 """Cells a side over which it is told how much brighter a place is."""
 UNSURE_HERE, SURE_HERE = 0.5, 0.3
 """The same share, there."""
-LEAST_ALIKE, SURELY_ALIKE = 0.3, 0.6
+LEAST_ALIKE, SURELY_ALIKE = 0.4, 0.7
 """How alike what is seen there has to be: something white that comes into sight is no lamp."""
 LEAST_HERE, FULLY_HERE = 0.02, 0.04
 """Gain beyond 1 from which on, and from which on fully, a place is brighter."""
@@ -52,38 +52,36 @@ class Fade(NamedTuple):
     """By how much the right frame of a pair is brighter: `gain * left + offset`."""
 
     gain: Tensor
-    """(N, 1, h, w), for cells of some pixels; 1 where there is no fade."""
+    """(N, 3, h, w), for cells of some pixels; 1 where there is no fade."""
     offset: Tensor
-    """(N, 1, h, w), in normalised brightness; 0 where there is no fade."""
+    """(N, 3, h, w), in normalised brightness; 0 where there is no fade."""
 
     def even_out(self, left: Tensor, right: Tensor) -> None:
-        """Bring frames, or their cells, (N, C, H, W), to the light half way; they are overwritten.
+        """Bring frames, or their cells, (N, 3, H, W), to the light half way; they are overwritten.
 
         Where there is no fade they stay the same, bit for bit.
         """
         if self._is_none():
             return
-        gain, offset, half = self._maps(left)
-        left.mul_(half).add_(offset / 2)
-        right.sub_(offset).mul_(half / gain).add_(offset / 2)
+        for frames, (gain, offset) in zip((left, right), self._half_way(), strict=True):
+            frames.mul_(_enlarged(gain, frames)).add_(_enlarged(offset, frames))
 
     def undone(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         """Give frames that are in the light half way their own light again."""
         if self._is_none():
             return left, right
-        gain, offset, half = self._maps(left)
-        left, right = (frame - offset / 2 for frame in (left, right))
-        return left.div_(half), right.mul_(gain / half).add_(offset)
+        for_left, for_right = self._half_way()
+        return _undone(left, *for_left), _undone(right, *for_right)
 
     def _is_none(self) -> bool:
-        """Whether there is no fade at all; a GPU would have to be waited for."""
+        """Whether nothing is to be done at all; a GPU would have to be waited for."""
         return self.gain.is_cpu and bool((self.gain == 1).all() and (self.offset == 0).all())
 
-    def _maps(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The gain, the offset, and the gain from the left frame to half way, for each pixel."""
-        factor = frames.shape[-1] // self.gain.shape[-1]
-        gain, offset = (upsample(maps, factor).to(frames.dtype) for maps in self)
-        return gain, offset, (1 + gain) / 2
+    def _half_way(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Gain and offset from the left frame to half way, and from the right one."""
+        half = (1 + self.gain) / 2
+        back = half / self.gain
+        return (half, self.offset / 2), (back, self.offset / 2 - self.offset * back)
 
 
 @torch.no_grad()
@@ -106,8 +104,18 @@ def find_fade(cells: Tensor, black: Tensor) -> Fade:
     return Fade(gain * here, offset * here + black * (1 - here))
 
 
+def _enlarged(maps: Tensor, frames: Tensor) -> Tensor:
+    """Maps (N, 3, h, w) as large as frames, and of their precision."""
+    return upsample(maps, frames.shape[-1] // maps.shape[-1]).to(frames.dtype)
+
+
+def _undone(frames: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
+    """Take back what `Fade.even_out` does to frames."""
+    return (frames - _enlarged(offset, frames)).div_(_enlarged(gain, frames))
+
+
 def _everywhere(left: Tensor, right: Tensor, likeness: Tensor) -> tuple[Tensor, Tensor]:
-    """Find one gain and one offset, (N, 1, 1, 1) each."""
+    """Find one gain and one offset for each colour, (N, 3, 1, 1) each."""
     gain, offset = _fit(left, right, likeness)
     for _ in range(REFITS):
         misfit = _difference(gain * left + offset, right)
@@ -120,7 +128,7 @@ def _everywhere(left: Tensor, right: Tensor, likeness: Tensor) -> tuple[Tensor, 
 
 
 def _in_each_place(left: Tensor, right: Tensor, likeness: Tensor) -> Tensor:
-    """Find by what gain (N, 1, H, W) a place is brighter in the right frame, black being zero."""
+    """Find by what gain (N, 3, H, W) a place is brighter in the right frame, black being zero."""
     gain = _ratio(left, right, likeness)
     misfit = _difference(gain * left, right)
     usual = _around(misfit, likeness) + NOISE
@@ -128,9 +136,8 @@ def _in_each_place(left: Tensor, right: Tensor, likeness: Tensor) -> Tensor:
     before = _around(_difference(left, right), likeness)
     after = _around(_difference(gain * left, right), likeness)
     trust = ramp(after / (before + NOISE), UNSURE_HERE, SURE_HERE)
-    trust *= ramp((gain - 1).abs(), LEAST_HERE, FULLY_HERE)
     trust *= ramp(box(likeness, WINDOW), LEAST_ALIKE, SURELY_ALIKE)
-    return 1 + (gain - 1) * trust
+    return 1 + (gain - 1) * (trust * ramp((gain - 1).abs(), LEAST_HERE, FULLY_HERE))
 
 
 def _compared(cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,10 +167,10 @@ def _texture(frames: Tensor) -> Tensor:
 
 
 def _fit(left: Tensor, right: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit a line through the brightness of cells (N, C, H, W), by both axes alike.
+    """Fit a line through the brightness of cells (N, 3, H, W), by both axes alike.
 
     Returns:
-        Its gain and its offset, (N, 1, 1, 1) each.
+        For each colour its gain and its offset, (N, 3, 1, 1) each.
     """
     centre, centre_right = _mean(left, weight), _mean(right, weight)
     squares = ((left - centre).square_(), (right - centre_right).square_())
@@ -173,10 +180,8 @@ def _fit(left: Tensor, right: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _ratio(left: Tensor, right: Tensor, weight: Tensor) -> Tensor:
-    """Brightness of the right frame around each cell, by that of the left one: (N, 1, H, W)."""
-    before, after = (
-        box(frame.mean(1, keepdim=True) * weight, WINDOW) + 2 * NOISE for frame in (left, right)
-    )
+    """Brightness of the right frame around each cell, by that of the left one: (N, 3, H, W)."""
+    before, after = (box(frame * weight, WINDOW) + 2 * NOISE for frame in (left, right))
     return (after / before).clamp_(1 / MOST_GAIN, MOST_GAIN)
 
 
@@ -191,6 +196,6 @@ def _difference(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
-    """(N, C, H, W), weighed by (N, 1, H, W), to (N, 1, 1, 1)."""
-    total = (values.mean(1, keepdim=True) * weight).sum((1, 2, 3), keepdim=True)
-    return total / weight.sum((1, 2, 3), keepdim=True).clamp_(min=1e-6)
+    """Average of each channel of (N, C, H, W), weighed by (N, 1, H, W): (N, C, 1, 1)."""
+    total = weight.sum((2, 3), keepdim=True).clamp_(min=1e-6)
+    return (values * weight).sum((2, 3), keepdim=True) / total
