@@ -31,8 +31,6 @@ LEAST_PICTURE = 0.25
 STRIP = 64
 """Lines looked at together: most pictures have no bars, and end the search in the first ones."""
 
-Pair = tuple[Plane, Plane]
-
 
 class Area(NamedTuple):
     """A part of a frame: rows `top` to `bottom`, columns `start` to `end`, the latter excluded."""

@@ -128,7 +128,7 @@ INFO = VideoInfo(
 
 
 def panning(count, area, step=6):
-    """Frames of a picture that pans: luma, and chroma of no colour."""
+    """Grey frames of a picture that pans, each within bars of its own."""
     texture = torch.nn.functional.interpolate(
         torch.from_numpy(noise(3, 30, 230, ROWS // 4, COLUMNS))[None, None].float(),
         scale_factor=4,

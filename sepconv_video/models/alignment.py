@@ -155,10 +155,20 @@ def _in_both_ways(frames: Tensor) -> tuple[Tensor, Tensor]:
         The left frames in either way, and the right ones: (2*N, C, H, W) each.
     """
     around = box(frames, CONTRAST_WINDOW)
-    contrast = box((frames - around).square_().mean(1, keepdim=True), CONTRAST_WINDOW).sqrt_()
-    ways = _levelled(frames, around), frames / (contrast + LEAST_CONTRAST)
+    ways = _levelled(frames, around), frames / unevenness(frames, around)
     (left, right), (even_left, even_right) = (way.chunk(2) for way in ways)
     return torch.cat((left, even_left)), torch.cat((right, even_right))
+
+
+def unevenness(frames: Tensor, around: Tensor) -> Tensor:
+    """Tell what to divide cells (N, C, H, W) by to make their contrast even: (N, 1, H, W).
+
+    Args:
+        frames: The cells.
+        around: The brightness around each of them.
+    """
+    contrast = box((frames - around).square_().mean(1, keepdim=True), CONTRAST_WINDOW).sqrt_()
+    return contrast + LEAST_CONTRAST
 
 
 def _levelled(frames: Tensor, around: Tensor) -> Tensor:

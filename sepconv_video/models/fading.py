@@ -17,7 +17,7 @@ from sepconv_video.models.alignment import (
     CONSTANTS,
     CONTRAST_WINDOW,
     LEAST_CELLS,
-    LEAST_CONTRAST,
+    unevenness,
 )
 from sepconv_video.models.blocks import beyond, box, halve, ramp, upsample, warp
 
@@ -161,9 +161,8 @@ def _compared(cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _texture(frames: Tensor) -> Tensor:
     """What is left of (N, C, H, W) without the brightness around, as if all had one contrast."""
-    texture = frames - box(frames, CONTRAST_WINDOW)
-    contrast = box(texture.square().mean(1, keepdim=True), CONTRAST_WINDOW).sqrt_()
-    return texture / (contrast + LEAST_CONTRAST)
+    around = box(frames, CONTRAST_WINDOW)
+    return (frames - around) / unevenness(frames, around)
 
 
 def _fit(left: Tensor, right: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
