@@ -41,6 +41,13 @@ def lamp(column: float) -> torch.Tensor:
     return 0.5 + 0.4 * torch.exp(-(across**2 + down**2) / (2 * 40**2))
 
 
+def bands(phase: float, dim: int) -> torch.Tensor:
+    """Light in bands across, or down (dim -1), as of a lamp that flickers; (128, 1) or (1, 192)."""
+    lines = torch.arange((HEIGHT, WIDTH)[dim])
+    light = 0.75 + 0.2 * torch.sin(2 * math.pi * lines / 110 + phase)
+    return light[:, None] if dim == -2 else light[None]
+
+
 def psnr(made: torch.Tensor, true: torch.Tensor) -> float:
     """Of what is neither near an edge, in dB."""
     return -10 * math.log10(float((made - true)[..., 16:-16, 16:-16].square().mean()))
@@ -108,6 +115,24 @@ def test_where_a_lamp_moves_nothing_else_does(name):
     assert psnr(made, middle) > psnr((left + right) / 2, middle) - 1
     assert psnr(made, middle) > 38
     assert (made - tiled).abs().max() < 1 / 255
+
+
+@pytest.mark.parametrize("name", ["fast", "fine"])
+@pytest.mark.parametrize("dim", [-2, -1])
+def test_bands_of_light_that_flickers_hide_no_motion(name, dim):
+    model = load_model(name, torch.device("cpu"))
+    first, last = bands(0, dim), bands(2, dim)
+    with torch.inference_mode():
+        made = model(scene(0) * first, scene(2) * last)
+    assert psnr(made, scene(1) * (first + last) / 2) > 34
+
+
+def test_what_is_hardly_found_again_tells_nothing_of_light():
+    """Most of one picture makes way for another: what looks alike by chance is no evidence."""
+    left, right = scene(0), scene(0)
+    right[..., 60:] = scene(0, seed=5)[..., 60:] * 0.5
+    gain = found(left, right).gain
+    assert torch.equal(gain.amin((2, 3)), gain.amax((2, 3)))
 
 
 @pytest.mark.parametrize("name", ["fast", "fine"])

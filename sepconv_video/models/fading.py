@@ -3,9 +3,12 @@
 The search for motion compares brightness, and what is made where one frame is trusted more is as
 bright as that one. So both are first brought to the light half way between them. How much brighter
 one is, is told by cells that show the same in both, which are found by their texture alone: a gain
-and an offset for all of the frame, and then a gain in each place, where a lamp moves or a cloud.
+and an offset for all of the frame, then a gain of each row and of each column, as lamps that
+flicker show as bands where a sensor is read line by line, and of each place, where a lamp moves or
+a cloud.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -25,6 +28,10 @@ SIDE = 16
 """Pixels of the cells that are compared, or less in small frames."""
 COARSE = CONSTANTS._replace(steps=4)
 """How their motion is sought: roughly."""
+DARK = 0.1
+"""In normalised brightness: how much darker things are is told up to here."""
+LINES = 3
+"""Rows or columns of cells over which a band of light is told from what is thinner, as a fence."""
 UNLIKE = 0.3
 """Cells whose textures differ by more, in units of their contrast, hardly count."""
 NOISE = 0.01
@@ -41,11 +48,16 @@ offset are believed: where there is no fade they explain few of them."""
 WINDOW = 7
 """Cells a side over which it is told how much brighter a place is."""
 UNSURE_HERE, SURE_HERE = 0.5, 0.3
-"""The same share, there."""
-LEAST_ALIKE, SURELY_ALIKE = 0.4, 0.7
+"""The share of the differences that is left, there."""
+LEAST_ALIKE, SURELY_ALIKE = 0.7, 0.85
 """How alike what is seen there has to be: something white that comes into sight is no lamp."""
+LEAST_KNOWN, SURELY_KNOWN = 0.65, 0.75
+"""How alike all of the frame has to be: if little of it is found again, some of that is chance."""
 LEAST_HERE, FULLY_HERE = 0.02, 0.04
 """Gain beyond 1 from which on, and from which on fully, a place is brighter."""
+
+Average = Callable[[Tensor], Tensor]
+"""Of (N, C, H, W) over rows, columns, places or all of it; its height or width may become 1."""
 
 
 class Fade(NamedTuple):
@@ -95,13 +107,34 @@ def find_fade(cells: Tensor, black: Tensor) -> Fade:
     size = CELL
     while size < SIDE and min(cells.shape[-2:]) >= 4 * LEAST_CELLS:
         cells, size = halve(cells), 2 * size
-    left, right, likeness = _compared(cells)
-    gain, offset = _everywhere(left, right, likeness)
     black = black.float()
+    left, right, likeness = _compared(cells, black)
+    gain, offset = _everywhere(left, right, likeness)
     left, right = gain * left + offset - black, right - black
     # light makes all brighter in proportion
-    here = _in_each_place(left, right, likeness)
-    return Fade(gain * here, offset * here + black * (1 - here))
+    known = ramp(_by_all(likeness), LEAST_KNOWN, SURELY_KNOWN)
+    # bands go all over a frame, so that they are judged by all of it
+    for average, judge in ((_by_row, _by_all), (_by_column, _by_all), (_by_place, _by_place)):
+        here = 1 + (_gain(left, right, likeness, average, judge) - 1) * known
+        left = here * left
+        gain, offset = here * gain, here * offset + black * (1 - here)
+    return Fade(gain, offset)
+
+
+def _by_row(maps: Tensor) -> Tensor:
+    return maps.mean(3, keepdim=True)
+
+
+def _by_column(maps: Tensor) -> Tensor:
+    return maps.mean(2, keepdim=True)
+
+
+def _by_all(maps: Tensor) -> Tensor:
+    return maps.mean((2, 3), keepdim=True)
+
+
+def _by_place(maps: Tensor) -> Tensor:
+    return box(maps, WINDOW)
 
 
 def _enlarged(maps: Tensor, frames: Tensor) -> Tensor:
@@ -127,22 +160,27 @@ def _everywhere(left: Tensor, right: Tensor, likeness: Tensor) -> tuple[Tensor, 
     return 1 + (gain - 1) * trust, offset * trust
 
 
-def _in_each_place(left: Tensor, right: Tensor, likeness: Tensor) -> Tensor:
-    """Find by what gain (N, 3, H, W) a place is brighter in the right frame, black being zero."""
-    gain = _ratio(left, right, likeness)
+def _gain(
+    left: Tensor, right: Tensor, likeness: Tensor, average: Average, judge: Average
+) -> Tensor:
+    """Find by what gain (N, 3, H or 1, W or 1) the right frame is brighter, black being zero."""
+    gain = _ratio(left, right, likeness, average)
     misfit = _difference(gain * left, right)
-    usual = _around(misfit, likeness) + NOISE
-    gain = _ratio(left, right, likeness / (1 + (misfit / usual) ** 2))
-    before = _around(_difference(left, right), likeness)
-    after = _around(_difference(gain * left, right), likeness)
+    usual = _weighed(misfit, likeness, average) + NOISE
+    gain = _ratio(left, right, likeness / (1 + (misfit / usual) ** 2), average)
+    before = _weighed(_difference(left, right), likeness, judge)
+    after = _weighed(_difference(gain * left, right), likeness, judge)
     trust = ramp(after / (before + NOISE), UNSURE_HERE, SURE_HERE)
-    trust *= ramp(box(likeness, WINDOW), LEAST_ALIKE, SURELY_ALIKE)
+    trust = trust * ramp(average(likeness), LEAST_ALIKE, SURELY_ALIKE)
     return 1 + (gain - 1) * (trust * ramp((gain - 1).abs(), LEAST_HERE, FULLY_HERE))
 
 
-def _compared(cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _compared(cells: Tensor, black: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Both frames' cells as they lie on top of each other, and how alike their textures are."""
-    grids = [cells]
+    left, right = cells.chunk(2)
+    gain, offset = _fit(left, right, torch.ones_like(left[:, :1]))
+    bright = torch.cat((gain * left + offset - black, right - black))
+    grids = [_without_bands(bright.clamp_(min=0).add_(DARK).log_())]
     while min(grids[-1].shape[-2:]) >= 2 * LEAST_CELLS:
         grids.append(halve(grids[-1]))
     motion = torch.zeros_like(halve(grids[-1])[: len(cells) // 2, :2])
@@ -151,12 +189,16 @@ def _compared(cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         texture, texture_right = _texture(frames).chunk(2)
         motion = 2 * upsample(motion, 2)[..., :height, :width]
         motion = search(texture, texture_right, motion, COARSE)
-    left, right = cells.chunk(2)
     unlike = _difference(warp(texture, motion), warp(texture_right, -motion))
     likeness = 1 / (1 + (unlike / UNLIKE) ** 2)
     for way in (motion, -motion):  # what lies outside cannot be compared
-        likeness *= beyond(way, *way.shape[-2:]) < 0
+        likeness *= beyond(way, *way.shape[-2:]) <= 0.5
     return warp(left, motion), warp(right, -motion), likeness
+
+
+def _without_bands(maps: Tensor) -> Tensor:
+    """Take off (N, C, H, W), logarithms, what is common to rows and to columns."""
+    return maps - box(_by_row(maps), LINES) - box(_by_column(maps), LINES)
 
 
 def _texture(frames: Tensor) -> Tensor:
@@ -178,15 +220,15 @@ def _fit(left: Tensor, right: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return gain, centre_right - gain * centre
 
 
-def _ratio(left: Tensor, right: Tensor, weight: Tensor) -> Tensor:
-    """Brightness of the right frame around each cell, by that of the left one: (N, 3, H, W)."""
-    before, after = (box(frame * weight, WINDOW) + 2 * NOISE for frame in (left, right))
+def _ratio(left: Tensor, right: Tensor, weight: Tensor, average: Average) -> Tensor:
+    """Brightness of the right frame (N, 3, H, W), averaged, by that of the left one."""
+    before, after = (average(frame * weight) + 2 * NOISE for frame in (left, right))
     return (after / before).clamp_(1 / MOST_GAIN, MOST_GAIN)
 
 
-def _around(values: Tensor, weight: Tensor) -> Tensor:
-    """Average of (N, 1, H, W) around each cell, weighed."""
-    return box(values * weight, WINDOW) / (box(weight, WINDOW) + LEAST_SPREAD)
+def _weighed(values: Tensor, weight: Tensor, average: Average) -> Tensor:
+    """Average of (N, 1, H, W), weighed."""
+    return average(values * weight) / (average(weight) + LEAST_SPREAD)
 
 
 def _difference(left: Tensor, right: Tensor) -> Tensor:
