@@ -135,6 +135,15 @@ def test_what_is_hardly_found_again_tells_nothing_of_light():
     assert torch.equal(gain.amin((2, 3)), gain.amax((2, 3)))
 
 
+@pytest.mark.parametrize("side", [16, 32])
+def test_pictures_that_have_nothing_in_common_are_no_fade(side):
+    pictures = torch.rand(2, 3, HEIGHT // side, WIDTH // side)
+    left, right = F.interpolate(pictures, size=(HEIGHT, WIDTH)).split(1)
+    fade = found(left, right * 0.5)
+    assert near(fade.gain, 1, 0)
+    assert near(fade.offset, 0, 0)
+
+
 @pytest.mark.parametrize("name", ["fast", "fine"])
 def test_light_may_change_its_colour(name):
     model = load_model(name, torch.device("cpu"))

@@ -45,6 +45,9 @@ MOST_GAIN = 8.0
 UNSURE, SURE = 0.9, 0.7
 """Share of the differences that is left, from which down, and from which down fully, a gain and an
 offset are believed: where there is no fade they explain few of them."""
+MOST_LEFT, LITTLE_LEFT = 0.3, 0.2
+"""In normalised brightness: what is left of the differences then, from which down, and from which
+down fully, cells are taken to lie on top of each other at all."""
 WINDOW = 7
 """Cells a side over which it is told how much brighter a place is."""
 UNSURE_HERE, SURE_HERE = 0.5, 0.3
@@ -157,6 +160,7 @@ def _everywhere(left: Tensor, right: Tensor, likeness: Tensor) -> tuple[Tensor, 
     before = _mean(_difference(left, right), likeness)
     after = _mean(_difference(gain * left + offset, right), likeness)
     trust = ramp(after / before.clamp_(min=LEAST_SPREAD), UNSURE, SURE)
+    trust *= ramp(after, MOST_LEFT, LITTLE_LEFT)
     return 1 + (gain - 1) * trust, offset * trust
 
 
