@@ -325,7 +325,11 @@ class Rounded:
 @pytest.mark.parametrize("name", ["fast", "fine"])
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
 def test_half_precision_keeps_the_psnr_of_real_clips(name, kind, shared):
-    """Within 0.3 level mean of fp32, PSNR within 0.02 dB: two triples of each clip of val."""
+    """Within 0.3 level mean of fp32, PSNR within 0.02 dB: every second triple of val.
+
+    What moves ambiguously is found one way or another by a hair: single triples go up and down by
+    0.07 dB, as the standard deviation tells, whatever rounds them; the mean of few ones does, too.
+    """
     from sepconv_video.devices import frames_dtype
     from sepconv_video.training.clips import read_folder
 
@@ -333,7 +337,7 @@ def test_half_precision_keeps_the_psnr_of_real_clips(name, kind, shared):
     rounded = Rounded(half, kind)
     differences, gains = [], []
     for clip in read_folder(shared / "data" / "val").values():
-        for first in (0, len(clip) // 2):
+        for first in range(0, len(clip) - 2, 4):
             left, true, right = clip[first : first + 3, None].float() / 255
             with torch.inference_mode():
                 wanted = exact(left, right)
