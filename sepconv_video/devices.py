@@ -58,7 +58,7 @@ def choose_dtype(
         bf16_suffices: Whether `auto` may take bf16 on a CPU: the network's own word.
 
     Raises:
-        OptionsError: Half precision on a CPU where it is many times slower than fp32.
+        OptionsError: Half precision on a CPU where it is slower than fp32.
     """
     fast = fast_precisions(device)
     if precision == "auto":
@@ -67,8 +67,7 @@ def choose_dtype(
         return torch.bfloat16 if bf16_suffices and "bf16" in fast else torch.float32
     if precision not in fast:
         raise OptionsError(
-            f"`--precision {precision}` makes no sense on this CPU: it is many times slower "
-            "than fp32",
+            f"`--precision {precision}` makes no sense on this CPU: it is slower than fp32",
             "leave the option out, or use `--precision fp32`",
         )
     return DTYPES[precision]

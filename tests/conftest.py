@@ -55,11 +55,14 @@ def no_thread_left():
 
 
 def _new_threads(before):
-    # tqdm keeps one watching thread for good; a dummy stands for one of PyTorch's own
+    # tqdm keeps one watching thread for good, and the operator those of its loops; a dummy stands
+    # for one of PyTorch's own
     return [
         thread
         for thread in threading.enumerate()
-        if thread not in before and type(thread).__name__ not in {"TMonitor", "_DummyThread"}
+        if thread not in before
+        and type(thread).__name__ not in {"TMonitor", "_DummyThread"}
+        and not thread.name.startswith("sepconv-video loops")
     ]
 
 

@@ -249,9 +249,9 @@ def test_precision_on_a_gpu_and_on_cpus(monkeypatch):
         assert choose_dtype("auto", cpu) == wanted
         assert choose_dtype("auto", cpu, bf16_suffices=False) == torch.float32
         assert choose_dtype("fp32", cpu) == torch.float32
-        with pytest.raises(OptionsError, match="many times slower"):
+        with pytest.raises(OptionsError, match="slower than fp32"):
             choose_dtype("fp16", cpu)
-    with pytest.raises(OptionsError, match="many times slower"):
+    with pytest.raises(OptionsError, match="slower than fp32"):
         choose_dtype("bf16", cpu)
     monkeypatch.setattr(devices, "has_bf16_units", lambda: True)
     assert choose_dtype("bf16", cpu) == torch.bfloat16

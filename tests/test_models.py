@@ -67,10 +67,10 @@ def macs_per_pixel(model, height, width):
 @pytest.mark.parametrize(("prefix", "on_a_gpu"), [("module", False), ("net", True)])
 def test_reproduces_the_golden_output(prefix, on_a_gpu, shared, tmp_path: Path, monkeypatch):
     """Also by the way that it takes on a GPU."""
-    from sepconv_video.models.blocks import InEights
+    from sepconv_video.models.blocks import Convolution
 
     if on_a_gpu:
-        monkeypatch.setattr(InEights, "forward", InEights.in_eights)
+        monkeypatch.setattr(Convolution, "forward", Convolution.in_eights)
     torch.save(official_state(prefix), tmp_path / "network.pytorch")
     model = load_model(tmp_path / "network.pytorch")
     golden = np.load(shared / "golden" / "sepconv2017.npz")
@@ -365,9 +365,9 @@ class NeverWaiting(TorchFunctionMode):
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_maps_in_eights_are_the_same_and_zeros(stride):
-    from sepconv_video.models.blocks import InEights
+    from sepconv_video.models.blocks import Convolution
 
-    conv, maps = InEights(26, 49, stride), torch.randn(2, 26, 6, 8)
+    conv, maps = Convolution(26, 49, stride), torch.randn(2, 26, 6, 8)
     made = conv.in_eights(F.pad(maps, [0, 0, 0, 0, 0, 6]))
     assert made.shape[1] == 56
     torch.testing.assert_close(made[:, :49], conv(maps))

@@ -9,7 +9,7 @@ numba is imported at the top, so import this module only when it is needed.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +30,8 @@ from sepconv_video.kernels.vectors import (
 )
 
 # CRC-32 of `vectors.py`: numba's cache looks at this file, not at those that it imports
-VECTORS = 0x12D2E373
+VECTORS = 0x301AB5B9
+THREADS = "sepconv-video loops"  # name of those that are kept
 ROWS = 16  # rows of a tile, a multiple of PAIR: they share one copy of the image patch
 ZERO = np.int64(0)  # unlike a plain 0 of a type that numba has no special case for
 ONE = (np.int64(1), ZERO, ZERO)  # a stack of one plane
@@ -169,8 +170,8 @@ def run(
     tasks: int,
     arguments: tuple[Any, ...],
     buffers: Callable[[], Any] | None = None,
-    pool: ThreadPoolExecutor | None = None,
-    threads: int | None = None,
+    *,
+    alone: bool = False,
 ) -> None:
     """Call `loop(*arguments, task)` for every task, on as many threads as PyTorch uses.
 
@@ -182,9 +183,7 @@ def run(
         tasks: Number of tasks.
         arguments: What all tasks share.
         buffers: Makes one more argument for each thread.
-        pool: Threads beside the caller's own, for what is called again and again: to start
-            some takes half a millisecond. None starts them for this call.
-        threads: Instead of PyTorch's number; 1 for what is done before a second one has begun.
+        alone: On the caller's thread only: all is done before a second one has begun.
     """
     todo = iter(range(tasks))  # the interpreter's lock makes taking the next task atomic
 
@@ -193,13 +192,19 @@ def run(
         for task in todo:
             loop(*arguments, *own, task)
 
-    helpers = min(threads or torch.get_num_threads(), tasks) - 1
-    with nullcontext(pool) if pool is not None else ThreadPoolExecutor(max(helpers, 1)) as others:
-        waiting = [others.submit(work) for _ in range(helpers)]
-        work()
-        for helper in waiting:
-            if not helper.cancel():  # it has begun; else there is nothing left for it
-                helper.result()
+    most = torch.get_num_threads()
+    helpers = 0 if alone else min(most, tasks) - 1
+    waiting = [_threads(most - 1).submit(work) for _ in range(helpers)]
+    work()
+    for helper in waiting:
+        if not helper.cancel():  # it has begun; else there is nothing left for it
+            helper.result()
+
+
+@lru_cache(maxsize=1)
+def _threads(count: int) -> ThreadPoolExecutor:
+    """Threads beside the caller's own, kept, as to start some takes half a millisecond."""
+    return ThreadPoolExecutor(count, THREADS)
 
 
 @compiled()

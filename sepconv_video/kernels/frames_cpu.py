@@ -6,7 +6,6 @@ import this module only when it is needed.
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from sepconv_video.kernels.looks import BORDER, LANES, look, look_cubic
 from sepconv_video.kernels.motion import MODES, Warping
 from sepconv_video.kernels.vectors import BLOCK, clamp, compiled, copy_flat
 
-LOOKS = 0x61F6D948  # CRC-32 of `vectors.py` and `looks.py`, as `VECTORS` of `cpu`
+LOOKS = 0x394BD5BB  # CRC-32 of `vectors.py` and `looks.py`, as `VECTORS` of `cpu`
 LEAST_ROWS, MOST_ROWS = 16, 64  # of a strip: its buffers are to stay in a core's cache
 STRIPS = 2  # for each thread, so that all end at the same time
 LEAST_WARPED, LEAST_BOXED = 50_000, 300_000  # fewer are done before a second thread has begun
@@ -38,7 +37,6 @@ def by_strips(
     pictures: int,
     height: int,
     shapes: Shapes = (),
-    pool: ThreadPoolExecutor | None = None,
     *,
     is_small: bool,
 ) -> None:
@@ -50,7 +48,6 @@ def by_strips(
         pictures: How many.
         height: Of each.
         shapes: Of the buffers of a thread.
-        pool: As `run` wants it.
         is_small: Whether all is done before a second thread has begun.
     """
     # the more rows, the less is worked out twice
@@ -65,7 +62,7 @@ def by_strips(
     def buffers() -> Buffers:
         return tuple(torch.empty(shape).numpy() for shape in shapes)
 
-    run(strip, pictures * strips, (), buffers, pool, 1 if is_small else None)
+    run(strip, pictures * strips, (), buffers, alone=is_small)
 
 
 def interleaved(frames: Tensor, border: int = 0) -> Array:

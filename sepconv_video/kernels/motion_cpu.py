@@ -8,7 +8,6 @@ numba is imported at the top, so import this module only when it is needed.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from sepconv_video.kernels.looks import LANES, look
 from sepconv_video.kernels.motion import WINDOW, Constants
 from sepconv_video.kernels.vectors import bound, clamp, compiled, copy_flat
 
-LOOKS = 0x61F6D948  # as in `frames_cpu`
+LOOKS = 0x394BD5BB  # as in `frames_cpu`
 LEAST_CELLS = 8000  # fewer are done before a second thread has begun
 C = 3  # channels
 TERMS = 5  # products of slopes and differences, which are averaged for a correction
@@ -57,11 +56,10 @@ Lines = tuple[int, int, int]  # a row of a buffer; those of the frame's first an
 def search(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) -> Tensor:
     """Do what `motion.search` says."""
     frames = interleaved(left), interleaved(right)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for _ in range(constants.steps):
-            motion = correct(frames, motion, constants, pool)
-        for distance in constants.distances:
-            motion = choose(frames, motion, constants, distance, pool)
+    for _ in range(constants.steps):
+        motion = correct(frames, motion, constants)
+    for distance in constants.distances:
+        motion = choose(frames, motion, constants, distance)
     return motion
 
 
@@ -71,28 +69,20 @@ def _looks(width: int) -> Shapes:
     return (2, LANES, wide), (4, wide)
 
 
-def correct(
-    frames: Frames, motion: Tensor, constants: Constants, pool: ThreadPoolExecutor | None = None
-) -> Tensor:
+def correct(frames: Frames, motion: Tensor, constants: Constants) -> Tensor:
     """Correct a motion (N, 2, H, W) once, and smooth it where the frames agree."""
     W, lines = motion.shape[3], MOST_ROWS + 2 * WINDOW
     kept = (C, lines, W + 2), (C, lines, W), (TRUST + 1, lines, W)
     shapes = *_looks(W), (W,), *kept, (W + 2 * RADIUS,), (TERMS, W)
-    return _step(_correct_strip, frames, motion, (constants, 0), shapes, pool)
+    return _step(_correct_strip, frames, motion, (constants, 0), shapes)
 
 
-def choose(
-    frames: Frames,
-    motion: Tensor,
-    constants: Constants,
-    distance: int,
-    pool: ThreadPoolExecutor | None = None,
-) -> Tensor:
+def choose(frames: Frames, motion: Tensor, constants: Constants, distance: int) -> Tensor:
     """Let each cell take the motion of one `distance` cells away, where that suits it better."""
     W = motion.shape[3]
     costs = (CANDIDATES, MOST_ROWS + 2 * RADIUS, W)
     shapes = *_looks(W), (W,), costs, (W + 2 * RADIUS,), (CANDIDATES, W), (MIXED, W)
-    return _step(_choose_strip, frames, motion, (constants, distance), shapes, pool)
+    return _step(_choose_strip, frames, motion, (constants, distance), shapes)
 
 
 def _step(
@@ -101,7 +91,6 @@ def _step(
     motion: Tensor,
     how: tuple[Constants, int],
     shapes: Shapes,
-    pool: ThreadPoolExecutor | None,
 ) -> Tensor:
     """Do one step of a search by strips of rows; `shapes` are those of the buffers of a thread."""
     (left, right), given, made = frames, as_array(motion), torch.empty(motion.shape)
@@ -111,7 +100,7 @@ def _step(
     def work(n: int, rows: Two, own: Buffers) -> None:
         step((left[n], right[n], given[n], result[n]), distance, figures, own, rows)
 
-    by_strips(work, N, H, shapes, pool, is_small=N * H * W < LEAST_CELLS)
+    by_strips(work, N, H, shapes, is_small=N * H * W < LEAST_CELLS)
     return made
 
 

@@ -115,15 +115,15 @@ def implementations() -> dict[str, str]:
 
 
 def has_bf16_units() -> bool:
-    """Tell whether this CPU multiplies matrices of bfloat16, twice as fast as of float32 or more.
+    """Tell whether this CPU multiplies matrices of bfloat16 many times as fast as of float32.
 
-    Those with AMX (Intel since 2023) or AVX512-BF16 (AMD since 2022) do; on others PyTorch's bf16
-    is many times slower than fp32.
+    Those with AMX (Intel since 2023) do. AVX512-BF16 is twice as fast at best, and so is our own
+    code for float32; on others PyTorch's bf16 is many times slower.
     """
     from llvmlite import binding  # type: ignore[import-untyped]  # noqa: PLC0415 - heavy
 
     features: dict[str, bool] = binding.get_host_cpu_features()
-    return features.get("amx-bf16", False) or features.get("avx512bf16", False)
+    return features.get("amx-bf16", False)
 
 
 def _try_cpu() -> str:

@@ -53,7 +53,7 @@ def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.fadd(product, c, flags=("contract",))
 
 
-class _Vectors:
+class Vectors:
     """Loads, stores and multiply-adds of one vector type, for the functions that emit code."""
 
     def __init__(self, context: Any, builder: Any, element: Any) -> None:
@@ -69,13 +69,23 @@ class _Vectors:
         return self.builder.load(self._at(base, terms), align=self.align)
 
     def store(self, vector: Any, base: Any, *terms: Any) -> None:
+        """Write a vector to such an address."""
         self.builder.store(vector, self._at(base, terms), align=self.align)
 
     def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        """Emit a * b + c."""
         return multiply_add(self.builder, a, b, c)
 
     def splat(self, value: float) -> Any:
+        """All lanes of a number."""
         return ir.Constant(self.type, [ir.Constant(self.element, value)] * self.lanes)
+
+    def broadcast(self, value: Any) -> Any:
+        """All lanes of a value that is known only later."""
+        index = ir.IntType(32)
+        one = self.builder.insert_element(ir.Constant(self.type, ir.Undefined), value, index(0))
+        first = ir.Constant(ir.VectorType(index, self.lanes), None)
+        return self.builder.shuffle_vector(one, one, first)
 
     def cells(self, count: int) -> list[Any]:
         """Variables for sums, which LLVM keeps in registers; zero."""
@@ -90,7 +100,7 @@ class _Vectors:
         return self.builder.bitcast(base, self.type.as_pointer())
 
 
-def _emit_dots(v: _Vectors, rows: list[Any], along: Any, taps: list[Any], count: Any) -> list[Any]:
+def _emit_dots(v: Vectors, rows: list[Any], along: Any, taps: list[Any], count: Any) -> list[Any]:
     """Emit sums[o * len(rows) + r] = sum_t rows[r][t*along] * taps[o][t*BLOCK] for one vector.
 
     Args:
@@ -154,7 +164,7 @@ def _build_filter(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     )
     first_sum, step = (builder.extract_value(args[1], k) for k in range(2))
     start, width, K = (builder.extract_value(args[3], k) for k in range(3))
-    v, word = _Vectors(context, builder, total.type.pointee), start.type
+    v, word = Vectors(context, builder, total.type.pointee), start.type
     padded = builder.add(K, word(GROUP))
 
     def row_of_taps(taps: Any, count: Any, o: int, x: Any) -> Any:
@@ -197,7 +207,7 @@ def _type_enlarge(_: Any, target: Any, at: Any, source: Any, rows: Any) -> Any:
 
 def _build_enlarge(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     target, source = data(context, builder, signature, args, (0, 2))
-    v = _Vectors(context, builder, target.type.pointee)
+    v = Vectors(context, builder, target.type.pointee)
     near, far = v.splat(0.75), v.splat(0.25)
     at = [builder.gep(target, [builder.extract_value(args[1], o)]) for o in range(PAIR)]
     rows = [builder.gep(source, [builder.extract_value(args[3], r)]) for r in range(3)]
@@ -241,7 +251,7 @@ def _type_dot4(_: Any, sums: Any, rows: Any, start: Any, steps: Any, taps: Any, 
 
 def _build_dot4(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     sums, rows, taps = data(context, builder, signature, args, (0, 1, 4))
-    v = _Vectors(context, builder, sums.type.pointee)
+    v = Vectors(context, builder, sums.type.pointee)
     across, along = (builder.extract_value(args[3], k) for k in (0, 1))
     word = args[5].type
     with for_range(builder, word(BLOCK), v.lanes) as x:

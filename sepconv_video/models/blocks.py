@@ -7,36 +7,45 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sepconv_video.kernels import motion as kernels
+from sepconv_video.kernels.convolution import convolve
 from sepconv_video.kernels.motion import Mode, Warping
 
+SLOPE = 0.1
+"""Of the leaky ReLU, below zero."""
 
-class InEights(nn.Conv2d):
-    """A 3x3 convolution of maps that on a GPU come and go in eights: those beyond are zero.
 
-    Its matrix units load eight halves at a time; 51 maps side by side would be loaded one by one.
-    A CPU gains nothing by it.
+class Convolution(nn.Conv2d):
+    """A 3x3 convolution and a rectifier.
+
+    On a GPU maps come and go in eights, of which those beyond are zero: its matrix units load eight
+    halves at a time; 51 maps side by side would be loaded one by one. A CPU gains nothing by it.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        """Build for so many maps, besides those of zeros."""
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, slope: float = 1.0) -> None:
+        """Build for so many maps, besides those of zeros; `slope` is that of `convolve`."""
         super().__init__(inputs, outputs, 3, stride, padding=1)
+        self.slope = slope
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def forward(self, maps: Tensor, base: Tensor | None = None) -> Tensor:
         """Do what `in_eights` does, on a CPU without more maps."""
-        return super().forward(maps) if maps.is_cpu else self.in_eights(maps)
+        return self._convolve(maps, 0, base) if maps.is_cpu else self.in_eights(maps, base)
 
-    def in_eights(self, maps: Tensor) -> Tensor:
+    def in_eights(self, maps: Tensor, base: Tensor | None = None) -> Tensor:
         """(N, inputs or more, H, W) to (N, the next multiple of 8 from the outputs on, H, W)."""
-        inputs, outputs = maps.shape[1] - self.in_channels, -self.out_channels % 8
-        assert self.bias is not None
-        if not inputs and not outputs:
-            return super().forward(maps)
-        weight = F.pad(self.weight, [0, 0, 0, 0, 0, inputs, 0, outputs])
-        return F.conv2d(maps, weight, F.pad(self.bias, [0, outputs]), self.stride, padding=1)
+        return self._convolve(maps, -self.out_channels % 8, base)
+
+    def _convolve(self, maps: Tensor, outputs: int, base: Tensor | None) -> Tensor:
+        """Make so many maps of zeros more, and add `base`."""
+        weight, bias, inputs = self.weight, self.bias, maps.shape[1] - self.in_channels
+        assert bias is not None
+        if inputs or outputs:
+            weight = F.pad(weight, [0, 0, 0, 0, 0, inputs, 0, outputs])
+            bias = F.pad(bias, [0, outputs])
+        return convolve(maps, weight, bias, stride=self.stride[0], slope=self.slope, base=base)
 
 
 def side_by_side(maps: list[Tensor]) -> Tensor:
-    """Join maps (N, some, H, W) for a convolution `InEights`."""
+    """Join maps (N, some, H, W) for a `Convolution`."""
     more = -sum(some.shape[1] for some in maps) % 8
     if more and not maps[0].is_cpu:
         first = maps[0]
@@ -50,26 +59,28 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         """Build the two convolutions for (N, channels, H, W) features."""
         super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = zero_conv(channels, channels)
-        nn.init.kaiming_normal_(self.first.weight, a=0.1)
+        self.first, self.second = _conv_act(channels, channels), zero_conv(channels, channels)
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, channels, H, W) in and out."""
-        residual: Tensor = self.second(F.leaky_relu(self.first(features), 0.1, inplace=True))
-        return residual.add_(features)
+        residual: Tensor = self.second(self.first(features), base=features)
+        return residual
 
 
 def conv_act(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3x3 convolution and leaky ReLU; `stride` 2 halves the resolution."""
-    conv = InEights(inputs, outputs, stride)
-    nn.init.kaiming_normal_(conv.weight, a=0.1)
-    return nn.Sequential(conv, nn.LeakyReLU(0.1, inplace=True))
+    return nn.Sequential(_conv_act(inputs, outputs, stride))
 
 
-def zero_conv(inputs: int, outputs: int) -> InEights:
+def _conv_act(inputs: int, outputs: int, stride: int = 1) -> Convolution:
+    conv = Convolution(inputs, outputs, stride, SLOPE)
+    nn.init.kaiming_normal_(conv.weight, a=SLOPE)
+    return conv
+
+
+def zero_conv(inputs: int, outputs: int) -> Convolution:
     """3x3 convolution whose output is zero until it has learned something."""
-    conv = InEights(inputs, outputs)
+    conv = Convolution(inputs, outputs)
     nn.init.zeros_(conv.weight)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return conv

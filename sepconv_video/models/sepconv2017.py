@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sepconv_video.kernels import planar, sepconv_pair
-from sepconv_video.models.blocks import InEights, pad_to_multiple, side_by_side
+from sepconv_video.models.blocks import Convolution, pad_to_multiple, side_by_side
 from sepconv_video.models.tiles import Place, in_tiles
 
 TAPS = 51
@@ -17,11 +17,16 @@ MULTIPLE = 32
 """Five poolings halve the frame; the authors pad to 128, which is more than needed."""
 
 
+def _conv_relu(inputs: int, outputs: int) -> tuple[nn.Module, nn.Module]:
+    """3x3 convolution with ReLU, which has a number of its own among the authors' layers."""
+    return Convolution(inputs, outputs, slope=0.0), nn.Identity()
+
+
 def _basic(inputs: int, outputs: int) -> nn.Sequential:
     """Three 3x3 convolutions, each with ReLU."""
     layers: list[nn.Module] = []
     for channels in (inputs, outputs, outputs):
-        layers += [InEights(channels, outputs), nn.ReLU(inplace=True)]
+        layers += _conv_relu(channels, outputs)
     return nn.Sequential(*layers)
 
 
@@ -68,20 +73,17 @@ class _Layers(nn.Sequential):
 
 
 def _upsample(channels: int, cell: int) -> _Layers:
-    return _Layers(_Double(cell), InEights(channels, channels), nn.ReLU(inplace=True))
+    return _Layers(_Double(cell), *_conv_relu(channels, channels))
 
 
 def _subnet() -> _Layers:
     """Features (N, 64, H/2, W/2) to coefficients (N, TAPS or more, H, W)."""
     return _Layers(
-        InEights(64, 64),
-        nn.ReLU(inplace=True),
-        InEights(64, 64),
-        nn.ReLU(inplace=True),
-        InEights(64, TAPS),
-        nn.ReLU(inplace=True),
+        *_conv_relu(64, 64),
+        *_conv_relu(64, 64),
+        *_conv_relu(64, TAPS),
         _Double(2),
-        InEights(TAPS, TAPS),
+        Convolution(TAPS, TAPS),
     )
 
 

@@ -1,0 +1,212 @@
+"""3x3 convolutions on a CPU: numba loops over tiles of 4x4 cells.
+
+`winograd` says how. oneDNN has the same, but PyTorch does not ask for it; ours takes half the time
+of what it does. numba is imported at the top, so import this module only when it is needed.
+"""
+
+from collections.abc import MutableMapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from sepconv_video.kernels.cpu import Array, run
+from sepconv_video.kernels.frames_cpu import ZERO
+from sepconv_video.kernels.vectors import clamp, compiled, copy_flat
+from sepconv_video.kernels.winograd import (
+    CHANNELS,
+    MADE,
+    OUTPUTS,
+    PLACES,
+    SIDE,
+    TILES,
+    multiply,
+    restore,
+    transform,
+)
+
+WINOGRAD = 0x383E9C9E  # CRC-32 of `vectors.py` and `winograd.py`, as `VECTORS` of `cpu`
+BLOCK = 3 * TILES  # tiles at once: their products are to stay in a core's cache
+SHARES = 8  # of a thread, so that all end at the same time
+FIRST = np.int64(0)
+
+TRANSFORM = torch.tensor(
+    [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ],
+    dtype=torch.float64,
+)
+"""Of weights; that of maps, and that back, are in `winograd`."""
+
+Buffers = tuple[Array, Array, Array]
+Single = Any  # numpy.float32
+Sizes = tuple[int, int, int, int, int]  # `_Sizes`, as numba likes it
+
+
+class _Sizes(NamedTuple):
+    """What the loops must know of shapes, as all arrays come flat."""
+
+    H: int
+    W: int
+    inputs: int
+    outputs: int
+    block: int
+    """Tiles at once."""
+
+
+# by weights, as long as there are any: what they become, and of which version of them
+_transformed: MutableMapping[Tensor, tuple[int, Array]] = WeakTensorKeyDictionary()
+
+
+def convolve(
+    maps: Tensor, weight: Tensor, bias: Tensor, slope: float, base: Tensor | None
+) -> Tensor:
+    """Compute `convolution.convolve`, for maps that are worth it."""
+    N, inputs, H, W = maps.shape
+    made = torch.empty(N, len(weight), H, W, memory_format=torch.channels_last)
+    given, result = _flat(maps), _flat(made)
+    added = result[:, :0] if base is None else _flat(base)
+    tiles = -(-H // MADE) * -(-W // MADE)
+    threads = torch.get_num_threads()
+    block = BLOCK if tiles >= 2 * threads * BLOCK else TILES
+    blocks = -(-tiles // block)
+    each = max(1, blocks * N // (threads * SHARES))  # of them in a task
+    tasks = -(-blocks // each)
+    sizes: Sizes = (*_Sizes(H, W, inputs, len(weight), block),)
+    weights = transformed(weight)
+    wide, columns = _padded(inputs, CHANNELS), _padded(len(weight), OUTPUTS)
+    biases, rectifier = F.pad(bias, [0, columns - len(weight)]).numpy(), np.float32(slope)
+
+    def work(own: Buffers, task: int) -> None:
+        n, first = task // tasks, task % tasks * each * block
+        here = given[n], result[n], added[n], weights, biases
+        _convolve_tiles(here, sizes, own, (first, min(first + each * block, tiles)), rectifier)
+
+    def buffers() -> Buffers:
+        cells = PLACES * max(wide, columns)
+        return (
+            torch.zeros(PLACES * block * wide).numpy(),
+            torch.empty(PLACES * block * columns).numpy(),
+            torch.empty(cells).numpy(),
+        )
+
+    run(work, N * tasks, (), buffers)
+    return made
+
+
+def transformed(weight: Tensor) -> Array:
+    """Transform weights (outputs, inputs, 3, 3) for `winograd.multiply`; once, while they stay.
+
+    Returns:
+        Flat: (PLACES, outputs/OUTPUTS, inputs, OUTPUTS), padded with zeros.
+    """
+    # what counts the changes has no public name
+    if weight not in _transformed or _transformed[weight][0] != weight._version:
+        _transformed[weight] = weight._version, _transform(weight)
+    return _transformed[weight][1]
+
+
+def _transform(weight: Tensor) -> Array:
+    matrix = TRANSFORM.to(weight.device)
+    places = torch.einsum("ai,bj,ncij->abcn", matrix, matrix, weight.detach().double())
+    outputs, inputs = weight.shape[:2]
+    places = F.pad(places, [0, -outputs % OUTPUTS]).view(PLACES, inputs, -1, OUTPUTS)
+    made: Array = places.transpose(1, 2).float().contiguous().view(-1).numpy()
+    return made
+
+
+def _flat(maps: Tensor) -> Array:
+    """(N, C, H, W) to (N, H*W*C)."""
+    flat: Array = maps.permute(0, 2, 3, 1).reshape(len(maps), -1).numpy()
+    return flat
+
+
+def _padded(size: int, multiple: int) -> int:
+    return size + -size % multiple
+
+
+@compiled()
+def _gather(cells: Array, maps: Array, sizes: Sizes, at: tuple[int, int]) -> None:
+    """Copy 6x6 cells from row and column `at` on, with zeros around the maps."""
+    (H, W, inputs, _, _), (top, left) = sizes, at
+    wide = len(cells) // PLACES
+    cells[:] = ZERO
+    for i in range(clamp(-top, 0, SIDE), clamp(H - top, 0, SIDE)):
+        for j in range(clamp(-left, 0, SIDE), clamp(W - left, 0, SIDE)):
+            source = ((top + i) * W + left + j) * inputs
+            copy_flat(cells, (i * SIDE + j) * wide, maps, source, inputs)
+
+
+@compiled()
+def _put(
+    result: Array, added: Array, tile: tuple[Array, int], sizes: Sizes, at: tuple[int, int]
+) -> None:
+    """Write 4x4 cells, of so many channels, from row and column `at` on, plus what is `added`."""
+    (H, W, _, outputs, _), (top, left), (cells, columns) = sizes, at, tile
+    for i in range(clamp(H - top, 0, MADE)):
+        for j in range(clamp(W - left, 0, MADE)):
+            into, source = ((top + i) * W + left + j) * outputs, (i * MADE + j) * columns
+            to, own = result[into : into + outputs], cells[source : source + outputs]
+            if len(added):
+                base = added[into : into + outputs]
+                for c in range(outputs):
+                    to[c] = own[c] + base[c]
+            else:
+                copy_flat(to, FIRST, own, FIRST, outputs)
+
+
+@compiled(called_from_python=True)
+def _convolve_tiles(
+    arrays: tuple[Array, Array, Array, Array, Array],
+    sizes: Sizes,
+    buffers: Buffers,
+    tiles: tuple[int, int],
+    slope: Single,
+) -> None:
+    """Convolve maps for some tiles, from the first one to before the second, row by row.
+
+    Args:
+        arrays: Maps, result, what is added to it (or nothing), weights and biases; flat.
+        sizes: `_Sizes`.
+        buffers: Transformed maps, their products, and the cells of a tile.
+        tiles: Numbers.
+        slope: As `winograd.restore` wants it.
+    """
+    (maps, result, added, weights, bias), (spectra, products, cells) = arrays, buffers
+    H, W, inputs, _, block = sizes
+    across, columns = (W + MADE - 1) // MADE, len(bias)
+    wide = len(spectra) // (PLACES * block)
+    patch = cells[: PLACES * wide]
+    for first in range(tiles[0], tiles[1], block):
+        last = clamp(first + block, first, tiles[1])
+        for tile in range(first, last):
+            top, left = tile // across * MADE - 1, tile % across * MADE - 1
+            spectrum, start = (tile - first) * wide, (top * W + left) * inputs
+            end = start + ((SIDE - 1) * (W + 1)) * inputs + wide
+            inside = top >= 0 and left >= 0 and top + SIDE <= H and left + SIDE <= W
+            if inside and end <= len(maps):
+                sides = W * inputs, inputs, wide, block * wide
+                transform(spectra, spectrum, maps, start, sides)
+            else:
+                _gather(patch, maps, sizes, (top, left))
+                sides = SIDE * wide, wide, wide, block * wide
+                transform(spectra, spectrum, patch, FIRST, sides)
+        for place in range(PLACES):
+            for column in range(0, columns, OUTPUTS):
+                factors = (place * columns + column) * inputs
+                for row in range(place * block, place * block + last - first, TILES):
+                    at = row * columns + column, row * wide, factors
+                    multiply(products, spectra, weights, at, (inputs, wide, columns))
+        for tile in range(first, last):
+            source, shape = (tile - first) * columns, (columns, block * columns)
+            restore(cells, products, source, shape, bias, slope)
+            into = tile // across * MADE, tile % across * MADE
+            _put(result, added, (cells, columns), sizes, into)
