@@ -149,7 +149,7 @@ def made_by(
         if alone or not isinstance(model, Bending):
             yield model(*pair)
             continue
-        later = model.motion(*pair)
+        later = model.look(*pair)
         if pending is not None:
             bend = None if earlier is None else model.bend(earlier, own, later)
             yield model(*pending, known=Known(own, bend))

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from test_engine import INFO, gray_intervals, run
 
 from sepconv_video.engine import Engine, between
-from sepconv_video.models.bending import UNKNOWN, Bending, Known, bend
+from sepconv_video.models import pair as pair_module
+from sepconv_video.models.bending import UNKNOWN, Bending, Found, Known, bend
 from sepconv_video.models.sepconv2017 import SepConv2017
 from sepconv_video.neighbours import halved, joined
 from sepconv_video.schedule import by_factor
@@ -64,8 +65,8 @@ def test_what_swings_is_where_it_belongs(name):
     assert isinstance(model, Bending)
     frames = [swinging(phase) for phase in (0.2, 1.2, 2.2, 3.2)]
     with torch.inference_mode():
-        motions = [model.motion(*pair) for pair in pairwise(frames)]
-        known = Known(motions[1], model.bend(*motions))
+        found = [model.look(*pair) for pair in pairwise(frames)]
+        known = Known(found[1], model.bend(*found))
         even = model(frames[1], frames[2])
         bent = model(frames[1], frames[2], known=known)
         in_tiles = model(frames[1], frames[2], 64, known)
@@ -79,23 +80,46 @@ def test_what_swings_is_where_it_belongs(name):
         assert error_of(ours[None], phase) < error_of(others[None], phase) / 4
 
 
-def test_the_motion_that_neighbours_know_is_the_pairs_own():
+def test_what_neighbours_know_is_the_pairs_own():
     model = load_model("fast")
-    pair = swinging(0.3), swinging(1.0)
+    pair = swinging(0.3), 0.9 * swinging(1.0)
     with torch.inference_mode():
-        known = Known(model.motion(*pair))
+        known = Known(model.look(*pair))
+        assert (known.found.gain < 0.95).all()
         assert torch.equal(model(*pair, known=known), model(*pair))
 
 
+def test_a_network_looks_at_a_pair_only_once(monkeypatch):
+    looks = []
+
+    def looking(name, function):
+        return lambda *given: looks.append(name) or function(*given)
+
+    for name in ("brightness", "find_fade"):
+        monkeypatch.setattr(pair_module, name, looking(name, getattr(pair_module, name)))
+    model, pair = load_model("fast"), (swinging(0.3), swinging(1.0))
+    with torch.inference_mode():
+        model(*pair, known=Known(model.look(*pair)))
+    assert looks == ["brightness", "find_fade"]
+
+
+def all_ones(count):
+    """What was found of so many pairs."""
+    light = torch.ones(count, 1, 1, 1)
+    return Found(torch.ones(count, 4, 2, 2), light, light, light, light)
+
+
 def test_what_is_known_of_some_pairs_is_joined():
-    one, other = Known(torch.ones(1, 4, 2, 2), torch.ones(1, 2, 2, 2)), UNKNOWN
+    one, other = Known(all_ones(1), torch.ones(1, 2, 2, 2)), UNKNOWN
     both = joined([one, other, one])
-    assert both.motion is None
+    assert both.found is None
     assert both.bend[:, 0, 0, 0].tolist() == [1, 0, 1]
-    assert joined([one, one]).motion.shape == (2, 4, 2, 2)
+    two = joined([one, one]).found
+    assert [maps.shape[0] for maps in two] == [2] * 5
+    assert [[maps.shape[0] for maps in found] for found in two.each()] == [[1] * 5] * 2
     assert joined([other, other]) is UNKNOWN
     assert halved(other) is UNKNOWN
-    assert halved(one).motion is None
+    assert halved(one).found is None
     assert halved(one).bend.unique().tolist() == [0.25]
 
 
@@ -105,12 +129,13 @@ class Recording:
     def __init__(self):
         self.looked, self.known = [], []
 
-    def motion(self, left, right):
+    def look(self, left, right):
         self.looked += zip(level(left).tolist(), level(right).tolist(), strict=True)
-        return torch.stack([level(left), level(right)], 1)[..., None, None]
+        levels = torch.stack([level(left), level(right)], 1)[..., None, None]
+        return all_ones(len(levels))._replace(motion=levels)
 
     def bend(self, earlier, own, later):
-        return torch.cat([earlier[:, :1], own, later[:, 1:]], 1)
+        return torch.cat([earlier.motion[:, :1], own.motion, later.motion[:, 1:]], 1)
 
     def __call__(self, left, right, tile=None, known=UNKNOWN):
         self.known += [None] * len(left) if known.bend is None else known.bend.flatten(1).tolist()

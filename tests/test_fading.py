@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from sepconv_video.models.alignment import in_cells
 from sepconv_video.models.fading import Fade, find_fade
-from sepconv_video.models.pair import normalised
+from sepconv_video.models.pair import brightness, normalised
 from sepconv_video.weights import load_model
 
 HEIGHT, WIDTH = 128, 192
@@ -25,7 +25,8 @@ def scene(step: float, seed: int = 3) -> torch.Tensor:
 
 
 def found(left: torch.Tensor, right: torch.Tensor) -> Fade:
-    first, second, mean, spread = normalised(left, right)
+    mean, spread = brightness(left, right)
+    first, second = normalised(left, right, mean, spread)
     return find_fade(in_cells(first, second), -mean / spread)
 
 
@@ -58,7 +59,8 @@ def psnr(made: torch.Tensor, true: torch.Tensor) -> float:
 def test_gain_and_offset_are_found_whatever_moves(step, gain, offset):
     left, right = scene(0), scene(step) * gain + offset
     fade = found(left, right)
-    first, second, mean, spread = normalised(left, right)
+    mean, spread = brightness(left, right)
+    first, second = normalised(left, right, mean, spread)
     assert near(fade.gain, gain, 0.02)
     # of normalised brightness the origin is another
     assert near(fade.offset, float((offset + (gain - 1) * mean) / spread), 0.02)
@@ -69,7 +71,8 @@ def test_gain_and_offset_are_found_whatever_moves(step, gain, offset):
 
 @pytest.mark.parametrize("step", [0, 0.5, 2])
 def test_without_a_fade_frames_stay_bit_for_bit(step):
-    first, second, _, _ = normalised(scene(0), scene(step))
+    pair = scene(0), scene(step)
+    first, second = normalised(*pair, *brightness(*pair))
     fade = found(scene(0), scene(step))
     assert near(fade.gain, 1, 0)
     assert near(fade.offset, 0, 0)
@@ -92,7 +95,8 @@ def test_what_comes_into_sight_is_no_fade():
 
 def test_what_a_lamp_shines_on_becomes_as_bright_in_both_frames():
     left, right = scene(0) * lamp(80), scene(0) * lamp(112)
-    first, second, mean, spread = normalised(left, right)
+    mean, spread = brightness(left, right)
+    first, second = normalised(left, right, mean, spread)
     fade = find_fade(in_cells(first, second), -mean / spread)
     fade.even_out(first, second)
     assert ((first - second) * spread).abs().mean() < 0.5 * (left - right).abs().mean()
@@ -192,8 +196,8 @@ def test_a_picture_that_pans_as_it_fades_is_made_half_way(name, first, last):
     left, right = scene(0) * first, scene(2) * last
     with torch.inference_mode():
         made = model(left, right)
-        motion = model.motion(left, right)
-        without = model.motion(scene(0), scene(2))
+        motion = model.look(left, right).motion
+        without = model.look(scene(0), scene(2)).motion
     assert psnr(made, scene(1) * (first + last) / 2) > 38
     assert (motion - without)[..., 4:-4, 4:-4].abs().mean() < 0.05
 

@@ -392,8 +392,8 @@ def test_networks_do_not_wait_for_a_gpu(network, monkeypatch):
     with torch.inference_mode(), NeverWaiting():
         made = model(*pair)
         if isinstance(model, Bending):
-            motion = model.motion(*pair)
-            made = model(*pair, known=Known(motion, model.bend(motion, motion, motion)))
+            found = model.look(*pair)
+            made = model(*pair, known=Known(found, model.bend(found, found, found)))
     assert made.shape == pair[0].shape
 
 

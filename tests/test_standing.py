@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from sepconv_video.models.alignment import in_cells
-from sepconv_video.models.pair import normalised
+from sepconv_video.models.pair import brightness, normalised
 from sepconv_video.models.standing import hold, standing
 from sepconv_video.weights import load_model
 
@@ -70,12 +70,17 @@ def stands(left: torch.Tensor, right: torch.Tensor, motion: float = 0) -> torch.
     return F.interpolate(standing(cells, across), scale_factor=2)[0, 0]
 
 
+def evened(left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Frames as `standing` sees them."""
+    return normalised(left, right, *brightness(left, right))
+
+
 @pytest.mark.parametrize("draw", [strokes, comb])
 def test_what_moves_does_not_stand(draw):
-    left, right, _, _ = normalised(scene(0), scene(2))
+    left, right = evened(scene(0), scene(2))
     assert not stands(left, right).any()
     letters = draw(128, 192)
-    left, right, _, _ = normalised(scene(0, letters), scene(2, letters))
+    left, right = evened(scene(0, letters), scene(2, letters))
     allowed = stands(left, right, 6)
     assert (allowed[letters] > 0.1).all()
     around = F.max_pool2d(letters[None].float(), 17, 1, 8)[0] > 0
@@ -85,7 +90,7 @@ def test_what_moves_does_not_stand(draw):
 def test_noise_of_a_flat_wall_is_nothing_that_stands():
     """It says nothing of whether something passed in between."""
     wall = 0.5 + torch.randn(1, 3, 64, 64) / 255
-    left, right, _, _ = normalised(wall, wall)
+    left, right = evened(wall, wall)
     left[..., :32, :], right[..., :32, :] = 0.5, 0.5
     assert not stands(left, right)[:28].any()
 
@@ -94,7 +99,7 @@ def test_what_stands_in_a_shadow_that_falls_on_it_stands():
     lines = torch.full((1, 3, 96, 96), 0.1)
     lines[..., ::12, :] = lines[..., 1::12, :] = lines[..., ::12] = lines[..., 1::12] = 0.7
     shadow = torch.linspace(0, 0.08, 96)[:, None]
-    left, right, _, _ = normalised(lines, lines - shadow)
+    left, right = evened(lines, lines - shadow)
     assert (stands(left, right)[lines[0, 0] > 0.5] > 0.1).all()
 
 
@@ -122,7 +127,7 @@ def test_an_eye_that_moves_to_where_the_other_one_was_does_not_stand(name):
 
 
 def test_what_the_motion_explains_has_moved():
-    left, right, _, _ = normalised(face(-1), face(1))
+    left, right = evened(face(-1), face(1))
     eye = slice(52, 60), slice(84, 92)
     assert (stands(left, right)[eye] > 0.1).float().mean() > 0.5
     assert not stands(left, right, -8)[eye].any()
@@ -134,14 +139,14 @@ def test_the_dark_between_lines_of_text_that_scroll_does_not_stand():
     line = F.pad(letters.float(), [0, 0, 0, 11]).repeat_interleave(2, 0).repeat_interleave(2, 1)
     left = line.repeat(1, 3, 4, 1)
     right = left.roll(16, 2)
-    assert not stands(*normalised(left, right)[:2]).any()
+    assert not stands(*evened(left, right)).any()
 
 
 def test_each_bar_of_a_lattice_at_rest_does_not_come_from_the_next():
     lines = torch.full((1, 3, 96, 192), 0.1)
     for column in range(4, 192, 16):
         lines[..., column : column + 4] = 0.7
-    left, right, _, _ = normalised(lines, lines)
+    left, right = evened(lines, lines)
     assert (stands(left, right, 8)[lines[0, 0] > 0.5] > 0.1).all()
 
 

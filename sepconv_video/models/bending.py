@@ -5,7 +5,8 @@ camera in somebody's hand move otherwise: half way they are elsewhere by an eigh
 speed changes from frame to frame (Xu et al., Quadratic Video Interpolation, NeurIPS 2019).
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,11 +22,34 @@ LEAST_BEND = 0.05
 """Pixels: less is not believed."""
 
 
+class Found(NamedTuple):
+    """What was found of some pairs of frames: for those beside them, and to be found only once."""
+
+    motion: Tensor
+    """(N, 4, h, w): `alignment.coarse_motions`."""
+    mean: Tensor
+    """(N, 1, 1, 1), as is the next one: `pair.Pair`."""
+    spread: Tensor
+    gain: Tensor
+    """(N, 3, h, w), as is the next one: `fading.Fade`."""
+    offset: Tensor
+
+    def each(self) -> list[Self]:
+        """What was found of each of them."""
+        count = len(self.motion)
+        return [type(self)(*one) for one in zip(*(maps.chunk(count) for maps in self), strict=True)]
+
+    @classmethod
+    def joined(cls, some: Iterable[Self]) -> Self:
+        """What was found of several."""
+        return cls(*map(torch.cat, zip(*some, strict=True)))
+
+
 class Known(NamedTuple):
     """What is known of some pairs of frames before their middles are made."""
 
-    motion: Tensor | None = None
-    """What `Bending.motion` found."""
+    found: Found | None = None
+    """What `Bending.look` found."""
     bend: Tensor | None = None
     """What `Bending.bend` found."""
 
@@ -37,10 +61,10 @@ UNKNOWN = Known()
 class Bending(Protocol):
     """A network that makes use of the frames before and after a pair, if there are any."""
 
-    def motion(self, left: Tensor, right: Tensor) -> Tensor:
-        """Find the motion of pairs (N, 3, H, W), as far as their neighbours need to know it."""
+    def look(self, left: Tensor, right: Tensor) -> Found:
+        """Find of pairs (N, 3, H, W) what their neighbours need to know."""
 
-    def bend(self, earlier: Tensor, own: Tensor, later: Tensor) -> Tensor:
+    def bend(self, earlier: Found, own: Found, later: Found) -> Tensor:
         """Tell how the motion of pairs bends, by that of those before and after.
 
         Over either half of the time it bends a quarter as much.

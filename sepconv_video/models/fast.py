@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sepconv_video.kernels import planar, sepconv_pair
-from sepconv_video.models.bending import UNKNOWN, Known, bend
+from sepconv_video.models.bending import UNKNOWN, Found, Known, bend
 from sepconv_video.models.blocks import (
     ResidualBlock,
     absolute_sum,
@@ -24,7 +24,7 @@ from sepconv_video.models.blocks import (
     upsample,
     zero_conv,
 )
-from sepconv_video.models.pair import MULTIPLE, Pair, Piece, coarse_motions_of
+from sepconv_video.models.pair import MULTIPLE, Pair, Piece, look
 from sepconv_video.models.standing import hold
 from sepconv_video.models.tiles import Place, in_tiles
 
@@ -86,30 +86,27 @@ class Aligned(nn.Module):
         self.trunk = Trunk(SEEN * motions, widths)
         self.head = zero_conv(widths[0], (MAPS + 1) * motions - 1)
 
-    def motion(self, left: Tensor, right: Tensor) -> Tensor:
-        """Find the motion of pairs, as far as their neighbours need to know it.
+    def look(self, left: Tensor, right: Tensor) -> Found:
+        """Find of pairs what their neighbours need to know, and what is to be found only once.
 
         Args:
             left: As in `forward`.
             right: As in `forward`.
-
-        Returns:
-            (N, 4, h, w): `alignment.coarse_motions`.
         """
-        return coarse_motions_of(left, right)
+        return look(left, right)
 
-    def bend(self, earlier: Tensor, own: Tensor, later: Tensor) -> Tensor:
+    def bend(self, earlier: Found, own: Found, later: Found) -> Tensor:
         """Tell how a motion bends, by that of the pairs before and after, evenly spaced in time.
 
         Args:
-            earlier: What `motion` finds of the frame before `left`, and `left`.
+            earlier: What `look` finds of the frame before `left`, and `left`.
             own: Of `left` and `right`.
             later: Of `right` and the frame after it.
 
         Returns:
             (N, 2, h, w): `bending.bend`. Of either half of the time it is a quarter.
         """
-        return bend(*(motion[:, :2] for motion in (earlier, own, later)))
+        return bend(*(found.motion[:, :2] for found in (earlier, own, later)))
 
     def forward(
         self, left: Tensor, right: Tensor, tile: int | None = None, known: Known = UNKNOWN

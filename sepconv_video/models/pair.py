@@ -18,7 +18,7 @@ from sepconv_video.models.alignment import (
     find_motions,
     in_cells,
 )
-from sepconv_video.models.bending import Known
+from sepconv_video.models.bending import Found, Known
 from sepconv_video.models.blocks import (
     beyond,
     box,
@@ -84,12 +84,16 @@ class Pair(NamedTuple):
             motions: How many.
             known: What is known of them already.
         """
-        first, second, mean, spread = normalised(left, right)
+        own = known.found
+        mean, spread = brightness(left, right) if own is None else (own.mean, own.spread)
+        first, second = normalised(left, right, mean, spread)
         cells = in_cells(first, second)
-        fade = find_fade(cells, -mean / spread)
+        fade = find_fade(cells, -mean / spread) if own is None else Fade(own.gain, own.offset)
         fade.even_out(first, second)
         change = changed(first, second)
-        found = _found_by_cells(_in_one_light(cells.clone(), fade), known.motion, motions)
+        lit, coarse = _in_one_light(cells.clone(), fade), None if own is None else own.motion
+        found = _found_by_cells(lit, coarse, motions)
+        del lit
         # in their own light, as captions do not fade
         stands = standing(cells, found[0])
         del cells
@@ -137,11 +141,12 @@ class Pair(NamedTuple):
         return Piece(self, tuple(motions), change, stands, Fade(gain, offset), corner)
 
 
-def coarse_motions_of(left: Tensor, right: Tensor) -> Tensor:
-    """Find the motion of frames (N, 3, H, W) as far as `alignment.coarse_motions` goes."""
-    first, second, mean, spread = normalised(left, right)
-    cells = in_cells(first, second)
-    return coarse_motions(_in_one_light(cells, find_fade(cells, -mean / spread)))
+def look(left: Tensor, right: Tensor) -> Found:
+    """Find of frames (N, 3, H, W) what `bending.Found` says."""
+    mean, spread = brightness(left, right)
+    cells = in_cells(*normalised(left, right, mean, spread))
+    fade = find_fade(cells, -mean / spread)
+    return Found(coarse_motions(_in_one_light(cells, fade)), mean, spread, *fade)
 
 
 def _in_one_light(cells: Tensor, fade: Fade) -> Tensor:
@@ -199,20 +204,20 @@ def _shown(motion: Tensor) -> Tensor:
     return motion / length(motion).clamp_(min=MOST_SHOWN) * (MOST_SHOWN / MOTION_UNIT)
 
 
-def normalised(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Bring frames to mean 0 and spread 1, as in SepConv++, and to a multiple of MULTIPLE.
-
-    Returns:
-        Both frames, and mean and spread of each pair, (N, 1, 1, 1).
-    """
+def brightness(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of each pair of frames (N, 3, H, W) and how far it spreads, (N, 1, 1, 1)."""
     pair = torch.cat((left, right), 1).float()
     # the small constant keeps a flat pair from being blown up into noise
     mean, spread = pair.mean((1, 2, 3), keepdim=True), pair.std((1, 2, 3), keepdim=True) + 0.02
-    mean, spread = mean.to(left.dtype), spread.to(left.dtype)
+    return mean.to(left.dtype), spread.to(left.dtype)
+
+
+def normalised(left: Tensor, right: Tensor, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+    """Bring frames to mean 0 and spread 1, as in SepConv++, and to a multiple of MULTIPLE."""
     first, second = (
         pad_to_multiple((frames - mean).div_(spread), MULTIPLE) for frames in (left, right)
     )
-    return first, second, mean, spread
+    return first, second
 
 
 def changed(left: Tensor, right: Tensor) -> Tensor:

@@ -411,9 +411,9 @@ def test_our_networks_make_the_picture_of_a_cpu(emulate, monkeypatch, name, dtyp
     pair[0][..., 40:56, 20:36] = pair[1][..., 44:60, 70:86] = small
 
     def made(frames):
-        motion = model.motion(*frames)
-        bend = model.bend(0.5 * motion, motion, 1.5 * motion)
-        return model(*frames, known=Known(motion, bend))
+        found = model.look(*frames)
+        earlier, later = (found._replace(motion=share * found.motion) for share in (0.5, 1.5))
+        return model(*frames, known=Known(found, model.bend(earlier, found, later)))
 
     with torch.inference_mode():
         wanted = made(pair)
