@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from sepconv_video.models.alignment import in_cells
+from sepconv_video.models.fading import Fade
 from sepconv_video.models.pair import brightness, normalised
 from sepconv_video.models.standing import hold, standing
 from sepconv_video.weights import load_model
@@ -155,7 +156,8 @@ def test_only_what_differs_little_is_held():
     right = torch.full_like(left, 0.1)
     right[..., 4:] = 0.3
     made = torch.full_like(left, 5)
-    held = hold(made, left, right, torch.full((1, 1, 4, 4), 0.2))
+    even = Fade(torch.ones(1, 3, 1, 1), torch.zeros(1, 3, 1, 1))
+    held = hold(made.clone(), left, right, even, torch.full((1, 1, 4, 4), 0.2))
     torch.testing.assert_close(held[..., :4], torch.full((1, 3, 8, 4), 0.05), atol=0.1, rtol=0)
     assert torch.equal(held[..., 4:], made[..., 4:])
-    assert torch.equal(hold(made, left, left, torch.zeros(1, 1, 4, 4)), made)
+    assert torch.equal(hold(made.clone(), left, left, even, torch.zeros(1, 1, 4, 4)), made)

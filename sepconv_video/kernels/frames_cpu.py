@@ -158,7 +158,7 @@ def box(maps: Tensor, side: int) -> Tensor:
 
 
 @compiled()
-def _enlarge_row(target: Array, wide: Array, maps: Array, y: int) -> None:
+def enlarge_row(target: Array, wide: Array, maps: Array, y: int) -> None:
     """Write a row of a map (h, w), enlarged twice as by `blocks.upsample`; `wide` is (w + 2,)."""
     h, w = maps.shape
     own, other = maps[y // 2], maps[clamp(y // 2 + y % 2 * 2 - 1, 0, h - 1)]
@@ -179,7 +179,7 @@ def _place_row(places: Array, wide: Array, motion: Array, y: int, figures: Warpe
         if factor == 1:
             copy_flat(places[k], 0, motion[k, y], 0, W)
         else:
-            _enlarge_row(places[k], wide, motion[k], y)
+            enlarge_row(places[k], wide, motion[k], y)
     xs, ys = places[0], places[1]
     for x in range(W):
         xs[x] += np.float32(x + left)

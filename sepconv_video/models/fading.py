@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sepconv_video.kernels.light import relight
 from sepconv_video.kernels.motion import search
 from sepconv_video.models.alignment import (
     CELL,
@@ -78,22 +79,23 @@ class Fade(NamedTuple):
         """
         if self._is_none():
             return
-        for frames, (gain, offset) in zip((left, right), self._half_way(), strict=True):
-            frames.mul_(_enlarged(gain, frames)).add_(_enlarged(offset, frames))
+        for_left, for_right = self.half_way()
+        _relight(left, *for_left)
+        _relight(right, *for_right)
 
     def undone(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         """Give frames that are in the light half way their own light again."""
         if self._is_none():
             return left, right
-        for_left, for_right = self._half_way()
+        for_left, for_right = self.half_way()
         return _undone(left, *for_left), _undone(right, *for_right)
 
     def _is_none(self) -> bool:
         """Whether nothing is to be done at all; a GPU would have to be waited for."""
         return self.gain.is_cpu and bool((self.gain == 1).all() and (self.offset == 0).all())
 
-    def _half_way(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Gain and offset from the left frame to half way, and from the right one."""
+    def half_way(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Gain and offset of the left frame that bring it to the light half way; of the right."""
         half = (1 + self.gain) / 2
         back = half / self.gain
         return (half, self.offset / 2), (back, self.offset / 2 - self.offset * back)
@@ -143,6 +145,14 @@ def _by_place(maps: Tensor) -> Tensor:
 def _enlarged(maps: Tensor, frames: Tensor) -> Tensor:
     """Maps (N, 3, h, w) as large as frames, and of their precision."""
     return upsample(maps, frames.shape[-1] // maps.shape[-1]).to(frames.dtype)
+
+
+def _relight(frames: Tensor, gain: Tensor, offset: Tensor) -> None:
+    """Brighten frames; they are overwritten."""
+    if frames.is_cpu:
+        relight(frames, gain, offset)
+    else:
+        frames.mul_(_enlarged(gain, frames)).add_(_enlarged(offset, frames))
 
 
 def _undone(frames: Tensor, gain: Tensor, offset: Tensor) -> Tensor:

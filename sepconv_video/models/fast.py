@@ -147,7 +147,7 @@ class Aligned(nn.Module):
         if self.motions == 2:
             share = torch.sigmoid(upsample(maps[:, 2 * MAPS :], 2))
             made = made + share * (resample(piece, 1, maps[:, MAPS : 2 * MAPS]) - made)
-        return hold(made, *piece.fade.undone(left, right), piece.standing)
+        return hold(made, left, right, piece.fade, piece.standing)
 
 
 class Fast(Aligned):

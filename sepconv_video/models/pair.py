@@ -215,7 +215,8 @@ def brightness(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 def normalised(left: Tensor, right: Tensor, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
     """Bring frames to mean 0 and spread 1, as in SepConv++, and to a multiple of MULTIPLE."""
     first, second = (
-        pad_to_multiple((frames - mean).div_(spread), MULTIPLE) for frames in (left, right)
+        pad_to_multiple((frames - mean).div_(spread), MULTIPLE).contiguous()
+        for frames in (left, right)
     )
     return first, second
 

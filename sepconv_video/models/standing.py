@@ -5,11 +5,15 @@ But what is sharp and the same in both frames, pixel by pixel, has hardly come t
 unless it comes from elsewhere, like one eye of a drawn face that moves to where the other one was.
 """
 
+from itertools import chain
+
 import torch
 from torch import Tensor
 
+from sepconv_video.kernels import light as kernels
 from sepconv_video.models.alignment import CELL
 from sepconv_video.models.blocks import box, length, peak, ramp, upsample, warp
+from sepconv_video.models.fading import Fade
 from sepconv_video.models.matching import as_seen_from_frames, swapped
 
 WINDOW = 3
@@ -68,18 +72,24 @@ def standing(cells: Tensor, motion: Tensor) -> Tensor:
     return contrast.mul_(EDGE).mul_(peak(stands.mul_(rests), WINDOW).mul_(rests))
 
 
-def hold(made: Tensor, left: Tensor, right: Tensor, allowed: Tensor) -> Tensor:
-    """Put back what stands still.
+def hold(made: Tensor, left: Tensor, right: Tensor, fade: Fade, allowed: Tensor) -> Tensor:
+    """Put back what stands still, in its own light.
 
     Args:
-        made: The frame half way, (N, 3, H, W), normalised.
-        left: Frames, likewise.
+        made: The frame half way, (N, 3, H, W), normalised; it may be overwritten.
+        left: Frames, likewise, in the light half way.
         right: Likewise.
-        allowed: What `standing` tells of these places.
+        fade: Of these places.
+        allowed: What `standing` tells of them.
 
     Returns:
         As `made`.
     """
+    differentiate = torch.is_grad_enabled() and made.requires_grad
+    if made.is_cpu and made.dtype == torch.float32 and not differentiate:
+        kernels.hold(made, left, right, allowed, tuple(chain(*fade.half_way())))
+        return made
+    left, right = fade.undone(left, right)
     allowed = upsample(allowed, CELL).to(made.dtype)
     difference = (left - right).abs_().mean(1, keepdim=True)
     # all of it up to half of what is allowed; the small constant is for where nothing is

@@ -1,0 +1,157 @@
+"""Light on a CPU: frames brightened by maps that are enlarged on the way, a row at a time.
+
+`light` says what for. numba is imported at the top, so import this module only when it is needed.
+"""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from sepconv_video.kernels.cpu import Array, as_array
+from sepconv_video.kernels.frames_cpu import (
+    LEAST_WARPED,
+    ONE,
+    ZERO,
+    Buffers,
+    Two,
+    by_strips,
+    enlarge_row,
+)
+from sepconv_video.kernels.vectors import bound, clamp, compiled, copy_flat
+
+LOOKS = 0x394BD5BB  # as in `frames_cpu`
+C = 3  # channels
+HALF, THIRD = np.float32(0.5), np.float32(1 / 3)
+LEAST = np.float32(1e-3)  # keeps a share finite where nothing is allowed
+
+Light = tuple[Array, Array]  # gain and offset of a picture, (C, h, w) each
+
+
+def relight(frames: Tensor, gain: Tensor, offset: Tensor) -> None:
+    """Do what `light.relight` says."""
+    N, _, H, W = frames.shape
+    given, maps = frames.numpy(), (as_array(gain), as_array(offset))
+
+    def work(n: int, rows: Two, own: Buffers) -> None:
+        _relight_strip(given[n], (maps[0][n], maps[1][n]), own, rows)
+
+    shapes = (gain.shape[3],), (W,), (W,)
+    by_strips(work, N, H, shapes, is_small=N * H * W < LEAST_WARPED)
+
+
+def hold(
+    made: Tensor, left: Tensor, right: Tensor, allowed: Tensor, light: tuple[Tensor, ...]
+) -> None:
+    """Do what `light.hold` says."""
+    N, _, H, W = made.shape
+    given = [as_array(tensor) for tensor in (left, right, allowed)]
+    result, maps = made.numpy(), [as_array(tensor) for tensor in light]
+
+    def work(n: int, rows: Two, own: Buffers) -> None:
+        own_light = tuple(one[n] for one in maps)
+        arrays = result[n], given[0][n], given[1][n], given[2][n, 0], *own_light
+        _hold_strip(arrays, own, rows)
+
+    shapes = (2 * C, W), (4, W), (max(light[0].shape[3], allowed.shape[3]) + 2,)
+    by_strips(work, N, H, shapes, is_small=N * H * W < LEAST_WARPED)
+
+
+@compiled()
+def _enlarge_line(target: Array, wide: Array, maps: Array, y: int) -> None:
+    """Write a row of a map (h, w), enlarged bilinearly to the length of `target`, likewise high.
+
+    By a multiple of 2, or not at all; `wide` is (w,) or longer.
+    """
+    h, w = maps.shape
+    factor = len(target) // w
+    if factor == 1:
+        copy_flat(target, np.int64(0), maps[y], np.int64(0), w)
+        return
+    # pixels lie between the centres of two cells, at odd numbers of halves
+    half, share = factor // 2, ONE / np.float32(factor)
+    above = clamp((y - half + factor) // factor - 1, 0, h - 1)
+    upper = maps[above]
+    lower = maps[clamp((y - half + factor) // factor, 0, h - 1)]
+    part = (np.float32((y - half + factor) % factor) + HALF) * share
+    for x in range(w):
+        wide[x] = upper[x] + part * (lower[x] - upper[x])
+    for x in range(half):
+        target[x], target[len(target) - 1 - x] = wide[0], wide[w - 1]
+    for k in range(w - 1):
+        step = (wide[k + 1] - wide[k]) * share
+        first, row = wide[k] + HALF * step, target[half + k * factor : half + (k + 1) * factor]
+        for x in range(factor):
+            row[x] = first + step * np.float32(x)
+
+
+@compiled(called_from_python=True)
+def _relight_strip(frame: Array, light: Light, buffers: Buffers, rows: Two) -> None:
+    """Brighten some rows of a frame (C, H, W), from the first one to before the second."""
+    (gain, offset), (wide, gains, offsets), W = light, buffers, frame.shape[2]
+    for y in range(*rows):
+        for c in range(C):
+            _enlarge_line(gains, wide, gain[c], y)
+            _enlarge_line(offsets, wide, offset[c], y)
+            row = frame[c, y]
+            for x in range(W):
+                row[x] = row[x] * gains[x] + offsets[x]
+
+
+@compiled()
+def _restore_row(
+    own: Array, row: Array, light: Light, lines: tuple[Array, Array, Array], y: int
+) -> None:
+    """Take back from a row what `_relight_strip` did to it."""
+    (gain, offset), (gains, offsets, wide) = light, lines
+    _enlarge_line(gains, wide, gain, y)
+    _enlarge_line(offsets, wide, offset, y)
+    for x in range(len(row)):
+        own[x] = (row[x] - offsets[x]) / gains[x]
+
+
+@compiled()
+def _is_none_allowed(allowed: Array, y: int) -> bool:
+    """Whether nothing is allowed in a row of a map that is enlarged twice."""
+    h = allowed.shape[0]
+    own, other = allowed[y // 2], allowed[clamp(y // 2 + y % 2 * 2 - 1, 0, h - 1)]
+    most = ZERO
+    for x in range(len(own)):
+        most = bound(own[x], most, np.float32(np.inf))
+        most = bound(other[x], most, np.float32(np.inf))
+    return bool(most == ZERO)
+
+
+@compiled(called_from_python=True)
+def _hold_strip(arrays: tuple[Any, ...], buffers: Buffers, rows: Two) -> None:
+    """Hold some rows, from the first one to before the second.
+
+    Args:
+        arrays: What was made and both frames, (C, H, W); what is allowed, (H/2, W/2); gain and
+            offset of either frame, (C, h, w).
+        buffers: (2*C, W), (4, W), (as wide as a map and 2 more,).
+        rows: Of what was made.
+    """
+    made, left, right, allowed, gain, offset, gain_right, offset_right = arrays
+    (seen, lines, wide), W = buffers, made.shape[2]
+    limit, difference, gains, offsets = lines[0], lines[1], lines[2], lines[3]
+    for y in range(*rows):
+        if _is_none_allowed(allowed, y):
+            continue
+        enlarge_row(limit, wide, allowed, y)
+        difference[:] = ZERO
+        for c in range(C):
+            before, after = seen[c], seen[C + c]
+            _restore_row(before, left[c, y], (gain[c], offset[c]), (gains, offsets, wide), y)
+            light = gain_right[c], offset_right[c]
+            _restore_row(after, right[c, y], light, (gains, offsets, wide), y)
+            for x in range(W):
+                difference[x] += THIRD * abs(before[x] - after[x])
+        for x in range(W):
+            # all of it up to half of what is allowed
+            share = (limit[x] - difference[x]) / (HALF * limit[x] + LEAST)
+            difference[x] = bound(share, ZERO, ONE)
+        for c in range(C):
+            row, before, after = made[c, y], seen[c], seen[C + c]
+            for x in range(W):
+                row[x] += difference[x] * (HALF * (before[x] + after[x]) - row[x])
