@@ -30,7 +30,7 @@ from sepconv_video.kernels.vectors import (
 )
 
 # CRC-32 of `vectors.py`: numba's cache looks at this file, not at those that it imports
-VECTORS = 0x301AB5B9
+VECTORS = 0xE2FE2471
 THREADS = "sepconv-video loops"  # name of those that are kept
 ROWS = 16  # rows of a tile, a multiple of PAIR: they share one copy of the image patch
 ZERO = np.int64(0)  # unlike a plain 0 of a type that numba has no special case for

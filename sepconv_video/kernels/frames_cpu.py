@@ -16,8 +16,8 @@ from sepconv_video.kernels.looks import BORDER, LANES, look, look_cubic
 from sepconv_video.kernels.motion import MODES, Warping
 from sepconv_video.kernels.vectors import BLOCK, clamp, compiled, copy_flat
 
-LOOKS = 0x394BD5BB  # CRC-32 of `vectors.py` and `looks.py`, as `VECTORS` of `cpu`
-LEAST_ROWS, MOST_ROWS = 16, 64  # of a strip: its buffers are to stay in a core's cache
+LOOKS = 0xD820FA97  # CRC-32 of `vectors.py` and `looks.py`, as `VECTORS` of `cpu`
+LEAST_ROWS = 16  # of a strip
 STRIPS = 2  # for each thread, so that all end at the same time
 LEAST_WARPED, LEAST_BOXED = 50_000, 300_000  # fewer are done before a second thread has begun
 TURNED = 4096  # pixels that are laid out at once
@@ -40,7 +40,7 @@ def by_strips(
     *,
     is_small: bool,
 ) -> None:
-    """Share the rows of some pictures out to threads, in strips of MOST_ROWS at most.
+    """Share the rows of some pictures out to threads, in strips.
 
     Args:
         work: Called with the number of a picture, its first row and that before which it ends, and
@@ -51,8 +51,7 @@ def by_strips(
         is_small: Whether all is done before a second thread has begun.
     """
     # the more rows, the less is worked out twice
-    rows = pictures * height // (STRIPS * torch.get_num_threads())
-    rows = min(max(rows, LEAST_ROWS), MOST_ROWS)
+    rows = max(LEAST_ROWS, pictures * height // (STRIPS * torch.get_num_threads()))
     strips = -(-height // rows)
 
     def strip(own: Buffers, task: int) -> None:

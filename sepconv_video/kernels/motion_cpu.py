@@ -2,7 +2,8 @@
 
 `models/alignment.py` says what its steps are for; `motion_cuda` has the same for a
 GPU. What a strip needs of the rows around it is worked out again for each, so that a step is one
-pass.
+pass: what is done to a row follows what is done to those below it, and of each map only the last
+LINES rows are kept, those of a row y in line y % LINES, so that a core's cache holds them all.
 
 numba is imported at the top, so import this module only when it is needed.
 """
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from sepconv_video.kernels.cpu import Array, as_array
 from sepconv_video.kernels.frames_cpu import (
-    MOST_ROWS,
     ONE,
     ZERO,
     Buffers,
@@ -29,7 +29,7 @@ from sepconv_video.kernels.looks import LANES, look
 from sepconv_video.kernels.motion import WINDOW, Constants
 from sepconv_video.kernels.vectors import bound, clamp, compiled, copy_flat
 
-LOOKS = 0x394BD5BB  # as in `frames_cpu`
+LOOKS = 0xD820FA97  # as in `frames_cpu`
 LEAST_CELLS = 8000  # fewer are done before a second thread has begun
 C = 3  # channels
 TERMS = 5  # products of slopes and differences, which are averaged for a correction
@@ -38,6 +38,7 @@ STEPS_Y, STEPS_X = (0, -1, 1, 0, 0), (0, 0, 0, -1, 1)  # to the cells whose moti
 CANDIDATES = len(STEPS_Y)
 OWN: Any = np.int64(0)  # no shift; a plain 0 would be a type of its own for numba
 MIXED = 5  # rows of sums when they are mixed
+LINES = 8  # of those that a correction looks back to, the first one is 7 rows above the last
 RADIUS = 2  # half of `WINDOW`: a number, as numba's cache would not see it change elsewhere
 assert WINDOW == 2 * RADIUS + 1
 TWENTYFOURTH, SIXTH, THIRD, HALF = (np.float32(value) for value in (1 / 24, 1 / 6, 1 / 3, 0.5))
@@ -47,10 +48,11 @@ LEAST_EXPONENT = np.float32(2**SQUARINGS)
 Frames = tuple[Array, Array]  # left and right as `interleaved` makes them
 Arrays = tuple[Array, Array, Array, Array]  # of a picture: left, right, motion, new motion
 Single = Any  # numpy.float32
+Singles = tuple[Single, Single, Single]  # of a cell, one for each channel
+Rows = tuple[Array, Array, Array]  # likewise
 Figures = tuple[
     Single, Single, Single, Single, Single, Single
 ]  # `Constants` from damping to outside_cost
-Lines = tuple[int, int, int]  # a row of a buffer; those of the frame's first and last row
 
 
 def search(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) -> Tensor:
@@ -71,8 +73,8 @@ def _looks(width: int) -> Shapes:
 
 def correct(frames: Frames, motion: Tensor, constants: Constants) -> Tensor:
     """Correct a motion (N, 2, H, W) once, and smooth it where the frames agree."""
-    W, lines = motion.shape[3], MOST_ROWS + 2 * WINDOW
-    kept = (C, lines, W + 2), (C, lines, W), (TRUST + 1, lines, W)
+    W = motion.shape[3]
+    kept = (C, LINES, W + 2), (C, LINES, W), (TRUST + 1, LINES, W)
     shapes = *_looks(W), (W,), *kept, (W + 2 * RADIUS,), (TERMS, W)
     return _step(_correct_strip, frames, motion, (constants, 0), shapes)
 
@@ -80,7 +82,7 @@ def correct(frames: Frames, motion: Tensor, constants: Constants) -> Tensor:
 def choose(frames: Frames, motion: Tensor, constants: Constants, distance: int) -> Tensor:
     """Let each cell take the motion of one `distance` cells away, where that suits it better."""
     W = motion.shape[3]
-    costs = (CANDIDATES, MOST_ROWS + 2 * RADIUS, W)
+    costs = (CANDIDATES, LINES, W)
     shapes = *_looks(W), (W,), costs, (W + 2 * RADIUS,), (CANDIDATES, W), (MIXED, W)
     return _step(_choose_strip, frames, motion, (constants, distance), shapes)
 
@@ -160,33 +162,32 @@ def _mark_inside(inside: Array, places: Array, y: int, H: int) -> None:
 
 
 @compiled()
-def _box(out: Array, wide: Array, rows: Array, lines: Lines) -> None:
+def _box(out: Array, wide: Array, rows: Array, at: Two) -> None:
     """Sum `rows` over the window around each cell of one row; edges are repeated.
 
     Args:
         out: (W,), overwritten.
         wide: A buffer, (W + 2*RADIUS,).
-        rows: (rows, W).
-        lines: Which row, and between which ones.
+        rows: (LINES, W).
+        at: Which row, of how many.
     """
-    (line, first, last), W = lines, len(out)
+    (y, H), W = at, len(out)
+    row = rows[y % LINES]
+    upper, above = rows[clamp(y - 2, 0, H) % LINES], rows[clamp(y - 1, 0, H) % LINES]
+    below, lower = rows[clamp(y + 1, 0, H - 1) % LINES], rows[clamp(y + 2, 0, H - 1) % LINES]
+    # five at once, as each loop would read and write what there is
     for x in range(W):
-        wide[RADIUS + x], out[x] = ZERO, ZERO
-    for k in range(WINDOW):
-        row = rows[clamp(line + k - RADIUS, first, last)]
-        for x in range(W):
-            wide[RADIUS + x] += row[x]
+        wide[RADIUS + x] = upper[x] + above[x] + row[x] + below[x] + lower[x]
     for k in range(RADIUS):
         wide[k], wide[RADIUS + W + k] = wide[RADIUS], wide[RADIUS + W - 1]
-    for k in range(WINDOW):
-        for x in range(W):
-            out[x] += wide[k + x]
+    for x in range(W):
+        out[x] = wide[x] + wide[x + 1] + wide[x + 2] + wide[x + 3] + wide[x + 4]
 
 
 @compiled()
-def _compare_row(arrays: Arrays, buffers: Buffers, y: int, line: int) -> None:
+def _compare_row(arrays: Arrays, buffers: Buffers, y: int) -> None:
     """Move both frames as they are in the middle; sum, with a border, and difference."""
-    (seen, places, totals, differences), W = buffers, arrays[2].shape[2]
+    (seen, places, totals, differences), W, line = buffers, arrays[2].shape[2], y % LINES
     _look_both(arrays, seen, places, (y, y), OWN)
     for c in range(C):
         before, after = seen[0, c], seen[1, c]
@@ -198,42 +199,58 @@ def _compare_row(arrays: Arrays, buffers: Buffers, y: int, line: int) -> None:
 
 
 @compiled()
-def _multiply_row(buffers: Buffers, terms: Array, lines: Lines, figures: Figures) -> None:
-    """Multiply slopes and differences of a row, each cell's weighed, and keep the weights."""
-    (inside, totals, differences), (line, first, last) = buffers, lines
-    W, (_, robust, _, _, outside_weight, _) = len(inside), figures
-    xx, xy, yy = terms[0, line], terms[1, line], terms[2, line]
-    xd, yd, weight = terms[3, line], terms[4, line], terms[WEIGHT, line]
-    for x in range(W):
-        xx[x], xy[x], yy[x], xd[x], yd[x], weight[x] = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
-    for c in range(C):
-        own, difference = totals[c, line], differences[c, line]
-        above = totals[c, clamp(line - 1, first, last)]
-        below = totals[c, clamp(line + 1, first, last)]
-        for x in range(W):
-            # the difference's derivative by the motion: both frames' slopes
-            across, down = HALF * (own[x + 2] - own[x]), HALF * (below[x + 1] - above[x + 1])
-            xx[x] += across * across
-            xy[x] += across * down
-            yy[x] += down * down
-            xd[x] += across * difference[x]
-            yd[x] += down * difference[x]
-            weight[x] += difference[x] * difference[x]
-    for x in range(W):
-        # squares weighed by this grow like absolute values (iteratively reweighted least squares)
-        weight[x] = ONE / np.sqrt(weight[x] * THIRD + robust * robust)
-        weight[x] *= bound(inside[x], outside_weight, ONE)
-        xx[x] *= weight[x]
-        xy[x] *= weight[x]
-        yy[x] *= weight[x]
-        xd[x] *= weight[x]
-        yd[x] *= weight[x]
+def _dot(a: Singles, b: Singles) -> Single:
+    """Sum of products over the channels."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 @compiled()
-def _solve_row(motion: Array, terms: Array, sums: Array, at: Two, figures: Figures) -> None:
+def _half_off(high: Rows, low: Rows, x: int, y: int) -> Singles:
+    """Half of what the channels of one cell, at x, are more than those of another, at y."""
+    red, green = high[0][x] - low[0][y], high[1][x] - low[1][y]
+    return HALF * red, HALF * green, HALF * (high[2][x] - low[2][y])
+
+
+@compiled()
+def _channels(rows: Array, line: int) -> Rows:
+    """Those of a line."""
+    return rows[0, line], rows[1, line], rows[2, line]
+
+
+@compiled()
+def _multiply_row(buffers: Buffers, terms: Array, at: Two, figures: Figures) -> None:
+    """Multiply slopes and differences of a row, each cell's weighed, and keep the weights."""
+    (inside, totals, differences), (y, H), line = buffers, at, at[0] % LINES
+    W, (_, robust, _, _, outside_weight, _) = len(inside), figures
+    xx, xy, yy = terms[0, line], terms[1, line], terms[2, line]
+    xd, yd, weight = terms[3, line], terms[4, line], terms[WEIGHT, line]
+    own, differs = _channels(totals, line), _channels(differences, line)
+    above = _channels(totals, clamp(y - 1, 0, H - 1) % LINES)
+    below = _channels(totals, clamp(y + 1, 0, H - 1) % LINES)
+    # all channels at once: one after the other, each would read and write the sums
+    for x in range(W):
+        difference = differs[0][x], differs[1][x], differs[2][x]
+        # its derivative by the motion: both frames' slopes
+        across = _half_off(own, own, x + 2, x)
+        down = _half_off(below, above, x + 1, x + 1)
+        # squares weighed by this grow like absolute values (iteratively reweighted least squares)
+        share = ONE / np.sqrt(_dot(difference, difference) * THIRD + robust * robust)
+        share *= bound(inside[x], outside_weight, ONE)
+        weight[x] = share
+        xx[x] = share * _dot(across, across)
+        xy[x] = share * _dot(across, down)
+        yy[x] = share * _dot(down, down)
+        xd[x] = share * _dot(across, difference)
+        yd[x] = share * _dot(down, difference)
+
+
+@compiled()
+def _solve_row(motion: Array, terms: Array, buffers: Buffers, y: int, figures: Figures) -> None:
     """Correct the motion of a row by the sums of its terms, and keep it, times the trust in it."""
-    (y, line), share, damping = at, ONE / np.float32(WINDOW * WINDOW), figures[0]
+    line, share, damping = y % LINES, ONE / np.float32(WINDOW * WINDOW), figures[0]
+    sums, wide = buffers
+    for k in range(TERMS):
+        _box(sums[k], wide, terms[k], (y, motion.shape[1]))
     across, down = terms[ACROSS, line], terms[DOWN, line]
     weight, trust = terms[WEIGHT, line], terms[TRUST, line]
     before_x, before_y = motion[0, y], motion[1, y]
@@ -249,37 +266,42 @@ def _solve_row(motion: Array, terms: Array, sums: Array, at: Two, figures: Figur
         down[x] = (before_y[x] + lower) * trust[x]
 
 
+@compiled()
+def _smooth_row(result: Array, terms: Array, buffers: Buffers, y: int) -> None:
+    """Average the corrected motion of a row by the trust in it."""
+    sums, wide = buffers
+    for k in range(3):
+        _box(sums[k], wide, terms[ACROSS + k], (y, result.shape[1]))
+    for x in range(len(sums[0])):
+        result[0, y, x], result[1, y, x] = sums[0, x] / sums[2, x], sums[1, x] / sums[2, x]
+
+
 @compiled(called_from_python=True)
 def _correct_strip(arrays: Arrays, _: int, figures: Figures, buffers: Buffers, rows: Two) -> None:
     """Correct some rows, from the first one to before the second."""
     (top, bottom), motion, result = rows, arrays[2], arrays[3]
     (seen, places, inside, totals, differences, terms, wide, sums) = buffers
-    _, H, W = motion.shape
-    base = top - WINDOW
-    first, last = -base, H - 1 - base
-    for y in range(clamp(top - WINDOW, 0, H), clamp(bottom + WINDOW, 0, H)):
-        _compare_row(arrays, (seen, places, totals, differences), y, y - base)
-    for y in range(clamp(top - 2 * RADIUS, 0, H), clamp(bottom + 2 * RADIUS, 0, H)):
-        _take_row(places, motion, y, OWN)
-        _mark_inside(inside, places, y, H)
-        lines = y - base, first, last
-        _multiply_row((inside, totals, differences), terms, lines, figures)
-    for y in range(clamp(top - RADIUS, 0, H), clamp(bottom + RADIUS, 0, H)):
-        for k in range(TERMS):
-            _box(sums[k], wide, terms[k], (y - base, first, last))
-        _solve_row(motion, terms, sums, (y, y - base), figures)
-    for y in range(top, bottom):
-        for k in range(3):
-            _box(sums[k], wide, terms[ACROSS + k], (y - base, first, last))
-        for x in range(W):
-            result[0, y, x] = sums[0, x] / sums[2, x]
-            result[1, y, x] = sums[1, x] / sums[2, x]
+    H = motion.shape[1]
+    for newest in range(clamp(top - WINDOW, 0, H), bottom + WINDOW):
+        if newest < H:
+            _compare_row(arrays, (seen, places, totals, differences), newest)
+        y = newest - 1
+        if clamp(top - 2 * RADIUS, 0, H) <= y < H:
+            _take_row(places, motion, y, OWN)
+            _mark_inside(inside, places, y, H)
+            _multiply_row((inside, totals, differences), terms, (y, H), figures)
+        y -= RADIUS
+        if clamp(top - RADIUS, 0, H) <= y < H:
+            _solve_row(motion, terms, (sums, wide), y, figures)
+        y -= RADIUS
+        if y >= top:
+            _smooth_row(result, terms, (sums, wide), y)
 
 
 @compiled()
-def _price_row(arrays: Arrays, buffers: Buffers, at: Two, distance: int, figures: Figures) -> None:
+def _price_row(arrays: Arrays, buffers: Buffers, y: int, distance: int, figures: Figures) -> None:
     """How little the frames agree for each motion that the cells of a row may take."""
-    (seen, places, inside, costs), (_, H, W), (y, line) = buffers, arrays[2].shape, at
+    (seen, places, inside, costs), (_, H, W), line = buffers, arrays[2].shape, y % LINES
     _, _, _, _, _, outside_cost = figures
     for k in range(CANDIDATES):
         from_y = clamp(y + distance * STEPS_Y[k], 0, H - 1)
@@ -340,11 +362,12 @@ def _choose_strip(
 ) -> None:
     """Let the cells of some rows choose, from the first one to before the second."""
     (top, bottom), H = rows, arrays[2].shape[1]
-    (seen, places, inside, costs, wide, sums, mixed), base = buffers, top - RADIUS
-    for y in range(clamp(top - RADIUS, 0, H), clamp(bottom + RADIUS, 0, H)):
-        at = y, y - base
-        _price_row(arrays, (seen, places, inside, costs), at, distance, figures)
-    for y in range(top, bottom):
-        for k in range(CANDIDATES):
-            _box(sums[k], wide, costs[k], (y - base, -base, H - 1 - base))
-        _mix_row(arrays, (places, sums, mixed), y, distance, figures)
+    seen, places, inside, costs, wide, sums, mixed = buffers
+    for newest in range(clamp(top - RADIUS, 0, H), bottom + RADIUS):
+        if newest < H:
+            _price_row(arrays, (seen, places, inside, costs), newest, distance, figures)
+        y = newest - RADIUS
+        if y >= top:
+            for k in range(CANDIDATES):
+                _box(sums[k], wide, costs[k], (y, H))
+            _mix_row(arrays, (places, sums, mixed), y, distance, figures)

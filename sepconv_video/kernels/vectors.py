@@ -28,7 +28,8 @@ R = TypeVar("R")
 def compiled(*, called_from_python: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Give `numba.njit` a type, and our options.
 
-    Of fast-math only the fusing of multiply and add is allowed: it makes sums more exact. The
+    Of fast-math only the fusing of multiply and add is allowed: it makes sums more exact. A
+    division by zero is no error, as a loop that looks out for one is not vectorised. The
     interpreter's lock is released, so that other threads work meanwhile. Without the wrappers
     that they do not need, inner functions compile faster.
     """
@@ -38,6 +39,7 @@ def compiled(*, called_from_python: bool = False) -> Callable[[Callable[P, R]], 
             cache=True,
             nogil=True,
             fastmath={"contract"},
+            error_model="numpy",
             no_cpython_wrapper=not called_from_python,
             no_cfunc_wrapper=True,
         )
