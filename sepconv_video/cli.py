@@ -145,7 +145,7 @@ def _flag(name: str, callback: Callable[..., None], text: str) -> Callable[..., 
 )  # fmt: skip
 @click.option(
     "--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True,
-    help="Of the network; auto is fp16 on a GPU, bf16 on CPUs that are fast at it.",
+    help="Of the network; auto is fp16 on a GPU, bf16 on CPUs with AMX, else fp32.",
 )  # fmt: skip
 @click.option(
     "--batch", type=click.IntRange(min=1), help="Pairs of frames at once.  [default: by memory]"

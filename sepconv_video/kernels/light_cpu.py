@@ -30,7 +30,8 @@ Light = tuple[Array, Array]  # gain and offset of a picture, (C, h, w) each
 
 def relight(frames: Tensor, gain: Tensor, offset: Tensor) -> None:
     """Do what `light.relight` says."""
-    N, _, H, W = frames.shape
+    N, channels, H, W = frames.shape
+    assert channels == gain.shape[1] == offset.shape[1] == C
     given, maps = frames.numpy(), (as_array(gain), as_array(offset))
 
     def work(n: int, rows: Two, own: Buffers) -> None:
@@ -45,6 +46,7 @@ def hold(
 ) -> None:
     """Do what `light.hold` says."""
     N, _, H, W = made.shape
+    assert all(maps.shape[1] == C for maps in (made, left, right, *light))
     given = [as_array(tensor) for tensor in (left, right, allowed)]
     result, maps = made.numpy(), [as_array(tensor) for tensor in light]
 
