@@ -170,8 +170,8 @@ def test_each_pair_has_its_own():
 
 def test_their_own_light_is_given_back():
     first, second = torch.randn(2, 1, 3, 8, 16, generator=torch.Generator().manual_seed(1))
-    maps = torch.tensor([[[1.7, 0.8]], [[-0.4, 0.1]]])
-    fade = Fade(*maps[:, None].expand(2, 1, 3, 1, 2).unbind())
+    gain, offset = torch.tensor([1.7, 0.8]), torch.tensor([-0.4, 0.1])
+    fade = Fade(gain.expand(1, 3, 1, 2), offset.expand(1, 3, 1, 2))
     even = first.clone(), second.clone()
     fade.even_out(*even)
     back = fade.undone(*even)
