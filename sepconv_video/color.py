@@ -203,10 +203,11 @@ def _halve(image: Tensor, dim: int, on_luma: bool) -> Tensor:
     size = image.shape[dim]
     half = (size + 1) // 2
     lead = (len(taps) - 1) // 2
-    index = torch.arange(-lead, 2 * half - 2 + len(taps) - lead, device=image.device)
-    if not on_luma:
-        index = torch.where(index < size, index, 2 * size - 1 - index)
-    extended = image.index_select(dim, index.clamp(0, size - 1)).transpose(dim, -1)
+    beyond = torch.arange(size, 2 * half - 2 + len(taps) - lead, device=image.device)
+    index = beyond if on_luma else 2 * size - 1 - beyond
+    before = [image.narrow(dim, 0, 1)] * lead
+    after = image.index_select(dim, index.clamp(0, size - 1))
+    extended = torch.cat([*before, image, after], dim).transpose(dim, -1)
     total = torch.zeros_like(extended[..., :half])
     for k, weight in enumerate(taps):
         total.add_(extended[..., k : k + 2 * half - 1 : 2], alpha=weight)
