@@ -45,8 +45,7 @@ def convolve(
 
 def _is_for_our_own(maps: Tensor, weight: Tensor) -> bool:
     """Whether it is for a CPU, in single precision, without gradients, and large enough."""
-    # of inference tensors nobody could tell whether they are still the same
-    if not maps.is_cpu or weight.is_inference() or torch.is_autocast_enabled("cpu"):
+    if not maps.is_cpu or torch.is_autocast_enabled("cpu"):
         return False
     if torch.is_grad_enabled() and (maps.requires_grad or weight.requires_grad):
         return False

@@ -62,8 +62,8 @@ class _Sizes(NamedTuple):
     """Tiles at once."""
 
 
-# by weights, as long as there are any: what they become, and of which version of them
-_transformed: MutableMapping[Tensor, tuple[int, Array]] = WeakTensorKeyDictionary()
+# by weights, as long as there are any: a copy of them, and what they become
+_transformed: MutableMapping[Tensor, tuple[Tensor, Array]] = WeakTensorKeyDictionary()
 
 
 def convolve(
@@ -108,10 +108,12 @@ def transformed(weight: Tensor) -> Array:
     Returns:
         Flat: (PLACES, outputs/OUTPUTS, inputs, OUTPUTS), padded with zeros.
     """
-    # what counts the changes has no public name
-    if weight not in _transformed or _transformed[weight][0] != weight._version:
-        _transformed[weight] = weight._version, _transform(weight)
-    return _transformed[weight][1]
+    kept = _transformed.get(weight)
+    # not by PyTorch's count of changes, which misses those that are made by way of `data`
+    if kept is None or not torch.equal(kept[0], weight):
+        kept = weight.detach().clone(), _transform(weight)
+        _transformed[weight] = kept
+    return kept[1]
 
 
 def _transform(weight: Tensor) -> Array:
