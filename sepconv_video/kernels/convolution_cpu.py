@@ -93,7 +93,7 @@ def convolve(
     def buffers() -> Buffers:
         cells = PLACES * max(wide, columns)
         return (
-            torch.zeros(PLACES * block * wide).numpy(),
+            torch.empty(PLACES * block * wide).numpy(),
             torch.empty(PLACES * block * columns).numpy(),
             torch.empty(cells).numpy(),
         )
