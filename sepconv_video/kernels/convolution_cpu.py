@@ -30,7 +30,7 @@ from sepconv_video.kernels.winograd import (
 
 WINOGRAD = 0xC84AF2E2  # CRC-32 of `vectors.py` and `winograd.py`, as `VECTORS` of `cpu`
 BLOCK = 3 * TILES  # tiles at once: their products are to stay in a core's cache
-SHARES = 8  # of a thread, so that all end at the same time
+SHARES = 4  # of a thread, so that all end at the same time
 FIRST = np.int64(0)
 
 TRANSFORM = torch.tensor(
