@@ -2,6 +2,9 @@
 # ruff: noqa: N803 - N, C, H, W are the field's names for tensor sizes
 
 import gc
+import os
+import subprocess
+import sys
 import weakref
 import zlib
 from pathlib import Path
@@ -195,3 +198,26 @@ def test_the_cache_notices_changed_vector_code():
     """As `cpu.VECTORS`."""
     found = zlib.crc32(b"".join(Path(one.__file__).read_bytes() for one in (vectors, winograd)))
     assert found == convolution_cpu.WINOGRAD, f"write `WINOGRAD = 0x{found:08X}` there"
+
+
+NARROW = """
+import torch
+from test_convolution import assert_near, by_pytorch, operands
+from sepconv_video.kernels import convolution_cpu
+
+for sizes in ((2, 26, 49, 23, 41), (1, 16, 64, 40, 70)):
+    maps, weight, bias, base = operands(*sizes)
+    found = convolution_cpu.convolve(maps, weight, bias, 0.1, base)
+    assert_near(found, by_pytorch(maps, weight, bias, 0.1, base))
+"""
+
+
+def test_agrees_with_pytorch_by_narrow_vectors(tmp_path):
+    """As on CPUs without AVX-512, or any AVX at all; tests on others do not compile for these."""
+    plain = {
+        "NUMBA_CPU_NAME": "generic",
+        "NUMBA_CPU_FEATURES": "",
+        "NUMBA_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
+    subprocess.run([sys.executable, "-c", NARROW], env={**os.environ, **plain}, check=True)
