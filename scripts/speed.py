@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from sepconv_video.devices import DTYPES, frames_dtype
 from sepconv_video.kernels import sepconv_pair
@@ -220,20 +221,13 @@ def networks(device: torch.device) -> dict[str, torch.nn.Module]:
 @cache
 def network_macs(name: str) -> float:
     """Multiply-accumulates per pixel of a new frame, as convolutions are defined, and operator."""
-    frame, counts = torch.zeros(1, 3, 64, 64), []
-
-    def count(layer: torch.nn.Conv2d, _: Any, made: Tensor) -> None:
-        counts.append(made.numel() * layer.weight[0].numel())
-
-    model = networks(torch.device("cpu"))[name]
-    for layer in model.modules():
-        if isinstance(layer, torch.nn.Conv2d):
-            layer.register_forward_hook(count)
-    with torch.inference_mode():
-        model(frame, frame)
+    frame = torch.zeros(1, 3, 64, 64)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        # in double precision it is PyTorch that convolves, whose work alone is counted
+        networks(torch.device("cpu"))[name].double()(frame, frame)
     # `fine` filters the pair as two motions move it
     operator = {"fast": operator_macs(11), "fine": 2 * operator_macs(11), "2017": operator_macs(51)}
-    return sum(counts) / frame[0, 0].numel() + operator[name]
+    return counter.get_total_flops() / 2 / frame[0, 0].numel() + operator[name]
 
 
 def moving_pair(height: int, width: int, **kind: Any) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,8 @@ def convolve(
     Returns:
         (N, outputs, H/stride, W/stride).
     """
-    if stride == 1 and _is_for_our_own(maps, weight):
+    given = [maps, weight, bias] if base is None else [maps, weight, bias, base]
+    if stride == 1 and _is_for_our_own(given):
         from sepconv_video.kernels import convolution_cpu  # noqa: PLC0415 - numba is heavy
 
         return convolution_cpu.convolve(maps, weight, bias, slope, base)
@@ -43,11 +44,12 @@ def convolve(
     return made if base is None else made + base
 
 
-def _is_for_our_own(maps: Tensor, weight: Tensor) -> bool:
-    """Whether it is for a CPU, in single precision, without gradients, and large enough."""
+def _is_for_our_own(given: list[Tensor]) -> bool:
+    """Whether it is for a CPU, in single precision, without gradients, and maps are large."""
+    maps = given[0]
     if not maps.is_cpu or torch.is_autocast_enabled("cpu"):
         return False
-    if torch.is_grad_enabled() and (maps.requires_grad or weight.requires_grad):
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
         return False
-    is_single = maps.dtype == weight.dtype == torch.float32
+    is_single = all(tensor.dtype == torch.float32 for tensor in given)
     return is_single and maps[:, 0].numel() >= LEAST_CELLS

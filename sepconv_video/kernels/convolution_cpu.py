@@ -5,7 +5,7 @@ of what it does. numba is imported at the top, so import this module only when i
 """
 
 from collections.abc import MutableMapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,19 +48,7 @@ TRANSFORM = torch.tensor(
 
 Buffers = tuple[Array, Array, Array]
 Single = Any  # numpy.float32
-Sizes = tuple[int, int, int, int, int]  # `_Sizes`, as numba likes it
-
-
-class _Sizes(NamedTuple):
-    """What the loops must know of shapes, as all arrays come flat."""
-
-    H: int
-    W: int
-    inputs: int
-    outputs: int
-    block: int
-    """Tiles at once."""
-
+Sizes = tuple[int, int, int, int, int]  # H, W, inputs, outputs, and tiles at once
 
 # by weights, as long as there are any: a copy of them, and what they become
 _transformed: MutableMapping[Tensor, tuple[Tensor, Array]] = WeakTensorKeyDictionary()
@@ -80,7 +68,7 @@ def convolve(
     blocks = -(-tiles // block)
     each = max(1, blocks * N // (threads * SHARES))  # of them in a task
     tasks = -(-blocks // each)
-    sizes: Sizes = (*_Sizes(H, W, inputs, len(weight), block),)
+    sizes = H, W, inputs, len(weight), block
     weights = transformed(weight)
     wide, columns = _padded(inputs, CHANNELS), _padded(len(weight), OUTPUTS)
     biases, rectifier = F.pad(bias, [0, columns - len(weight)]).numpy(), np.float32(slope)
@@ -117,8 +105,7 @@ def transformed(weight: Tensor) -> Array:
 
 
 def _transform(weight: Tensor) -> Array:
-    matrix = TRANSFORM.to(weight.device)
-    places = torch.einsum("ai,bj,ncij->abcn", matrix, matrix, weight.detach().double())
+    places = torch.einsum("ai,bj,ncij->abcn", TRANSFORM, TRANSFORM, weight.detach().double())
     outputs, inputs = weight.shape[:2]
     places = F.pad(places, [0, -outputs % OUTPUTS]).view(PLACES, inputs, -1, OUTPUTS)
     made: Array = places.transpose(1, 2).float().contiguous().view(-1).numpy()
@@ -177,7 +164,7 @@ def _convolve_tiles(
 
     Args:
         arrays: Maps, result, what is added to it (or nothing), weights and biases; flat.
-        sizes: `_Sizes`.
+        sizes: What is to be known of shapes, as all arrays come flat.
         buffers: Transformed maps, their products, and the cells of a tile.
         tiles: Numbers.
         slope: As `winograd.restore` wants it.

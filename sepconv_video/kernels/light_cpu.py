@@ -112,18 +112,6 @@ def _restore_row(
         own[x] = (row[x] - offsets[x]) / gains[x]
 
 
-@compiled()
-def _is_none_allowed(allowed: Array, y: int) -> bool:
-    """Whether nothing is allowed in a row of a map that is enlarged twice."""
-    h = allowed.shape[0]
-    own, other = allowed[y // 2], allowed[clamp(y // 2 + y % 2 * 2 - 1, 0, h - 1)]
-    most = ZERO
-    for x in range(len(own)):
-        most = bound(own[x], most, np.float32(np.inf))
-        most = bound(other[x], most, np.float32(np.inf))
-    return bool(most == ZERO)
-
-
 @compiled(called_from_python=True)
 def _hold_strip(arrays: tuple[Any, ...], buffers: Buffers, rows: Two) -> None:
     """Hold some rows, from the first one to before the second.
@@ -138,9 +126,9 @@ def _hold_strip(arrays: tuple[Any, ...], buffers: Buffers, rows: Two) -> None:
     (seen, lines, wide), W = buffers, made.shape[2]
     limit, difference, gains, offsets = lines[0], lines[1], lines[2], lines[3]
     for y in range(*rows):
-        if _is_none_allowed(allowed, y):
-            continue
         enlarge_row(limit, wide, allowed, y)
+        if limit.max() == ZERO:
+            continue
         difference[:] = ZERO
         for c in range(C):
             before, after = seen[c], seen[C + c]

@@ -94,12 +94,11 @@ def test_what_is_nan_stays_where_it_is():
 
 
 def test_threads_change_nothing():
-    given = operands(2, 32, 32, 100, 70)
+    maps, weight, bias, base = operands(2, 32, 32, 100, 70)
     threads, made = torch.get_num_threads(), []
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            maps, weight, bias, base = given
             made.append(convolution_cpu.convolve(maps, weight, bias, 0.1, base))
     finally:
         torch.set_num_threads(threads)
@@ -166,6 +165,10 @@ def test_our_own_is_for_what_is_large_single_and_without_gradients(monkeypatch):
     assert not called(monkeypatch, *(one.bfloat16() for one in (maps, weight, bias)))
     with torch.autocast("cpu", torch.bfloat16):
         assert not called(monkeypatch, maps, weight, bias)
+    base = torch.zeros(1, 8, 30, 30)
+    assert called(monkeypatch, maps, weight, bias, base=base)
+    assert not called(monkeypatch, maps, weight, bias, base=base.clone().requires_grad_())
+    assert not called(monkeypatch, maps, weight, bias.clone().requires_grad_())
     weight.requires_grad_()
     assert not called(monkeypatch, maps, weight, bias)
     with torch.no_grad():

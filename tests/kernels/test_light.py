@@ -1,13 +1,10 @@
 """Light on a CPU, by PyTorch's operations."""
 
-import zlib
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
 
-from sepconv_video.kernels import light, light_cpu, looks, vectors
+from sepconv_video.kernels import light
 
 SIZES = [(1, 1), (2, 3), (5, 7), (9, 40)]  # of maps
 
@@ -67,9 +64,3 @@ def test_frames_and_maps_may_be_parts_of_others():
     light.hold(wanted, left.clone(), right.clone(), allowed.clone(), own_light)
     light.hold(held, left, right, allowed, own_light)
     assert torch.equal(held, wanted)
-
-
-def test_the_cache_notices_changed_vector_code():
-    """As `cpu.VECTORS`."""
-    found = zlib.crc32(b"".join(Path(one.__file__).read_bytes() for one in (vectors, looks)))
-    assert found == light_cpu.LOOKS, f"write `LOOKS = 0x{found:08X}` in light_cpu.py"
