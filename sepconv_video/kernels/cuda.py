@@ -35,7 +35,13 @@ GROUPS = (1, 3, 4)  # numbers of channels that one launch may handle
 TENSOR_STORAGE, TENSOR_TAPS = ("HALF", "BFLOAT16"), range(17, 58)  # what forward_tensor can do
 TENSOR_CAPABILITY = 80
 TURNED = 64  # as in planar.cu: pixels, and channels of a block
-SOURCES = ("sepconv.cu", "sepconv_forward.cu", "sepconv_tensor.cu", "sepconv_backward.cu")
+SOURCES = (
+    "storage.cu",
+    "sepconv.cu",
+    "sepconv_forward.cu",
+    "sepconv_tensor.cu",
+    "sepconv_backward.cu",
+)
 PLANAR_SOURCES = ("planar.cu",)
 MAP_ELEMENTS = 2**32  # of a map of taps, at most
 SHARED_WITHOUT_OPT_IN = 48 * 1024  # bytes of shared memory that a block gets without asking
@@ -139,7 +145,7 @@ def planar_bytes(size: int) -> int:
     return TURNED * (TURNED * size + 4)
 
 
-def launch(kernel: Any, grid: tuple[int, int, int], words: list[int], shared: int) -> None:  # noqa: ANN401
+def launch(kernel: Any, grid: tuple[int, int, int], words: list[int], shared: int = 0) -> None:  # noqa: ANN401
     """Launch a `cupy.RawKernel` of ours; its one argument are these 64-bit words."""
     # an opaque element, which CuPy passes by value
     argument = np.array(words, np.int64).view(f"V{8 * len(words)}")
@@ -297,8 +303,9 @@ def _planar_kernel(index: int, size: int) -> Any:  # noqa: ANN401
     return function(index, (PLANAR_SOURCES, planar_options(size)), "planar", planar_bytes(size))
 
 
+@cache
 def function(
-    index: int, module: tuple[tuple[str, ...], tuple[str, ...]], name: str, shared: int
+    index: int, module: tuple[tuple[str, ...], tuple[str, ...]], name: str, shared: int = 0
 ) -> Any:  # noqa: ANN401
     """Find a `cupy.RawKernel` on GPU number `index`, compiled on first use.
 

@@ -80,8 +80,8 @@ class Fade(NamedTuple):
         if self._is_none():
             return
         for_left, for_right = self.half_way()
-        _relight(left, *for_left)
-        _relight(right, *for_right)
+        relight(left, *for_left)
+        relight(right, *for_right)
 
     def undone(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         """Give frames that are in the light half way their own light again."""
@@ -145,14 +145,6 @@ def _by_place(maps: Tensor) -> Tensor:
 def _enlarged(maps: Tensor, frames: Tensor) -> Tensor:
     """Maps (N, 3, h, w) as large as frames, and of their precision."""
     return upsample(maps, frames.shape[-1] // maps.shape[-1]).to(frames.dtype)
-
-
-def _relight(frames: Tensor, gain: Tensor, offset: Tensor) -> None:
-    """Brighten frames; they are overwritten."""
-    if frames.is_cpu:
-        relight(frames, gain, offset)
-    else:
-        frames.mul_(_enlarged(gain, frames)).add_(_enlarged(offset, frames))
 
 
 def _undone(frames: Tensor, gain: Tensor, offset: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def hold(made: Tensor, left: Tensor, right: Tensor, fade: Fade, allowed: Tensor)
         As `made`.
     """
     differentiate = torch.is_grad_enabled() and made.requires_grad
-    if made.is_cpu and made.dtype == torch.float32 and not differentiate:
+    if not differentiate and (made.is_cuda or made.dtype == torch.float32):
         kernels.hold(made, left, right, allowed, tuple(chain(*fade.half_way())))
         return made
     left, right = fade.undone(left, right)

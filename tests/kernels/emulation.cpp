@@ -150,6 +150,9 @@ static Kernel find(const char* name) {
     if (!std::strcmp(name, "match")) return match;
 #elif defined(WARP)
     if (!std::strcmp(name, "warp")) return warp;
+#elif defined(LIGHT)
+    if (!std::strcmp(name, "relight")) return relight;
+    if (!std::strcmp(name, "hold")) return hold;
 #elif defined(PLANAR)
     if (!std::strcmp(name, "planar")) return planar;
 #elif defined(BACKWARD)

@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_cpu import assert_laid_out
+from test_light import PRECISION, assert_held, assert_relit
 from test_motion import (
     WARPINGS,
     assert_matched,
@@ -26,7 +27,7 @@ from test_motion import (
 )
 
 from sepconv_video.errors import DeviceError
-from sepconv_video.kernels import cuda, motion_cuda, reference
+from sepconv_video.kernels import cuda, light_cuda, motion_cuda, reference
 
 COMPILER = shutil.which("g++")
 pytestmark = pytest.mark.skipif(
@@ -94,7 +95,7 @@ def emulate(build_folder, monkeypatch):
 
     yield start
     ours = cuda._kernel, cuda._planar_kernel, motion_cuda._kernel, motion_cuda._warp_kernel
-    for cached in (cuda._module, *ours):
+    for cached in (cuda._module, cuda.function, *ours):
         cached.cache_clear()
 
 
@@ -384,6 +385,16 @@ def test_cells_are_matched_as_in_pytorch(emulate, size):
 def test_frames_are_warped_as_in_pytorch(emulate, how, size):
     emulate()
     assert_warped(motion_cuda.warp, how, size)
+
+
+@pytest.mark.parametrize("dtype", PRECISION)
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 7)])
+def test_frames_are_relit_and_what_stands_is_held(emulate, dtype, size):
+    emulate()
+    for factor in (1, 2, 8):
+        assert_relit(light_cuda.relight, dtype, size, factor)
+    for factor in (2, 8):
+        assert_held(light_cuda.hold, dtype, size, factor)
 
 
 @pytest.mark.parametrize("dtype", cuda.STORAGE)

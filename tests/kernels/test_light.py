@@ -1,4 +1,4 @@
-"""Light on a CPU, by PyTorch's operations."""
+"""Light, by PyTorch's operations."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from sepconv_video.kernels import light
 
 SIZES = [(1, 1), (2, 3), (5, 7), (9, 40)]  # of maps
+PRECISION = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 0.04}
 
 
 def maps(count, size):
@@ -20,23 +21,20 @@ def enlarged(some, factor):
     return F.interpolate(some.double(), scale_factor=factor, mode="bilinear", align_corners=False)
 
 
-@pytest.mark.parametrize("factor", [1, 2, 4, 16])
-@pytest.mark.parametrize("size", SIZES)
-def test_frames_are_relit_as_by_pytorch(size, factor):
+def assert_relit(relight, dtype, size, factor, device="cpu"):
     gain, offset = maps(2, size)
-    frames = torch.randn(2, 3, factor * size[0], factor * size[1])
+    frames = torch.randn(2, 3, factor * size[0], factor * size[1]).to(dtype)
     wanted = frames * enlarged(gain, factor) + enlarged(offset, factor)
-    light.relight(frames, gain, offset)
-    torch.testing.assert_close(frames.double(), wanted, rtol=0, atol=1e-5)
+    frames, gain, offset = (tensor.to(device) for tensor in (frames, gain, offset))
+    relight(frames, gain, offset)
+    assert (frames.cpu() - wanted).abs().max() <= PRECISION[dtype]
 
 
-@pytest.mark.parametrize("factor", [2, 8])
-@pytest.mark.parametrize("size", SIZES)
-def test_what_stands_is_held_as_by_pytorch(size, factor):
+def assert_held(hold, dtype, size, factor, device="cpu"):
     """Also where nothing is allowed in some rows, or anywhere."""
     height, width = factor * size[0], factor * size[1]
-    made, left = torch.randn(2, 2, 3, height, width)
-    right = left + torch.randn_like(left) * 0.1
+    made, left = torch.randn(2, 2, 3, height, width).to(dtype)
+    right = left + (torch.randn(left.shape) * 0.1).to(dtype)
     allowed = torch.rand(2, 1, height // 2, width // 2) * 0.3
     allowed *= torch.rand(2, 1, height // 2, 1) < 0.5
     own_light = *maps(2, size), *maps(2, size)
@@ -48,10 +46,23 @@ def test_what_stands_is_held_as_by_pytorch(size, factor):
     difference = (before - after).abs().mean(1, keepdim=True)
     share = ((limit - difference) / (limit / 2 + 1e-3)).clamp(0, 1)
     wanted = torch.lerp(made.double(), (before + after) / 2, share)
+    own_light = tuple(tensor.to(device) for tensor in own_light)
     for given, true in ((allowed, wanted), (torch.zeros_like(allowed), made.double())):
-        held = made.clone()
-        light.hold(held, left, right, given, own_light)
-        torch.testing.assert_close(held.double(), true, rtol=0, atol=1e-4)
+        held = made.clone().to(device)
+        hold(held, left.to(device), right.to(device), given.to(device), own_light)
+        assert (held.cpu() - true).abs().max() <= 4 * PRECISION[dtype]
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 16])
+@pytest.mark.parametrize("size", SIZES)
+def test_frames_are_relit_as_by_pytorch(size, factor):
+    assert_relit(light.relight, torch.float32, size, factor)
+
+
+@pytest.mark.parametrize("factor", [2, 8])
+@pytest.mark.parametrize("size", SIZES)
+def test_what_stands_is_held_as_by_pytorch(size, factor):
+    assert_held(light.hold, torch.float32, size, factor)
 
 
 def test_frames_and_maps_may_be_parts_of_others():
@@ -64,3 +75,11 @@ def test_frames_and_maps_may_be_parts_of_others():
     light.hold(wanted, left.clone(), right.clone(), allowed.clone(), own_light)
     light.hold(held, left, right, allowed, own_light)
     assert torch.equal(held, wanted)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", PRECISION)
+@pytest.mark.parametrize("size", SIZES)
+def test_light_on_a_gpu(dtype, size):
+    assert_relit(light.relight, dtype, size, 8, "cuda")
+    assert_held(light.hold, dtype, size, 8, "cuda")

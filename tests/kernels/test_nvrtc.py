@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
-from sepconv_video.kernels import cuda, motion_cuda
+from sepconv_video.kernels import cuda, light_cuda, motion_cuda
 from sepconv_video.kernels.cuda import Variant
 
 SLOW = pytest.mark.slow
@@ -70,6 +71,15 @@ def test_warping_fits_the_registers(arch):
     source = cuda.source(motion_cuda.WARP_SOURCES)
     registers, spilled = compiled(arch, source, motion_cuda.WARP_OPTIONS, 1)
     assert max(registers) <= 64  # two thirds of all threads at once
+    assert not any(spilled)
+
+
+@pytest.mark.parametrize("arch", [75, 90, 120])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_light_fits_the_registers(arch, dtype):
+    options = light_cuda.options(dtype)
+    registers, spilled = compiled(arch, cuda.source(light_cuda.SOURCES), options, 2)
+    assert max(registers) <= 96  # 30 % of all threads at once; most pixels end before
     assert not any(spilled)
 
 
