@@ -1,11 +1,16 @@
-"""3x3 convolutions of networks: PyTorch's, or on a CPU our own where that takes half the time."""
+"""3x3 convolutions of networks: PyTorch's, or on a CPU our own where that takes half the time.
+
+On a GPU what follows them is our own.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 LEAST_CELLS = 400
-"""Of fewer PyTorch's are as fast."""
+"""Of fewer PyTorch's are as fast on a CPU."""
+ON_A_GPU, EIGHTS = (torch.float32, torch.float16, torch.bfloat16), 8
+"""What our own code can do there: these dtypes, and so many channels or multiples."""
 
 
 def convolve(
@@ -20,7 +25,7 @@ def convolve(
     """Convolve maps with zeros around, then rectify them: leaky_relu(conv(maps) + bias) + base.
 
     Differentiable. Our own code does not serve for that; its sums differ by some 1e-6 of their
-    size from PyTorch's.
+    size from PyTorch's on a CPU, and on a GPU bias and base are added before anything is rounded.
 
     Args:
         maps: (N, inputs, H, W).
@@ -34,10 +39,15 @@ def convolve(
         (N, outputs, H/stride, W/stride).
     """
     given = [maps, weight, bias] if base is None else [maps, weight, bias, base]
-    if stride == 1 and _is_for_our_own(given):
+    if _is_for_our_own(given) and stride == 1 and maps.is_cpu:
         from sepconv_video.kernels import convolution_cpu  # noqa: PLC0415 - numba is heavy
 
         return convolution_cpu.convolve(maps, weight, bias, slope, base)
+    if _is_for_our_own(given) and maps.is_cuda:
+        from sepconv_video.kernels import convolution_cuda  # noqa: PLC0415 - cupy is heavy
+
+        made = F.conv2d(maps, weight, None, stride, padding=1)
+        return convolution_cuda.rectify(made, bias, slope, base)
     made = F.conv2d(maps, weight, bias, stride, padding=1)
     if slope != 1:
         made = F.leaky_relu(made, slope, inplace=True)
@@ -45,11 +55,12 @@ def convolve(
 
 
 def _is_for_our_own(given: list[Tensor]) -> bool:
-    """Whether it is for a CPU, in single precision, without gradients, and maps are large."""
-    maps = given[0]
-    if not maps.is_cpu or torch.is_autocast_enabled("cpu"):
+    """Whether our own code can do it, and is the faster one: without gradients, as things are."""
+    maps, weight = given[:2]
+    if torch.is_autocast_enabled(maps.device.type) or len({tensor.dtype for tensor in given}) > 1:
         return False
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
         return False
-    is_single = all(tensor.dtype == torch.float32 for tensor in given)
-    return is_single and maps[:, 0].numel() >= LEAST_CELLS
+    if maps.is_cpu:
+        return maps.dtype == torch.float32 and maps[:, 0].numel() >= LEAST_CELLS
+    return maps.dtype in ON_A_GPU and len(weight) % EIGHTS == 0

@@ -152,6 +152,13 @@ def launch(kernel: Any, grid: tuple[int, int, int], words: list[int], shared: in
     kernel(grid, (COLUMNS, WARPS, 1), (argument,), shared_mem=shared)
 
 
+@cache
+def bits(figures: tuple[float, ...]) -> list[int]:
+    """The words of 64 bits that doubles are."""
+    words: list[int] = np.array(figures, np.float64).view(np.int64).tolist()
+    return words
+
+
 def check(index: int) -> None:
     """Compile a small kernel for GPU number `index`, to find out whether CuPy works.
 

@@ -50,12 +50,13 @@ def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
     """Sample frames at x + motion(x), edges repeated; not differentiable.
 
     Args:
-        frames: (N, C, H, W), 4 channels at most, float32, on a CPU or an NVIDIA GPU.
-        motion: (N, 2, rows, columns), horizontal then vertical, in pixels of the frames, likewise.
+        frames: (N, C, H, W), 4 channels at most, float32 on a CPU; on an NVIDIA GPU halves, too.
+        motion: (N, 2, rows, columns), horizontal then vertical, in pixels of the frames; float32.
         how: See there.
 
     Returns:
-        (N, C, factor*rows, factor*columns), as `F.grid_sample` makes it with padding "border".
+        (N, C, factor*rows, factor*columns), in the dtype of the frames, as `F.grid_sample` makes it
+        with padding "border".
     """
     # imported late, as cupy and numba take their time
     if frames.is_cuda:

@@ -7,15 +7,13 @@
 from functools import cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sepconv_video.kernels import cuda
 from sepconv_video.kernels.motion import MODES, WINDOW, Constants, Matching, Warping
 
-SOURCES, WARP_SOURCES = ("motion.cu",), ("warp.cu",)
-WARP_OPTIONS = ("-DWARP", "-std=c++17")
+SOURCES, WARP_SOURCES = ("motion.cu",), ("storage.cu", "warp.cu")
 ROWS, SOUGHT = 16, 8  # as in motion.cu
 
 
@@ -94,7 +92,7 @@ def match(
 
 
 def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
-    """Do what `motion.warp` says, with any number of channels."""
+    """Do what `motion.warp` says, with any number of channels, float32 or half precision."""
     (N, C, H, W), (rows, columns) = frames.shape, (how.factor * size for size in motion.shape[2:])
     result = frames.new_empty(N, C, rows, columns)
     frames, motion = frames.contiguous(), motion.contiguous()
@@ -103,7 +101,7 @@ def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
     grid = -(-columns // cuda.COLUMNS), -(-rows // cuda.WARPS), N
     index = frames.device.index
     with cuda.current_stream(index):
-        cuda.launch(_warp_kernel(index), grid, words, 0)
+        cuda.launch(_warp_kernel(index, frames.dtype), grid, words)
     return result
 
 
@@ -129,16 +127,9 @@ def _launch(
     assert motion is not None
     N, _, H, W = motion.shape
     words = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-    words += [H, W, distance, *_words(figures)]
+    words += [H, W, distance, *cuda.bits(figures)]
     grid = -(-W // block[0]), -(-H // block[1]), N
     cuda.launch(_kernel(motion.device.index, step), grid, words, shared_bytes(step))
-
-
-@cache
-def _words(figures: tuple[float, ...]) -> list[int]:
-    """The bits of doubles."""
-    words: list[int] = np.array(figures, np.float64).view(np.int64).tolist()
-    return words
 
 
 @cache
@@ -148,15 +139,20 @@ def _kernel(index: int, step: Step) -> Any:  # noqa: ANN401
 
 
 @cache
-def _warp_kernel(index: int) -> Any:  # noqa: ANN401
+def _warp_kernel(index: int, dtype: torch.dtype) -> Any:  # noqa: ANN401
     """Return a `cupy.RawKernel`."""
-    return cuda.function(index, (WARP_SOURCES, WARP_OPTIONS), "warp", 0)
+    return cuda.function(index, (WARP_SOURCES, warp_options(dtype)), "warp")
 
 
 def options(step: Step) -> tuple[str, ...]:
     """Compiler options for a step."""
     macros = f"-DCHANNELS={step.channels}", f"-DWINDOW={step.window}", f"-DREACH={step.reach}"
     return *macros, "-DMOTION", "-std=c++17"
+
+
+def warp_options(dtype: torch.dtype) -> tuple[str, ...]:
+    """Compiler options for frames of such a kind."""
+    return f"-DSTORAGE={cuda.STORAGE[dtype]}", "-DWARP", "-std=c++17"
 
 
 def shared_bytes(step: Step) -> int:

@@ -1,8 +1,8 @@
 // Warping on NVIDIA GPUs: frames sampled where a motion leads to, in one launch. PyTorch's
 // operations make the places in seven, and then read them again.
 //
-// Compiled by NVRTC for every size and number of channels at once (see motion_cuda.py). A thread works
-// on one pixel, blockIdx = (columns, rows, n).
+// Compiled by NVRTC with the macro STORAGE, after storage.cu, for every size and number of channels at
+// once (see motion_cuda.py). A thread works on one pixel, blockIdx = (columns, rows, n).
 //
 // The test suite compiles this very text for the CPU (tests/kernels/emulation.cpp).
 
@@ -15,9 +15,9 @@
 
 // motion_cuda.py packs it from 64-bit words in this order. Tensors are contiguous.
 struct Arguments {
-    const float* frames;  // (N, channels, H, W)
-    const float* motion;  // (N, 2, rows / factor, columns / factor)
-    float* result;        // (N, channels, rows, columns)
+    const Stored* frames;  // (N, channels, H, W)
+    const float* motion;   // (N, 2, rows / factor, columns / factor)
+    Stored* result;        // (N, channels, rows, columns)
     long long channels, H, W;
     long long rows, columns;
     long long mode, top, left, factor;  // as in motion.Warping
@@ -50,7 +50,7 @@ __device__ __forceinline__ void cubic_weights(float after, float weights[4]) {
 }
 
 __device__ __forceinline__ void warp_bicubic(
-    const Arguments& a, const float* frame, float* result, float y, float x) {
+    const Arguments& a, const Stored* frame, Stored* result, float y, float x) {
     // farther out all is as at the edge
     y = min(max(y, -2.0f), a.H + 1.0f);
     x = min(max(x, -2.0f), a.W + 1.0f);
@@ -66,21 +66,23 @@ __device__ __forceinline__ void warp_bicubic(
         columns[i] = within(column - 1 + i, a.W);
     }
     for (int c = 0; c < a.channels; ++c) {
-        const float* plane = frame + c * a.H * a.W;
+        const Stored* plane = frame + c * a.H * a.W;
         float total = 0;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             float sum = 0;
 #pragma unroll
-            for (int j = 0; j < 4; ++j) sum += across[j] * plane[lines[i] + columns[j]];
+            for (int j = 0; j < 4; ++j) {
+                sum += across[j] * unpack(plane[lines[i] + columns[j]]);
+            }
             total += down[i] * sum;
         }
-        result[c * a.rows * a.columns] = total;
+        result[c * a.rows * a.columns] = pack(total);
     }
 }
 
 __device__ __forceinline__ void warp_bilinear(
-    const Arguments& a, const float* frame, float* result, float y, float x) {
+    const Arguments& a, const Stored* frame, Stored* result, float y, float x) {
     y = min(max(y, 0.0f), a.H - 1.0f);
     x = min(max(x, 0.0f), a.W - 1.0f);
     if (a.mode == NEAREST) {
@@ -91,10 +93,11 @@ __device__ __forceinline__ void warp_bilinear(
     const float down = y - row, across = x - column;
     const long long right = column + 1 < a.W ? 1 : 0, below = row + 1 < a.H ? a.W : 0;
     for (int c = 0; c < a.channels; ++c) {
-        const float* cell = frame + (c * a.H + row) * a.W + column;
-        const float upper = cell[0] + across * (cell[right] - cell[0]);
-        const float lower = cell[below] + across * (cell[below + right] - cell[below]);
-        result[c * a.rows * a.columns] = upper + down * (lower - upper);
+        const Stored* cell = frame + (c * a.H + row) * a.W + column;
+        const float first = unpack(cell[0]), third = unpack(cell[below]);
+        const float upper = first + across * (unpack(cell[right]) - first);
+        const float lower = third + across * (unpack(cell[below + right]) - third);
+        result[c * a.rows * a.columns] = pack(upper + down * (lower - upper));
     }
 }
 
@@ -106,8 +109,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
     const float* motion = a.motion + n * 2 * cells;
     const float to_x = x + a.left + motion_at(a, motion, y, x);
     const float to_y = y + a.top + motion_at(a, motion + cells, y, x);
-    const float* frame = a.frames + n * a.channels * a.H * a.W;
-    float* result = a.result + (n * a.channels * a.rows + y) * a.columns + x;
+    const Stored* frame = a.frames + n * a.channels * a.H * a.W;
+    Stored* result = a.result + (n * a.channels * a.rows + y) * a.columns + x;
     if (a.mode == BICUBIC) {
         warp_bicubic(a, frame, result, to_y, to_x);
     } else {

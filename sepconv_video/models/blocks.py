@@ -150,9 +150,10 @@ def warp(
     if torch.is_grad_enabled() and (motion.requires_grad or frames.requires_grad):
         motion = upsample(motion, factor) if factor > 1 else motion
         return _warp_differentiably(frames, motion, mode, corner)
-    how = Warping(mode, corner, factor)
     # coordinates need more than the 11 bits of fp16, whatever the dtype of the network
-    return kernels.warp(frames.float(), motion.float(), how).to(frames.dtype)
+    given = frames.float() if frames.is_cpu else frames
+    made = kernels.warp(given, motion.float(), Warping(mode, corner, factor))
+    return made.to(frames.dtype)
 
 
 def _warp_differentiably(

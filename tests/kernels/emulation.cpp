@@ -153,6 +153,8 @@ static Kernel find(const char* name) {
 #elif defined(LIGHT)
     if (!std::strcmp(name, "relight")) return relight;
     if (!std::strcmp(name, "hold")) return hold;
+#elif defined(RECTIFY)
+    if (!std::strcmp(name, "rectify")) return rectify;
 #elif defined(PLANAR)
     if (!std::strcmp(name, "planar")) return planar;
 #elif defined(BACKWARD)

@@ -1,4 +1,4 @@
-"""Convolutions of our own on a CPU: by PyTorch's, in double precision."""
+"""Convolutions of our own, and what follows them on a GPU: by PyTorch's, in double precision."""
 # ruff: noqa: N803 - N, C, H, W are the field's names for tensor sizes
 
 import gc
@@ -13,7 +13,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sepconv_video.kernels import convolution, convolution_cpu, cpu, vectors, winograd
+from sepconv_video.kernels import (
+    convolution,
+    convolution_cpu,
+    convolution_cuda,
+    cpu,
+    vectors,
+    winograd,
+)
 from sepconv_video.kernels.convolution import convolve
 
 SIZES = [  # N, inputs, outputs, H, W
@@ -224,3 +231,37 @@ def test_agrees_with_pytorch_by_narrow_vectors(tmp_path):
         "PYTHONPATH": str(Path(__file__).parent),
     }
     subprocess.run([sys.executable, "-c", NARROW], env={**os.environ, **plain}, check=True)
+
+
+PRECISION = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 0.04}
+
+
+def assert_rectified(rectify, dtype, device="cpu"):
+    """One picture and two, of a part of what a block works on and of some blocks."""
+    for shape in [(1, 8, 1, 1), (2, 24, 5, 7), (2, 56, 9, 40)]:
+        made, base = torch.randn(2, *shape).to(device, dtype)
+        bias = torch.randn(shape[1] + 1).to(device, dtype)[1:]  # does not begin where vectors do
+        for slope in (1.0, 0.1, 0.0):
+            for added in (None, base):
+                wanted = F.leaky_relu(made.double() + bias.double()[:, None, None], slope)
+                wanted += 0 if added is None else added.double()
+                given = made.clone(memory_format=torch.channels_last)
+                found = rectify(given, bias, slope, added)
+                assert found.is_contiguous(memory_format=torch.channels_last)
+                assert (found - wanted).abs().max() <= PRECISION[dtype]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", PRECISION)
+def test_what_follows_a_convolution_on_a_gpu(dtype):
+    assert_rectified(convolution_cuda.rectify, dtype, "cuda")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolutions_on_a_gpu(stride):
+    maps, weight, bias, _ = (tensor.cuda() for tensor in operands(2, 26, 48, 23, 41))
+    found = convolve(maps.half(), weight.half(), bias.half(), stride=stride, slope=0.1)
+    wanted = by_pytorch(maps, weight, bias, 0.1, None)[..., ::stride, ::stride]
+    assert found.shape == wanted.shape
+    assert (found - wanted).abs().max() < 0.02

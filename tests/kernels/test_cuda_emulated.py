@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from test_convolution import assert_rectified
 from test_cpu import assert_laid_out
 from test_light import PRECISION, assert_held, assert_relit
 from test_motion import (
@@ -27,7 +28,7 @@ from test_motion import (
 )
 
 from sepconv_video.errors import DeviceError
-from sepconv_video.kernels import cuda, light_cuda, motion_cuda, reference
+from sepconv_video.kernels import convolution_cuda, cuda, light_cuda, motion_cuda, reference
 
 COMPILER = shutil.which("g++")
 pytestmark = pytest.mark.skipif(
@@ -384,7 +385,14 @@ def test_cells_are_matched_as_in_pytorch(emulate, size):
 @pytest.mark.parametrize("size", [(1, 1), (37, 75)])
 def test_frames_are_warped_as_in_pytorch(emulate, how, size):
     emulate()
-    assert_warped(motion_cuda.warp, how, size)
+    for dtype in (torch.float32, torch.float16):
+        assert_warped(motion_cuda.warp, how, size, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", PRECISION)
+def test_bias_rectifier_and_base_are_as_in_pytorch(emulate, dtype):
+    emulate()
+    assert_rectified(convolution_cuda.rectify, dtype)
 
 
 @pytest.mark.parametrize("dtype", PRECISION)

@@ -113,8 +113,9 @@ WARPINGS = [
 ]
 
 
-def assert_warped(warp, how, size, device="cpu"):
+def assert_warped(warp, how, size, device="cpu", dtype=torch.float32):
     """Against `F.grid_sample`; most places leave the frames somewhere."""
+    most = 2e-3 if dtype == torch.float32 else 0.02
     generator = torch.Generator().manual_seed(1)
     height, width = size
     for channels in range(1, 5):
@@ -122,10 +123,11 @@ def assert_warped(warp, how, size, device="cpu"):
         motion = 4 * torch.randn(2, 2, height // 2 + 1, width // 2 + 1, generator=generator)
         if how.mode == "nearest" and how.factor == 1:  # never half way between two cells
             motion = motion.round() + 0.3
-        frames, motion = frames.to(device), motion.to(device)
+        frames, motion = frames.to(device, dtype), motion.to(device)
         found = warp(frames, motion, how)
-        wanted = blocks.warp(frames, motion.requires_grad_(), *how).detach()
-        near = (found - wanted).abs() <= 2e-3
+        assert found.dtype == dtype
+        wanted = blocks.warp(frames.float(), motion.requires_grad_(), *how).detach()
+        near = (found - wanted).abs() <= most
         assert near.float().mean() >= (0.99 if how.mode == "nearest" else 1)
 
 
@@ -194,7 +196,8 @@ def test_a_gpu_matches_as_pytorch_does(size):
 @pytest.mark.parametrize("how", WARPINGS)
 @pytest.mark.parametrize("size", [(1, 1), (37, 75), (200, 130)])
 def test_a_gpu_warps_as_pytorch_does(how, size):
-    assert_warped(motion_cuda.warp, how, size, "cuda")
+    for dtype in (torch.float32, torch.float16):
+        assert_warped(motion_cuda.warp, how, size, "cuda", dtype)
 
 
 @pytest.mark.cuda

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sepconv_video.kernels import cuda, light_cuda, motion_cuda
+from sepconv_video.kernels import convolution_cuda, cuda, light_cuda, motion_cuda
 from sepconv_video.kernels.cuda import Variant
 
 SLOW = pytest.mark.slow
@@ -67,9 +67,10 @@ def test_the_search_for_motion_fits_the_registers(arch):
 
 
 @pytest.mark.parametrize("arch", [75, 90, 120])
-def test_warping_fits_the_registers(arch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_warping_fits_the_registers(arch, dtype):
     source = cuda.source(motion_cuda.WARP_SOURCES)
-    registers, spilled = compiled(arch, source, motion_cuda.WARP_OPTIONS, 1)
+    registers, spilled = compiled(arch, source, motion_cuda.warp_options(dtype), 1)
     assert max(registers) <= 64  # two thirds of all threads at once
     assert not any(spilled)
 
@@ -80,6 +81,15 @@ def test_light_fits_the_registers(arch, dtype):
     options = light_cuda.options(dtype)
     registers, spilled = compiled(arch, cuda.source(light_cuda.SOURCES), options, 2)
     assert max(registers) <= 96  # 30 % of all threads at once; most pixels end before
+    assert not any(spilled)
+
+
+@pytest.mark.parametrize("arch", [75, 90, 120])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_what_follows_a_convolution_fits_the_registers(arch, dtype):
+    options = convolution_cuda.options(dtype)
+    registers, spilled = compiled(arch, cuda.source(convolution_cuda.SOURCES), options, 1)
+    assert max(registers) <= 64  # half of all threads at once
     assert not any(spilled)
 
 
