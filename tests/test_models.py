@@ -186,40 +186,6 @@ def test_where_a_large_motion_leads_out_of_a_frame_the_other_one_is_trusted():
     assert not pair._replace(motions=(motion / 2,)).piece(None, frame).trust(0).any()
 
 
-def test_taps_of_fast_sum_to_one():
-    from sepconv_video.models.fast import normalise_taps
-
-    given = torch.randn(2, 11, 4, 5) * 0.1
-    normalise_taps(taps := given.clone(), torch.full((2, 1, 4, 5), 0.5))
-    torch.testing.assert_close(taps.sum(1), torch.ones(2, 4, 5), atol=1e-5, rtol=0)
-    changed = (taps - (given - given.mean(1, keepdim=True)) / 2).amax((0, 2, 3))
-    torch.testing.assert_close(changed, torch.eye(11)[5], atol=1e-5, rtol=0)
-
-
-def test_taps_of_fast_have_a_limit():
-    """Ten times as large they made ripples in a zoom that blurs all."""
-    from sepconv_video.models.fast import MOST_TAPS, normalise_taps
-
-    given = torch.randn(1, 11, 4, 5) * 10
-    given[..., 0] = 0
-    normalise_taps(taps := given.clone(), torch.ones(1, 1, 4, 5))
-    rest = taps - torch.eye(11)[5].view(11, 1, 1)
-    size = rest.abs().sum(1)
-    torch.testing.assert_close(size[..., 1:], torch.full((1, 4, 4), MOST_TAPS))
-    assert not size[..., 0].any()
-    wanted = given - given.mean(1, keepdim=True)
-    alike = torch.nn.functional.cosine_similarity(rest[..., 1:], wanted[..., 1:], dim=1)
-    torch.testing.assert_close(alike, torch.ones_like(alike))
-
-
-def test_sums_of_absolute_values_are_the_same_in_either_way():
-    from sepconv_video.models.blocks import absolute_sum
-
-    maps = torch.randn(2, 4, 11, 5, 3)
-    expected = torch.linalg.vector_norm(maps, 1, -3, keepdim=True)  # as on a GPU
-    torch.testing.assert_close(absolute_sum(maps), expected)
-
-
 def test_peaks_are_the_same_in_either_way():
     from sepconv_video.models.blocks import peak
 

@@ -13,5 +13,6 @@ from sepconv_video.kernels.operation import (
     sepconv,
     sepconv_pair,
 )
+from sepconv_video.kernels.taps import shape_taps
 
-__all__ = ["has_bf16_units", "implementations", "planar", "sepconv", "sepconv_pair"]
+__all__ = ["has_bf16_units", "implementations", "planar", "sepconv", "sepconv_pair", "shape_taps"]

@@ -88,21 +88,26 @@ def planar(maps: Tensor, result: Tensor) -> Tensor:
         `result`; differentiable.
     """
     differentiate = torch.is_grad_enabled() and maps.requires_grad
-    if maps.is_cuda and _is_interleaved(maps) and not differentiate:
+    if maps.is_cuda and is_interleaved(maps) and not differentiate:
         from sepconv_video.kernels import cuda  # noqa: PLC0415 - cupy is heavy
 
         return cuda.planar(maps, result)
-    is_known = result.dtype == torch.float32 and maps.dtype in (torch.float32, torch.bfloat16)
-    if maps.is_cpu and is_known and not differentiate:
+    if is_known_to_a_cpu(maps, result.dtype) and not differentiate:
         from sepconv_video.kernels import frames_cpu  # noqa: PLC0415 - numba takes a second
 
         return frames_cpu.planar(maps, result)
     return result.copy_(maps)
 
 
-def _is_interleaved(maps: Tensor) -> bool:
+def is_interleaved(maps: Tensor) -> bool:
     """Whether the channels of a pixel lie side by side, and pixels at equal distances."""
     return maps.stride(1) == 1 and maps.stride(2) == maps.shape[3] * maps.stride(3)
+
+
+def is_known_to_a_cpu(maps: Tensor, dtype: torch.dtype) -> bool:
+    """Whether maps lie where our own code can lay them out, in `dtype`."""
+    is_known = dtype == torch.float32 and maps.dtype in (torch.float32, torch.bfloat16)
+    return maps.is_cpu and is_known
 
 
 def implementations() -> dict[str, str]:

@@ -191,19 +191,6 @@ def peak(maps: Tensor, side: int) -> Tensor:
     return reduce(torch.maximum, [rows[..., k : k + width] for k in range(side)])
 
 
-def absolute_sum(maps: Tensor) -> Tensor:
-    """Sum of absolute values over the channels, (..., C, H, W) to (..., 1, H, W)."""
-    if not maps.is_cpu:  # one launch
-        total: Tensor = torch.linalg.vector_norm(maps, 1, -3, keepdim=True)
-        return total
-    # map by map it takes a thirtieth of that time on a CPU
-    first, *others = maps.unbind(-3)
-    total = first.abs()
-    for one in others:
-        total += one.abs()
-    return total.unsqueeze(-3)
-
-
 def shrink(maps: Tensor, factor: int) -> Tensor:
     """Average (N, C, H, W) over factor x factor pixels; H and W multiples of `factor`."""
     if factor == 1:

@@ -15,11 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sepconv_video.kernels import planar, sepconv_pair
+from sepconv_video.kernels import sepconv_pair, shape_taps
 from sepconv_video.models.bending import UNKNOWN, Found, Known, bend
 from sepconv_video.models.blocks import (
     ResidualBlock,
-    absolute_sum,
     conv_act,
     upsample,
     zero_conv,
@@ -140,12 +139,10 @@ class Aligned(nn.Module):
         """Predict the middle of a pair, or of its pieces `left` and `right` at `place`."""
         piece = pair.piece(place, left)
         maps = self.head(self.trunk(piece.seen(self.head.weight.dtype)))
-        maps = maps[:, : self.head.out_channels]
-        # in the frames' own precision, also where autocast has lowered the features'
-        maps = planar(maps, left.new_empty(maps.shape))
         made = resample(piece, 0, maps[:, :MAPS])
         if self.motions == 2:
-            share = torch.sigmoid(upsample(maps[:, 2 * MAPS :], 2))
+            last = maps[:, 2 * MAPS : self.head.out_channels].to(left.dtype)
+            share = torch.sigmoid(upsample(last, 2))
             made = made + share * (resample(piece, 1, maps[:, MAPS : 2 * MAPS]) - made)
         return hold(made, left, right, piece.fade, piece.standing)
 
@@ -167,11 +164,15 @@ def resample(piece: Piece, number: int, maps: Tensor) -> Tensor:
     Args:
         piece: What of a pair is to be made.
         number: Of the motion to move them by.
-        maps: (N, MAPS, H/2, W/2), zero for no change; overwritten.
+        maps: (N, MAPS, H/2, W/2), zero for no change.
 
     Returns:
         (N, 3, H, W), normalised.
     """
+    # in the frames' own precision, also where autocast has lowered the features'; at half
+    # resolution: the operator enlarges them, so that no large maps are ever made
+    dtype = piece.pair.left.dtype
+    maps = shape_taps(maps, piece.change, TAPS, MOST_TAPS, dtype)
     residual, blend, taps = maps[:, :4], maps[:, 4:5], maps[:, 5:]
     # what the network thinks of the motion, in two pixels
     motion = piece.motions[number] + 2 * residual.float() * piece.change.float()
@@ -181,24 +182,4 @@ def resample(piece: Piece, number: int, maps: Tensor) -> Tensor:
         for frame in piece.pair.moved(motion, "bicubic", piece.corner)
     )
     weight = torch.sigmoid(upsample(blend + piece.trust(number).to(blend.dtype), 2))
-    # at half resolution: the operator enlarges them, so that no large maps are ever made
-    normalise_taps(taps.view(len(taps), 4, TAPS, *taps.shape[2:]), piece.change[:, None])
     return sepconv_pair(left, right, taps, weight)
-
-
-def normalise_taps(taps: Tensor, change: Tensor) -> None:
-    """Make the taps (..., K, H, W) sum to one: the unit impulse plus a part that sums to zero.
-
-    Flat regions so keep their brightness exactly, without a division that could blow up,
-    and negative taps, which sharpen, stay possible. They are overwritten.
-
-    Args:
-        taps: What was predicted.
-        change: (..., 1, H, W), 0 to 1: how much of the part that sums to zero there is to be.
-    """
-    taps -= taps.mean(-3, keepdim=True)
-    with torch.no_grad():
-        size = absolute_sum(taps)
-        share = torch.minimum(change.to(taps.dtype), MOST_TAPS / size)
-    taps *= share
-    taps[..., taps.shape[-3] // 2, :, :] += 1

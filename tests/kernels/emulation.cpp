@@ -155,6 +155,8 @@ static Kernel find(const char* name) {
     if (!std::strcmp(name, "hold")) return hold;
 #elif defined(RECTIFY)
     if (!std::strcmp(name, "rectify")) return rectify;
+#elif defined(TAPS)
+    if (!std::strcmp(name, "shape_taps")) return shape_taps;
 #elif defined(PLANAR)
     if (!std::strcmp(name, "planar")) return planar;
 #elif defined(BACKWARD)

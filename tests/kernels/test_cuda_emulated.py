@@ -26,9 +26,17 @@ from test_motion import (
     steps_in_pytorch,
     steps_on_a_gpu,
 )
+from test_taps import MOST, K, assert_shaped
 
 from sepconv_video.errors import DeviceError
-from sepconv_video.kernels import convolution_cuda, cuda, light_cuda, motion_cuda, reference
+from sepconv_video.kernels import (
+    convolution_cuda,
+    cuda,
+    light_cuda,
+    motion_cuda,
+    reference,
+    taps_cuda,
+)
 
 COMPILER = shutil.which("g++")
 pytestmark = pytest.mark.skipif(
@@ -393,6 +401,13 @@ def test_frames_are_warped_as_in_pytorch(emulate, how, size):
 def test_bias_rectifier_and_base_are_as_in_pytorch(emulate, dtype):
     emulate()
     assert_rectified(convolution_cuda.rectify, dtype)
+
+
+@pytest.mark.parametrize("dtype", PRECISION)
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (9, 40)])
+def test_taps_are_shaped_as_in_pytorch(emulate, dtype, size):
+    emulate()
+    assert_shaped(lambda *given: taps_cuda.shape_taps(*given, K, MOST), dtype, size)
 
 
 @pytest.mark.parametrize("dtype", PRECISION)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sepconv_video.kernels import convolution_cuda, cuda, light_cuda, motion_cuda
+from sepconv_video.kernels import convolution_cuda, cuda, light_cuda, motion_cuda, taps_cuda
 from sepconv_video.kernels.cuda import Variant
 
 SLOW = pytest.mark.slow
@@ -89,6 +89,15 @@ def test_light_fits_the_registers(arch, dtype):
 def test_what_follows_a_convolution_fits_the_registers(arch, dtype):
     options = convolution_cuda.options(dtype)
     registers, spilled = compiled(arch, cuda.source(convolution_cuda.SOURCES), options, 1)
+    assert max(registers) <= 64  # half of all threads at once
+    assert not any(spilled)
+
+
+@pytest.mark.parametrize("arch", [75, 90, 120])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_shaping_taps_fits_the_registers(arch, dtype):
+    options = taps_cuda.options(dtype, 11, 5)
+    registers, spilled = compiled(arch, cuda.source(taps_cuda.SOURCES), options, 1)
     assert max(registers) <= 64  # half of all threads at once
     assert not any(spilled)
 
