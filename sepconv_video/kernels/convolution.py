@@ -57,10 +57,12 @@ def convolve(
 def _is_for_our_own(given: list[Tensor]) -> bool:
     """Whether our own code can do it, and is the faster one: without gradients, as things are."""
     maps, weight = given[:2]
-    if torch.is_autocast_enabled(maps.device.type) or len({tensor.dtype for tensor in given}) > 1:
-        return False
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
         return False
-    if maps.is_cpu:
-        return maps.dtype == torch.float32 and maps[:, 0].numel() >= LEAST_CELLS
-    return maps.dtype in ON_A_GPU and len(weight) % EIGHTS == 0
+    if len({tensor.dtype for tensor in given}) > 1:
+        return False
+    if maps.is_cuda:
+        suits = maps.dtype in ON_A_GPU and len(weight) % EIGHTS == 0
+    else:
+        suits = maps.is_cpu and maps.dtype == torch.float32 and maps[:, 0].numel() >= LEAST_CELLS
+    return suits and not torch.is_autocast_enabled(maps.device.type)
