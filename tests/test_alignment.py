@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from reduced import in_cells
 
 from sepconv_video.models.alignment import (
     CELL,
     better_motion,
     correct_by_pixels,
     find_motions,
-    in_cells,
 )
 from sepconv_video.models.blocks import box, halve, pad_to_multiple, shrink, upsample, warp
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from reduced import in_cells
 from test_alignment import HEIGHT, REACH, WIDTH, texture, view
 
-from sepconv_video.models.alignment import CELL, better_motion, find_motions, in_cells
+from sepconv_video.models.alignment import CELL, better_motion, find_motions
 from sepconv_video.models.blocks import upsample, warp
 from sepconv_video.models.matching import cell_side, follow_small
 

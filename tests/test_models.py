@@ -343,7 +343,7 @@ def test_maps_in_eights_are_the_same_and_zeros(stride):
 @pytest.mark.parametrize("network", [Fast, Fine, SepConv2017])
 def test_networks_do_not_wait_for_a_gpu(network, monkeypatch):
     """By tensors of no device, which take the ways of a GPU; the kernels wait for nothing."""
-    from sepconv_video.models import alignment, blocks, fading, matching, standing
+    from sepconv_video.models import alignment, blocks, fading, matching, pair, standing
 
     def warped(frames, motion, how):
         rows, columns = (how.factor * size for size in motion.shape[2:])
@@ -353,16 +353,17 @@ def test_networks_do_not_wait_for_a_gpu(network, monkeypatch):
         monkeypatch.setattr(module, "search", lambda left, right, motion, _: motion)
     monkeypatch.setattr(matching, "match", lambda *given: (given[2], given[3] > 0))
     monkeypatch.setattr(blocks.kernels, "warp", warped)
+    monkeypatch.setattr(pair, "normalise", lambda *given: None)
     monkeypatch.setattr(fading, "relight", lambda *given: None)
     monkeypatch.setattr(standing.kernels, "hold", lambda *given: None)
     model = network().to("meta")
-    pair = torch.empty(2, 1, 3, 100, 130, device="meta")
+    frames = torch.empty(2, 1, 3, 100, 130, device="meta")
     with torch.inference_mode(), NeverWaiting():
-        made = model(*pair)
+        made = model(*frames)
         if isinstance(model, Bending):
-            found = model.look(*pair)
-            made = model(*pair, known=Known(found, model.bend(found, found, found)))
-    assert made.shape == pair[0].shape
+            found = model.look(*frames)
+            made = model(*frames, known=Known(found, model.bend(found, found, found)))
+    assert made.shape == frames[0].shape
 
 
 @pytest.mark.cuda

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from reduced import in_cells
 
-from sepconv_video.models.alignment import in_cells
 from sepconv_video.models.fading import Fade
 from sepconv_video.models.pair import brightness, normalised
 from sepconv_video.models.standing import hold, standing

@@ -1,5 +1,6 @@
-// Light on NVIDIA GPUs: frames brightened by maps that are enlarged on the way, and what stands held,
-// in one launch each. PyTorch's operations make some twenty maps as large as the frames instead.
+// Light on NVIDIA GPUs: frames normalised, in full and as cells, brightened by maps that are enlarged
+// on the way, and what stands held, in one launch each. PyTorch's operations make some thirty maps
+// as large as the frames instead.
 //
 // Compiled by NVRTC with the macro STORAGE, after storage.cu, for every size at once (see
 // light_cuda.py). A thread works on ROWS pixels, one above the other.
@@ -14,12 +15,58 @@
 
 // light_cuda.py packs it from 64-bit words in this order. Tensors are contiguous.
 struct Arguments {
-    Stored* made;            // (N, COLORS, H, W), overwritten
-    const Stored* frames[2]; // of `hold`: likewise
-    const float* allowed;    // of `hold`: (N, 1, H/2, W/2)
-    const float* light[4];   // gain and offset, (N, COLORS, h, w) each; of `hold` for either frame
+    Stored* made;             // (N, COLORS, H, W); of `reduce` float
+    const Stored* frames[2];  // of `hold` likewise; of `normalise` and `reduce` one, (N, COLORS, h, w)
+    const float* allowed;     // of `hold`: (N, 1, H/2, W/2)
+    const float* light[4];    // gain and offset, (N, COLORS, h, w) each; of `hold` for either frame;
+                              // of `normalise` and `reduce` mean and spread, (N,)
     long long H, W, h, w;
 };
+
+// Bring frames to mean 0 and spread 1, their last rows and columns repeated;
+// blockIdx = (columns, rows, n * COLORS + color).
+extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
+    normalise(const __grid_constant__ Arguments a) {
+    const int x = blockIdx.x * COLUMNS + threadIdx.x;
+    const int top = (blockIdx.y * WARPS + threadIdx.y) * ROWS;
+    if (x >= a.W || top >= a.H) return;
+    const Stored* from = a.frames[0] + blockIdx.z * a.h * a.w + min(x, (int)a.w - 1);
+    Stored values[ROWS];
+    // all are asked for before the first is used
+#pragma unroll
+    for (int k = 0; k < ROWS; ++k) values[k] = from[min(top + k, (int)a.h - 1) * a.w];
+    const float mean = a.light[0][blockIdx.z / COLORS], spread = a.light[1][blockIdx.z / COLORS];
+    Stored* to = a.made + blockIdx.z * a.H * a.W + x;
+#pragma unroll
+    for (int k = 0; k < ROWS; ++k) {
+        if (top + k < a.H) to[(top + k) * a.W] = pack((unpack(values[k]) - mean) / spread);
+    }
+}
+
+// The same, and the mean of 2x2 pixels.
+extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
+    reduce(const __grid_constant__ Arguments a) {
+    const int x = blockIdx.x * COLUMNS + threadIdx.x;
+    const int top = (blockIdx.y * WARPS + threadIdx.y) * ROWS;
+    if (x >= a.W || top >= a.H) return;
+    const Stored* from = a.frames[0] + blockIdx.z * a.h * a.w;
+    const int left = min(2 * x, (int)a.w - 1), right = min(2 * x + 1, (int)a.w - 1);
+    Stored values[2 * ROWS][2];
+#pragma unroll
+    for (int k = 0; k < 2 * ROWS; ++k) {
+        const Stored* line = from + min(2 * top + k, (int)a.h - 1) * a.w;
+        values[k][0] = line[left];
+        values[k][1] = line[right];
+    }
+    const float mean = a.light[0][blockIdx.z / COLORS], spread = a.light[1][blockIdx.z / COLORS];
+    float* to = (float*)a.made + blockIdx.z * a.H * a.W + x;
+#pragma unroll
+    for (int k = 0; k < ROWS; ++k) {
+        const Stored(*own)[2] = values + 2 * k;
+        const float sum = unpack(own[0][0]) + unpack(own[0][1]) + unpack(own[1][0]) + unpack(own[1][1]);
+        if (top + k < a.H) to[(top + k) * a.W] = (0.25f * sum - mean) / spread;
+    }
+}
 
 // Between which two of `count` cells a pixel of `size` lies, as for F.interpolate.
 struct Between {

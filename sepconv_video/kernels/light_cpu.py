@@ -22,10 +22,26 @@ from sepconv_video.kernels.vectors import bound, clamp, compiled, copy_flat
 
 LOOKS = 0xD820FA97  # as in `frames_cpu`
 C = 3  # channels
-HALF, THIRD = np.float32(0.5), np.float32(1 / 3)
+HALF, THIRD, QUARTER = np.float32(0.5), np.float32(1 / 3), np.float32(0.25)
 LEAST = np.float32(1e-3)  # keeps a share finite where nothing is allowed
 
 Light = tuple[Array, Array]  # gain and offset of a picture, (C, h, w) each
+
+
+def normalise(frames: Tensor, mean: Tensor, spread: Tensor, made: Tensor, side: int) -> None:
+    """Do what `light.normalise` says."""
+    N, channels, H, W = made.shape
+    assert channels == frames.shape[1] == C
+    single = made.float()  # the same, unless a test wants a half
+    given, result, figures = as_array(frames), single.numpy(), (as_array(mean), as_array(spread))
+
+    def work(n: int, rows: Two, own: Buffers) -> None:
+        own_figures = side, *(one[n, 0, 0, 0] for one in figures)
+        _normalise_strip(given[n], result[n], own[0], own_figures, rows)
+
+    by_strips(work, N, H, ((side * W,),), is_small=N * H * W < LEAST_WARPED)
+    if single is not made:
+        made.copy_(single)
 
 
 def relight(frames: Tensor, gain: Tensor, offset: Tensor) -> None:
@@ -57,6 +73,47 @@ def hold(
 
     shapes = (2 * C, W), (4, W), (max(light[0].shape[3], allowed.shape[3]) + 2,)
     by_strips(work, N, H, shapes, is_small=N * H * W < LEAST_WARPED)
+
+
+@compiled()
+def _add_row(target: Array, row: Array) -> None:
+    """Add a row, its last value repeated."""
+    last = row[len(row) - 1]
+    for x in range(min(len(row), len(target))):
+        target[x] += row[x]
+    for x in range(len(row), len(target)):
+        target[x] += last
+
+
+@compiled(called_from_python=True)
+def _normalise_strip(
+    frame: Array,
+    made: Array,
+    pixels: Array,
+    figures: tuple[int, np.float32, np.float32],
+    rows: Two,
+) -> None:
+    """Normalise some rows, from the first one to before the second.
+
+    Args:
+        frame: (C, h, w).
+        made: (C, H, W).
+        pixels: A buffer for the pixels of a row of what is made.
+        figures: Side of a cell; mean and spread.
+        rows: Of what is made.
+    """
+    side, mean, spread = figures
+    for c in range(C):
+        for y in range(*rows):
+            pixels[:], row = ZERO, made[c, y]
+            for k in range(side):
+                _add_row(pixels, frame[c, clamp(side * y + k, 0, frame.shape[1] - 1)])
+            if side == 1:
+                for x in range(len(row)):
+                    row[x] = (pixels[x] - mean) / spread
+            else:
+                for x in range(len(row)):
+                    row[x] = (QUARTER * (pixels[2 * x] + pixels[2 * x + 1]) - mean) / spread
 
 
 @compiled()

@@ -6,13 +6,26 @@ from torch import Tensor
 from sepconv_video.kernels import cuda
 
 SOURCES = "storage.cu", "light.cu"
-ROWS, COLORS = 4, 3  # as in light.cu
+ROWS, COLORS, CELL = 4, 3, 2  # as in light.cu
+
+
+def normalise(frames: Tensor, mean: Tensor, spread: Tensor, made: Tensor, side: int) -> None:
+    """Do what `light.normalise` says."""
+    frames = frames.contiguous()
+    given = frames, None, None, mean.float().contiguous(), spread.float().contiguous(), None, None
+    _launch(
+        ("reduce" if side == CELL else "normalise", frames.dtype),
+        (made, *given),
+        frames.shape,
+        COLORS,
+    )
 
 
 def relight(frames: Tensor, gain: Tensor, offset: Tensor) -> None:
     """Do what `light.relight` says."""
     light = gain.contiguous(), offset.contiguous()
-    _launch("relight", (frames, None, None, None, *light, None, None), gain.shape, COLORS)
+    tensors = frames, None, None, None, *light, None, None
+    _launch(("relight", frames.dtype), tensors, gain.shape, COLORS)
 
 
 def hold(
@@ -20,31 +33,34 @@ def hold(
 ) -> None:
     """Do what `light.hold` says."""
     given = [tensor.contiguous() for tensor in (left, right, allowed, *light)]
-    _launch("hold", (made, *given), light[0].shape, 1)
+    _launch(("hold", made.dtype), (made, *given), light[0].shape, 1)
 
 
 def _launch(
-    name: str, tensors: tuple[Tensor | None, ...], maps: tuple[int, ...], planes: int
+    kernel: tuple[str, torch.dtype],
+    tensors: tuple[Tensor | None, ...],
+    other: torch.Size,
+    planes: int,
 ) -> None:
     """Launch a kernel for each picture, or for each of its `planes`.
 
     Args:
-        name: Of the kernel.
+        kernel: Its name, and what frames are stored as.
         tensors: As `struct Arguments` has them, contiguous.
-        maps: Shape of gain and offset.
+        other: Shape of what is not as large as what is made.
         planes: 1, or how many there are.
     """
-    made = tensors[0]
+    made, (name, dtype) = tensors[0], kernel
     assert made is not None
     assert made.is_contiguous()
     N, channels, H, W = made.shape
-    assert channels == maps[1] == COLORS
+    assert channels == other[1] == COLORS
     words = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-    words += [H, W, *maps[2:]]
+    words += [H, W, *other[2:]]
     grid = -(-W // cuda.COLUMNS), -(-H // (cuda.WARPS * ROWS)), N * planes
     index = made.device.index
     with cuda.current_stream(index):
-        cuda.launch(cuda.function(index, (SOURCES, options(made.dtype)), name), grid, words)
+        cuda.launch(cuda.function(index, (SOURCES, options(dtype)), name), grid, words)
 
 
 def options(dtype: torch.dtype) -> tuple[str, ...]:

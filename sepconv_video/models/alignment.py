@@ -48,26 +48,12 @@ CHOICE_WINDOW = 9
 """Cells a side over which it is judged which of two motions is the better one."""
 
 
-def in_cells(left: Tensor, right: Tensor) -> Tensor:
-    """Reduce both frames to what their motion is found by.
-
-    Args:
-        left: Earlier frames, (N, C, H, W), H and W multiples of CELL; normalised to mean 0 and
-            spread 1, which the constants of this module are meant for.
-        right: Later frames, same shape.
-
-    Returns:
-        (2*N, C, H/CELL, W/CELL), the left ones first; float32.
-    """
-    return torch.cat([shrink(frames.float(), CELL) for frames in (left, right)])
-
-
 @torch.no_grad()
 def coarse_motions(cells: Tensor) -> Tensor:
     """Find motions as `find_motions` does, on all grids but the finest.
 
     Args:
-        cells: Both frames, `in_cells`.
+        cells: Both frames, `pair.in_cells`.
 
     Returns:
         (N, 4, H/(2*CELL), W/(2*CELL)), rounded up, in cells of that size, float32: horizontal and
@@ -92,7 +78,7 @@ def find_motions(cells: Tensor, coarse: Tensor | None = None) -> tuple[Tensor, T
     even, so that faint texture counts beside strong edges.
 
     Args:
-        cells: Both frames, `in_cells`.
+        cells: Both frames, `pair.in_cells`.
         coarse: Their `coarse_motions`, if they are known.
 
     Returns:
@@ -140,8 +126,9 @@ def correct_by_pixels(left: Tensor, right: Tensor, motion: Tensor) -> Tensor:
     """Correct a motion once more, by texture that is too fine for the grids.
 
     Args:
-        left: As in `in_cells`.
-        right: Likewise.
+        left: Earlier frames, (N, C, H, W), H and W multiples of CELL; normalised to mean 0 and
+            spread 1, which the constants of this module are meant for.
+        right: Later frames, same shape.
         motion: As `find_motions` finds it, as is what is returned.
     """
     corrected = search(left.float(), right.float(), upsample(motion, CELL), ONCE)

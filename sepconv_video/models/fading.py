@@ -106,7 +106,7 @@ def find_fade(cells: Tensor, black: Tensor) -> Fade:
     """Find how much brighter the right frames are.
 
     Args:
-        cells: Both frames, `alignment.in_cells`.
+        cells: Both frames, `pair.in_cells`.
         black: In normalised brightness, (N, 1, 1, 1).
     """
     size = CELL

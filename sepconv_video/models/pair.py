@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sepconv_video.kernels.light import normalise
 from sepconv_video.kernels.motion import Mode
 from sepconv_video.models.alignment import (
     CELL,
@@ -16,14 +17,12 @@ from sepconv_video.models.alignment import (
     coarse_motions,
     correct_by_pixels,
     find_motions,
-    in_cells,
 )
 from sepconv_video.models.bending import Found, Known
 from sepconv_video.models.blocks import (
     beyond,
     box,
     length,
-    pad_to_multiple,
     ramp,
     shrink,
     side_by_side,
@@ -87,7 +86,7 @@ class Pair(NamedTuple):
         own = known.found
         mean, spread = brightness(left, right) if own is None else (own.mean, own.spread)
         first, second = normalised(left, right, mean, spread)
-        cells = in_cells(first, second)
+        cells = in_cells(left, right, mean, spread)
         fade = find_fade(cells, -mean / spread) if own is None else Fade(own.gain, own.offset)
         fade.even_out(first, second)
         change = changed(first, second)
@@ -144,7 +143,7 @@ class Pair(NamedTuple):
 def look(left: Tensor, right: Tensor) -> Found:
     """Find of frames (N, 3, H, W) what `bending.Found` says."""
     mean, spread = brightness(left, right)
-    cells = in_cells(*normalised(left, right, mean, spread))
+    cells = in_cells(left, right, mean, spread)
     fade = find_fade(cells, -mean / spread)
     return Found(coarse_motions(_in_one_light(cells, fade)), mean, spread, *fade)
 
@@ -214,11 +213,30 @@ def brightness(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 def normalised(left: Tensor, right: Tensor, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
     """Bring frames to mean 0 and spread 1, as in SepConv++, and to a multiple of MULTIPLE."""
-    first, second = (
-        pad_to_multiple((frames - mean).div_(spread), MULTIPLE).contiguous()
-        for frames in (left, right)
-    )
+    made = left.new_empty(2, *left.shape[:2], *_padded(left))
+    first, second = made
+    for frames, own in ((left, first), (right, second)):
+        normalise(frames, mean, spread, own, 1)
     return first, second
+
+
+def in_cells(left: Tensor, right: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+    """Reduce frames, `normalised` as well, to what their motion is found by.
+
+    Returns:
+        (2*N, 3, H/CELL, W/CELL) of a multiple of MULTIPLE, the left ones first; float32.
+    """
+    sizes = (side // CELL for side in _padded(left))
+    made = left.new_empty(2 * len(left), left.shape[1], *sizes, dtype=torch.float32)
+    for frames, own in zip((left, right), made.chunk(2), strict=True):
+        normalise(frames, mean, spread, own, CELL)
+    return made
+
+
+def _padded(frames: Tensor) -> tuple[int, int]:
+    """Height and width of frames (N, C, H, W), rounded up to a multiple of MULTIPLE."""
+    height, width = (side + -side % MULTIPLE for side in frames.shape[2:])
+    return height, width
 
 
 def changed(left: Tensor, right: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def standing(cells: Tensor, motion: Tensor) -> Tensor:
     """Tell how much pixels may differ and yet be taken for standing still.
 
     Args:
-        cells: Both frames, `alignment.in_cells`.
+        cells: Both frames, `pair.in_cells`.
         motion: As `alignment.find_motions` finds it.
 
     Returns:

@@ -151,6 +151,8 @@ static Kernel find(const char* name) {
 #elif defined(WARP)
     if (!std::strcmp(name, "warp")) return warp;
 #elif defined(LIGHT)
+    if (!std::strcmp(name, "normalise")) return normalise;
+    if (!std::strcmp(name, "reduce")) return reduce;
     if (!std::strcmp(name, "relight")) return relight;
     if (!std::strcmp(name, "hold")) return hold;
 #elif defined(RECTIFY)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from test_convolution import assert_rectified
 from test_cpu import assert_laid_out
-from test_light import PRECISION, assert_held, assert_relit
+from test_light import PRECISION, assert_held, assert_normalised, assert_relit
 from test_motion import (
     WARPINGS,
     assert_matched,
@@ -412,8 +412,9 @@ def test_taps_are_shaped_as_in_pytorch(emulate, dtype, size):
 
 @pytest.mark.parametrize("dtype", PRECISION)
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 7)])
-def test_frames_are_relit_and_what_stands_is_held(emulate, dtype, size):
+def test_light_is_as_in_pytorch(emulate, dtype, size):
     emulate()
+    assert_normalised(light_cuda.normalise, dtype, size)
     for factor in (1, 2, 8):
         assert_relit(light_cuda.relight, dtype, size, factor)
     for factor in (2, 8):

@@ -21,6 +21,26 @@ def enlarged(some, factor):
     return F.interpolate(some.double(), scale_factor=factor, mode="bilinear", align_corners=False)
 
 
+def assert_normalised(normalise, dtype, size, device="cpu"):
+    """In full and as cells, with rows and columns repeated or not; of two pictures."""
+    height, width = (2 * side for side in size)
+    for rows, columns in ((0, 0), (1, 3), (14, 6)):
+        frames = torch.rand(2, 3, height - (rows > 0), width - (rows > 0)).to(dtype)
+        mean, spread = torch.rand(2, 2, 1, 1, 1) + 0.2
+        padding = height + rows - frames.shape[2], width + columns - frames.shape[3]
+        padded = F.pad(frames.double(), [0, padding[1], 0, padding[0]], mode="replicate")
+        wanted = (padded - mean) / spread
+        given = [tensor.to(device) for tensor in (frames, mean, spread)]
+        made = torch.empty(wanted.shape, dtype=dtype, device=device)
+        normalise(*given, made, 1)
+        assert (made.cpu() - wanted).abs().max() <= PRECISION[dtype]
+        if rows % 2 == columns % 2 == 0:
+            wanted = F.avg_pool2d(wanted, 2)
+            made = torch.empty(wanted.shape, device=device)
+            normalise(*given, made, 2)
+            assert (made.cpu() - wanted).abs().max() <= PRECISION[torch.float32]
+
+
 def assert_relit(relight, dtype, size, factor, device="cpu"):
     gain, offset = maps(2, size)
     frames = torch.randn(2, 3, factor * size[0], factor * size[1]).to(dtype)
@@ -53,6 +73,11 @@ def assert_held(hold, dtype, size, factor, device="cpu"):
         assert (held.cpu() - true).abs().max() <= 4 * PRECISION[dtype]
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_frames_are_normalised_as_by_pytorch(size):
+    assert_normalised(light.normalise, torch.float32, size)
+
+
 @pytest.mark.parametrize("factor", [1, 2, 4, 16])
 @pytest.mark.parametrize("size", SIZES)
 def test_frames_are_relit_as_by_pytorch(size, factor):
@@ -81,5 +106,6 @@ def test_frames_and_maps_may_be_parts_of_others():
 @pytest.mark.parametrize("dtype", PRECISION)
 @pytest.mark.parametrize("size", SIZES)
 def test_light_on_a_gpu(dtype, size):
+    assert_normalised(light.normalise, dtype, size, "cuda")
     assert_relit(light.relight, dtype, size, 8, "cuda")
     assert_held(light.hold, dtype, size, 8, "cuda")

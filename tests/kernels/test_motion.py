@@ -7,6 +7,7 @@ import motion_reference as reference
 import pytest
 import torch
 import torch.nn.functional as F
+from reduced import in_cells
 
 from sepconv_video.kernels import (
     cuda,
@@ -20,7 +21,7 @@ from sepconv_video.kernels import (
 )
 from sepconv_video.kernels.motion import MODES, Warping
 from sepconv_video.models import alignment, blocks
-from sepconv_video.models.alignment import find_motions, in_cells
+from sepconv_video.models.alignment import find_motions
 from sepconv_video.models.blocks import box
 from sepconv_video.models.matching import MATCHING
 
