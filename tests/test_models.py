@@ -353,7 +353,8 @@ def test_networks_do_not_wait_for_a_gpu(network, monkeypatch):
         monkeypatch.setattr(module, "search", lambda left, right, motion, _: motion)
     monkeypatch.setattr(matching, "match", lambda *given: (given[2], given[3] > 0))
     monkeypatch.setattr(blocks.kernels, "warp", warped)
-    monkeypatch.setattr(pair, "normalise", lambda *given: None)
+    for name in ("normalise", "gather"):
+        monkeypatch.setattr(pair, name, lambda *given: None)
     monkeypatch.setattr(fading, "relight", lambda *given: None)
     monkeypatch.setattr(standing.kernels, "hold", lambda *given: None)
     model = network().to("meta")

@@ -145,6 +145,21 @@ def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
     return made
 
 
+def gather(frames: Tensor, motion: Tensor, corner: Two, maps: Tensor) -> None:
+    """Do what `motion.gather` says."""
+    how = Warping("bilinear", corner, 2)
+    frames, corner = _looked_at(frames, motion, how)
+    (N, _, H, W), (h, w) = frames.shape, motion.shape[2:]
+    given, field = interleaved(frames), as_array(motion)
+    result, figures = maps.permute(0, 2, 3, 1).numpy(), (MODES.index(how.mode), 2, *corner)
+
+    def work(n: int, rows: Two, own: Buffers) -> None:
+        _gather_strip((given[n], field[n], result[n]), (W, H, W), figures, own, rows)
+
+    shapes = (LANES, 2 * w + LANES - 1), (2, 2 * w + LANES - 1), (w + 2,)
+    by_strips(work, N, h, shapes, is_small=4 * N * h * w < LEAST_WARPED)
+
+
 def _looked_at(frames: Tensor, motion: Tensor, how: Warping) -> tuple[Tensor, Two]:
     """Cut out what a motion leads to: of a large frame a tile needs a part; and its new corner."""
     sizes = [how.factor * size for size in motion.shape[2:]]
@@ -239,6 +254,36 @@ def _warp_strip(
             look(seen, frame, plane, places[1], places[0], W)
         for c in range(channels):
             copy_flat(result[c, y], 0, seen[c], 0, W)
+
+
+@compiled(called_from_python=True)
+def _gather_strip(
+    arrays: tuple[Array, Array, Array],
+    plane: Plane,
+    figures: Warped,
+    buffers: Buffers,
+    rows: Two,
+) -> None:
+    """Do what `_warp_strip` does for some rows of cells, their pixels side by side.
+
+    Args:
+        arrays: Of one frame: as `look` wants it, motion (2, h, w), result (h, w, 4*channels).
+        plane: As in `_warp_strip`, as are the others.
+        figures: Likewise.
+        buffers: Likewise.
+        rows: Of the result.
+    """
+    (frame, motion, result), (seen, places, wide) = arrays, buffers
+    w, channels = result.shape[1], result.shape[2] // 4
+    for y in range(*rows):
+        for down in range(2):
+            _place_row(places, wide, motion, 2 * y + down, figures)
+            look(seen, frame, plane, places[1], places[0], 2 * w)
+            for c in range(channels):
+                row, first = seen[c], 4 * c + 2 * down
+                for x in range(w):
+                    result[y, x, first] = row[2 * x]
+                    result[y, x, first + 1] = row[2 * x + 1]
 
 
 @compiled(called_from_python=True)

@@ -68,6 +68,27 @@ def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
     return frames_cpu.warp(frames, motion, how)
 
 
+def gather(frames: Tensor, motion: Tensor, corner: tuple[int, int], maps: Tensor) -> None:
+    """Sample frames as `warp` does, bilinearly, and lay out what a network at half resolution sees.
+
+    The 2x2 pixels of a cell become channels, as by `F.pixel_unshuffle`. Not differentiable.
+
+    Args:
+        frames: As in `warp`.
+        motion: (N, 2, h, w), likewise.
+        corner: As in `Warping`.
+        maps: Where to, (N, 4*C, h, w), in the dtype of the frames, channels side by side and
+            pixels at equal distances: some channels of (N, more, h, w) in `channels_last`.
+    """
+    if frames.is_cuda:
+        from sepconv_video.kernels import motion_cuda  # noqa: PLC0415
+
+        return motion_cuda.gather(frames, motion, corner, maps)
+    from sepconv_video.kernels import frames_cpu  # noqa: PLC0415
+
+    return frames_cpu.gather(frames, motion, corner, maps)
+
+
 def box(maps: Tensor, side: int) -> Tensor:
     """Average maps over side x side cells around each; edges repeated; not differentiable.
 

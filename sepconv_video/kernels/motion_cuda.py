@@ -93,16 +93,46 @@ def match(
 
 def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
     """Do what `motion.warp` says, with any number of channels, float32 or half precision."""
-    (N, C, H, W), (rows, columns) = frames.shape, (how.factor * size for size in motion.shape[2:])
-    result = frames.new_empty(N, C, rows, columns)
-    frames, motion = frames.contiguous(), motion.contiguous()
+    rows, columns = (how.factor * size for size in motion.shape[2:])
+    result = frames.new_empty(*frames.shape[:2], rows, columns)
+    _warp("warp", (frames, motion, result), how, (rows, columns), 0)
+    return result
+
+
+def gather(frames: Tensor, motion: Tensor, corner: tuple[int, int], maps: Tensor) -> None:
+    """Do what `motion.gather` says."""
+    how = Warping("bilinear", corner, 2)
+    rows, columns = motion.shape[2:]
+    _warp(
+        "gather", (frames, motion, maps), how, (rows, columns), maps.stride(0) // (rows * columns)
+    )
+
+
+def _warp(
+    name: str,
+    tensors: tuple[Tensor, Tensor, Tensor],
+    how: Warping,
+    threads: tuple[int, int],
+    pixel: int,
+) -> None:
+    """Launch a kernel of `warp.cu`.
+
+    Args:
+        name: Of the kernel.
+        tensors: Frames, motion, and where to.
+        how: As in `motion.warp`.
+        threads: Rows and columns of them.
+        pixel: As in `struct Arguments`.
+    """
+    frames, motion, result = tensors[0].contiguous(), tensors[1].contiguous(), tensors[2]
+    N, C, H, W = frames.shape
+    rows, columns = (how.factor * size for size in motion.shape[2:])
     words = [tensor.data_ptr() for tensor in (frames, motion, result)]
-    words += [C, H, W, rows, columns, MODES.index(how.mode), *how.corner, how.factor]
-    grid = -(-columns // cuda.COLUMNS), -(-rows // cuda.WARPS), N
+    words += [C, H, W, rows, columns, MODES.index(how.mode), *how.corner, how.factor, pixel]
+    grid = -(-threads[1] // cuda.COLUMNS), -(-threads[0] // cuda.WARPS), N
     index = frames.device.index
     with cuda.current_stream(index):
-        cuda.launch(_warp_kernel(index, frames.dtype), grid, words)
-    return result
+        cuda.launch(_warp_kernel(index, name, frames.dtype), grid, words)
 
 
 def _run(
@@ -139,9 +169,9 @@ def _kernel(index: int, step: Step) -> Any:  # noqa: ANN401
 
 
 @cache
-def _warp_kernel(index: int, dtype: torch.dtype) -> Any:  # noqa: ANN401
+def _warp_kernel(index: int, name: str, dtype: torch.dtype) -> Any:  # noqa: ANN401
     """Return a `cupy.RawKernel`."""
-    return cuda.function(index, (WARP_SOURCES, warp_options(dtype)), "warp")
+    return cuda.function(index, (WARP_SOURCES, warp_options(dtype)), name)
 
 
 def options(step: Step) -> tuple[str, ...]:

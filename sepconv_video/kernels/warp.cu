@@ -17,10 +17,11 @@
 struct Arguments {
     const Stored* frames;  // (N, channels, H, W)
     const float* motion;   // (N, 2, rows / factor, columns / factor)
-    Stored* result;        // (N, channels, rows, columns)
+    Stored* result;        // (N, channels, rows, columns); of `gather` (N, rows / 2, columns / 2, pixel)
     long long channels, H, W;
     long long rows, columns;
     long long mode, top, left, factor;  // as in motion.Warping
+    long long pixel;                    // of `gather`: channels of the result
 };
 
 __device__ __forceinline__ int within(int place, int size) {
@@ -81,8 +82,9 @@ __device__ __forceinline__ void warp_bicubic(
     }
 }
 
+// `step` is how far the channels of the result are from each other.
 __device__ __forceinline__ void warp_bilinear(
-    const Arguments& a, const Stored* frame, Stored* result, float y, float x) {
+    const Arguments& a, const Stored* frame, Stored* result, float y, float x, long long step) {
     y = min(max(y, 0.0f), a.H - 1.0f);
     x = min(max(x, 0.0f), a.W - 1.0f);
     if (a.mode == NEAREST) {
@@ -97,7 +99,7 @@ __device__ __forceinline__ void warp_bilinear(
         const float first = unpack(cell[0]), third = unpack(cell[below]);
         const float upper = first + across * (unpack(cell[right]) - first);
         const float lower = third + across * (unpack(cell[below + right]) - third);
-        result[c * a.rows * a.columns] = pack(upper + down * (lower - upper));
+        result[c * step] = pack(upper + down * (lower - upper));
     }
 }
 
@@ -114,6 +116,25 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
     if (a.mode == BICUBIC) {
         warp_bicubic(a, frame, result, to_y, to_x);
     } else {
-        warp_bilinear(a, frame, result, to_y, to_x);
+        warp_bilinear(a, frame, result, to_y, to_x, a.rows * a.columns);
+    }
+}
+
+// Frames moved by a motion of half their resolution, bilinearly, the 2x2 pixels of a cell side by side
+// as F.pixel_unshuffle has them: what a network looks at. A thread works on one cell.
+extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
+    gather(const __grid_constant__ Arguments a) {
+    const int x = blockIdx.x * COLUMNS + threadIdx.x, y = blockIdx.y * WARPS + threadIdx.y;
+    const int height = a.rows / 2, width = a.columns / 2;
+    if (y >= height || x >= width) return;
+    const long long n = blockIdx.z, cells = (long long)height * width;
+    const float* motion = a.motion + n * 2 * cells;
+    const Stored* frame = a.frames + n * a.channels * a.H * a.W;
+    Stored* result = a.result + (n * cells + (long long)y * width + x) * a.pixel;
+    for (int k = 0; k < 4; ++k) {
+        const int own_y = 2 * y + k / 2, own_x = 2 * x + k % 2;
+        const float to_x = own_x + a.left + motion_at(a, motion, own_y, own_x);
+        const float to_y = own_y + a.top + motion_at(a, motion + cells, own_y, own_x);
+        warp_bilinear(a, frame, result + k, to_y, to_x, 4);
     }
 }

@@ -23,7 +23,7 @@ from sepconv_video.models.blocks import (
     upsample,
     zero_conv,
 )
-from sepconv_video.models.pair import MULTIPLE, Pair, Piece, look
+from sepconv_video.models.pair import MULTIPLE, SEEN, Pair, Piece, look
 from sepconv_video.models.standing import hold
 from sepconv_video.models.tiles import Place, in_tiles
 
@@ -33,8 +33,6 @@ MOST_TAPS = 2.0
 than 1.2. Where no motion explains the frames (a zoom that blurs all), 20 made ripples."""
 MAPS = 4 + 1 + 4 * TAPS
 """What is predicted of a pixel: a correction of both motions, which frame to trust, the taps."""
-SEEN = 2 * 12 + 2
-"""What is seen of a pixel at half resolution: four of each moved frame, and the motion."""
 
 
 class Trunk(nn.Module):

@@ -6,11 +6,10 @@ All of it is found without training. A network then works on pieces of a pair.
 from typing import NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sepconv_video.kernels.light import normalise
-from sepconv_video.kernels.motion import Mode
+from sepconv_video.kernels.motion import Mode, gather
 from sepconv_video.models.alignment import (
     CELL,
     better_motion,
@@ -25,7 +24,6 @@ from sepconv_video.models.blocks import (
     length,
     ramp,
     shrink,
-    side_by_side,
     upsample,
     warp,
 )
@@ -34,6 +32,10 @@ from sepconv_video.models.matching import follow_small
 from sepconv_video.models.standing import standing
 from sepconv_video.models.tiles import Place
 
+FRAME = 3 * CELL**2
+"""Channels of a moved frame at half resolution."""
+SEEN = 2 * FRAME + 2
+"""What a network sees of a pair moved by a motion, and of the motion."""
 MULTIPLE = 16
 """Height and width inside the network are multiples of this."""
 STILL = 0.01
@@ -177,11 +179,24 @@ class Piece(NamedTuple):
 
     def seen(self, dtype: torch.dtype) -> Tensor:
         """What a network of `dtype` looks at: the frames as each motion moves them, and motions."""
-        moved = [self.pair.moved(motion, corner=self.corner) for motion in self.motions]
-        lefts, rights = zip(*moved, strict=True)
-        frames = [F.pixel_unshuffle(frame, 2).to(dtype) for frame in lefts + rights]
-        motions = [_shown(motion[:, :2]).to(dtype) for motion in self.motions]
-        return side_by_side(frames + motions)
+        (left, right), count = self.pair[:2], len(self.motions)
+        (N, _, height, width), frames = self.motions[0].shape, 2 * FRAME * count
+        # on a GPU in eights, as a `Convolution` wants them, which takes them pixel by pixel
+        channels = SEEN * count + (0 if left.is_cpu else -SEEN * count % 8)
+        maps = torch.empty(
+            (N, channels, height, width),
+            dtype=torch.float32 if left.is_cpu else left.dtype,
+            device=left.device,
+            memory_format=torch.channels_last,
+        )
+        ways = [(left, motion[:, :2]) for motion in self.motions]
+        ways += [(right, motion[:, 2:]) for motion in self.motions]
+        for (frame, way), moved in zip(ways, torch.split(maps[:, :frames], FRAME, 1), strict=True):
+            gather(frame, way, self.corner, moved)
+        shown = [_shown(motion[:, :2]) for motion in self.motions]
+        maps[:, frames : SEEN * count] = torch.cat(shown, 1)
+        maps[:, SEEN * count :] = 0
+        return maps.to(dtype)
 
     def trust(self, number: int) -> Tensor:
         """How far to trust the left frame more than the right one: (N, 1, H/2, W/2), +-HELP.

@@ -150,6 +150,7 @@ static Kernel find(const char* name) {
     if (!std::strcmp(name, "match")) return match;
 #elif defined(WARP)
     if (!std::strcmp(name, "warp")) return warp;
+    if (!std::strcmp(name, "gather")) return gather;
 #elif defined(LIGHT)
     if (!std::strcmp(name, "normalise")) return normalise;
     if (!std::strcmp(name, "reduce")) return reduce;

@@ -20,6 +20,7 @@ from test_cpu import assert_laid_out
 from test_light import PRECISION, assert_held, assert_normalised, assert_relit
 from test_motion import (
     WARPINGS,
+    assert_gathered,
     assert_matched,
     assert_warped,
     moving,
@@ -395,6 +396,12 @@ def test_frames_are_warped_as_in_pytorch(emulate, how, size):
     emulate()
     for dtype in (torch.float32, torch.float16):
         assert_warped(motion_cuda.warp, how, size, dtype=dtype)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (37, 75)])
+def test_frames_are_gathered_as_in_pytorch(emulate, size):
+    emulate()
+    assert_gathered(motion_cuda.gather, size)
 
 
 @pytest.mark.parametrize("dtype", PRECISION)

@@ -132,6 +132,26 @@ def assert_warped(warp, how, size, device="cpu", dtype=torch.float32):
         assert near.float().mean() >= (0.99 if how.mode == "nearest" else 1)
 
 
+def assert_gathered(gather, size, device="cpu", dtype=torch.float32):
+    """Into some channels of more: as `warp` and PyTorch make them."""
+    height, width = size
+    for corner in ((0, 0), (6, 12)):
+        frames = torch.randn(2, 3, height, width).to(device, dtype)
+        motion = 4 * torch.randn(2, 2, height // 2 + 1, width // 2 + 1).to(device)
+        wanted = blocks.warp(frames, motion, "bilinear", corner, 2)
+        whole = torch.zeros(2, 26, *motion.shape[2:], device=device, dtype=dtype)
+        whole = whole.contiguous(memory_format=torch.channels_last)
+        gather(frames, motion, corner, whole[:, 12:24])
+        assert (whole[:, 12:24] - F.pixel_unshuffle(wanted, 2)).abs().max() < 1e-4
+        assert not whole[:, :12].any()
+        assert not whole[:, 24:].any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (37, 75), (200, 130)])
+def test_a_cpu_gathers_as_pytorch_does(size):
+    assert_gathered(frames_cpu.gather, size)
+
+
 @pytest.mark.parametrize("how", WARPINGS)
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (37, 75), (200, 130)])
 def test_a_cpu_warps_as_pytorch_does(how, size):
@@ -199,6 +219,13 @@ def test_a_gpu_matches_as_pytorch_does(size):
 def test_a_gpu_warps_as_pytorch_does(how, size):
     for dtype in (torch.float32, torch.float16):
         assert_warped(motion_cuda.warp, how, size, "cuda", dtype)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("size", [(1, 1), (37, 75), (200, 130)])
+def test_a_gpu_gathers_as_pytorch_does(dtype, size):
+    assert_gathered(motion_cuda.gather, size, "cuda", dtype)
 
 
 @pytest.mark.cuda
