@@ -39,11 +39,11 @@ def convolve(
         (N, outputs, H/stride, W/stride).
     """
     given = [maps, weight, bias] if base is None else [maps, weight, bias, base]
-    if _is_for_our_own(given) and stride == 1 and maps.is_cpu:
+    if _is_for_our_own(given, len(weight)) and stride == 1 and maps.is_cpu:
         from sepconv_video.kernels import convolution_cpu  # noqa: PLC0415 - numba is heavy
 
         return convolution_cpu.convolve(maps, weight, bias, slope, base)
-    if _is_for_our_own(given) and maps.is_cuda:
+    if _is_for_our_own(given, len(weight)) and maps.is_cuda:
         from sepconv_video.kernels import convolution_cuda  # noqa: PLC0415 - cupy is heavy
 
         made = F.conv2d(maps, weight, None, stride, padding=1)
@@ -54,15 +54,38 @@ def convolve(
     return made if base is None else made + base
 
 
-def _is_for_our_own(given: list[Tensor]) -> bool:
+def add_enlarged(maps: Tensor, base: Tensor) -> Tensor:
+    """Enlarge maps bilinearly to twice their size, and add them to others.
+
+    Differentiable, by `F.interpolate`.
+
+    Args:
+        maps: (N, C, H, W).
+        base: (N, C, 2*H, 2*W); may be overwritten.
+
+    Returns:
+        As `base`.
+    """
+    if _is_for_our_own([maps, base], base.shape[1]):
+        if maps.is_cuda:
+            from sepconv_video.kernels import convolution_cuda  # noqa: PLC0415 - cupy is heavy
+
+            return convolution_cuda.add_enlarged(maps, base)
+        from sepconv_video.kernels import convolution_cpu  # noqa: PLC0415 - numba is heavy
+
+        return convolution_cpu.add_enlarged(maps, base)
+    return F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False).add_(base)
+
+
+def _is_for_our_own(given: list[Tensor], outputs: int) -> bool:
     """Whether our own code can do it, and is the faster one: without gradients, as things are."""
-    maps, weight = given[:2]
+    maps = given[0]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
         return False
     if len({tensor.dtype for tensor in given}) > 1:
         return False
     if maps.is_cuda:
-        suits = maps.dtype in ON_A_GPU and len(weight) % EIGHTS == 0
+        suits = maps.dtype in ON_A_GPU and outputs % EIGHTS == 0
     else:
         suits = maps.is_cpu and maps.dtype == torch.float32 and maps[:, 0].numel() >= LEAST_CELLS
     return suits and not torch.is_autocast_enabled(maps.device.type)

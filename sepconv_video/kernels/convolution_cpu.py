@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sepconv_video.kernels.cpu import Array, run
-from sepconv_video.kernels.frames_cpu import ZERO
+from sepconv_video.kernels.frames_cpu import FAR, NEAR, ZERO, by_strips
 from sepconv_video.kernels.vectors import clamp, compiled, copy_flat
 from sepconv_video.kernels.winograd import (
     CHANNELS,
@@ -31,6 +31,7 @@ from sepconv_video.kernels.winograd import (
 WINOGRAD = 0xC84AF2E2  # CRC-32 of `vectors.py` and `winograd.py`, as `VECTORS` of `cpu`
 BLOCK = 3 * TILES  # tiles at once: their products are to stay in a core's cache
 SHARES = 4  # of a thread, so that all end at the same time
+LEAST_ENLARGED = 100_000  # fewer are done before a second thread has begun
 FIRST = np.int64(0)
 
 TRANSFORM = torch.tensor(
@@ -87,6 +88,19 @@ def convolve(
         )
 
     run(work, N * tasks, (), buffers)
+    return made
+
+
+def add_enlarged(maps: Tensor, base: Tensor) -> Tensor:
+    """Compute `convolution.add_enlarged`."""
+    N, C, H, _ = base.shape
+    made = base.contiguous(memory_format=torch.channels_last)
+    given, result = _flat(maps).reshape(N, H // 2, -1), _flat(made).reshape(N, H, -1)
+
+    def work(n: int, rows: tuple[int, int], own: tuple[Array, ...]) -> None:
+        _enlarge_strip(given[n], result[n], own[0], C, rows)
+
+    by_strips(work, N, H, ((given.shape[2] + 2 * C,),), is_small=base.numel() < LEAST_ENLARGED)
     return made
 
 
@@ -199,3 +213,22 @@ def _convolve_tiles(
             restore(cells, products, source, shape, bias, slope)
             into = tile // across * MADE, tile % across * MADE
             _put(result, added, (cells, columns), sizes, into)
+
+
+@compiled(called_from_python=True)
+def _enlarge_strip(maps: Array, result: Array, wide: Array, C: int, rows: tuple[int, int]) -> None:
+    """Add maps (h, w*C) to some rows of the result (2*h, 2*w*C); `wide` is (w*C + 2*C,)."""
+    h, count = maps.shape
+    for y in range(*rows):
+        own, other = maps[y // 2], maps[clamp(y // 2 + y % 2 * 2 - 1, 0, h - 1)]
+        centre, out = wide[C : C + count], result[y]
+        for x in range(count):
+            centre[x] = NEAR * own[x] + FAR * other[x]
+        for c in range(C):
+            wide[c], wide[C + count + c] = centre[c], centre[count - C + c]
+        for x in range(count // C):
+            before, here = wide[x * C : (x + 1) * C], wide[(x + 1) * C : (x + 2) * C]
+            after, to = wide[(x + 2) * C : (x + 3) * C], out[2 * x * C : 2 * (x + 1) * C]
+            for c in range(C):
+                to[c] += NEAR * here[c] + FAR * before[c]
+                to[C + c] += NEAR * here[c] + FAR * after[c]

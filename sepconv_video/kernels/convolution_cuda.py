@@ -19,18 +19,30 @@ def rectify(made: Tensor, bias: Tensor, slope: float, base: Tensor | None) -> Te
         slope: Of the rectifier below zero.
         base: As `made`, or None.
     """
-    made, bias = _aligned(_interleaved(made)), _aligned(bias.contiguous())
-    base = None if base is None else _aligned(_interleaved(base))
+    made, bias = _interleaved(made), _aligned(bias.contiguous())
+    _launch("rectify", made, (bias, None if base is None else _interleaved(base)), slope)
+    return made
+
+
+def add_enlarged(maps: Tensor, base: Tensor) -> Tensor:
+    """Do what `convolution.add_enlarged` says."""
+    made = _interleaved(base)
+    _launch("add_enlarged", made, (None, _interleaved(maps)), 0)
+    return made
+
+
+def _launch(
+    name: str, made: Tensor, given: tuple[Tensor | None, Tensor | None], slope: float
+) -> None:
+    """Launch a kernel; `given` are bias and base, as in `struct Arguments`."""
     N, C, H, W = made.shape
     assert C % EIGHTS == 0
-    channels = C * made.element_size() // VECTOR
-    words = [made.data_ptr(), bias.data_ptr(), 0 if base is None else base.data_ptr()]
-    words += [*cuda.bits((slope,)), channels * H * W, channels]
+    channels, index = C * made.element_size() // VECTOR, made.device.index
+    words = [0 if tensor is None else tensor.data_ptr() for tensor in (made, *given)]
+    words += [*cuda.bits((slope,)), channels * H * W, channels, W]
     grid = -(-channels * H * W // (THREADS * TAKEN)), 1, N
-    index = made.device.index
     with cuda.current_stream(index):
-        cuda.launch(cuda.function(index, (SOURCES, options(made.dtype)), "rectify"), grid, words)
-    return made
+        cuda.launch(cuda.function(index, (SOURCES, options(made.dtype)), name), grid, words)
 
 
 def options(dtype: torch.dtype) -> tuple[str, ...]:
@@ -39,8 +51,8 @@ def options(dtype: torch.dtype) -> tuple[str, ...]:
 
 
 def _interleaved(maps: Tensor) -> Tensor:
-    """Maps with all channels of a pixel side by side."""
-    return maps.contiguous(memory_format=torch.channels_last)
+    """Maps with all channels of a pixel side by side, from where vectors begin."""
+    return _aligned(maps.contiguous(memory_format=torch.channels_last))
 
 
 def _aligned(tensor: Tensor) -> Tensor:

@@ -93,9 +93,9 @@ def planar(maps: Tensor, result: Tensor) -> Tensor:
 
         return cuda.planar(maps, result)
     if is_known_to_a_cpu(maps, result.dtype) and not differentiate:
-        from sepconv_video.kernels import frames_cpu  # noqa: PLC0415 - numba takes a second
+        from sepconv_video.kernels import planar_cpu  # noqa: PLC0415 - numba takes a second
 
-        return frames_cpu.planar(maps, result)
+        return planar_cpu.planar(maps, result)
     return result.copy_(maps)
 
 

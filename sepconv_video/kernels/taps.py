@@ -33,9 +33,9 @@ def shape_taps(maps: Tensor, change: Tensor, K: int, most: float, dtype: torch.d
         return taps_cuda.shape_taps(maps, change, K, most).to(dtype)
     made = torch.empty(maps.shape, dtype=dtype, device=maps.device)
     if is_known_to_a_cpu(maps, dtype) and not differentiate:
-        from sepconv_video.kernels import frames_cpu  # noqa: PLC0415 - numba takes a second
+        from sepconv_video.kernels import planar_cpu  # noqa: PLC0415 - numba takes a second
 
-        return frames_cpu.shape_taps(maps, change, K, most, made)
+        return planar_cpu.shape_taps(maps, change, K, most, made)
     planar(maps, made)
     taps = made[:, -4 * K :].view(len(maps), 4, K, *maps.shape[2:])
     taps -= taps.mean(2, keepdim=True)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sepconv_video.kernels import sepconv_pair, shape_taps
+from sepconv_video.kernels.convolution import add_enlarged
 from sepconv_video.models.bending import UNKNOWN, Found, Known, bend
 from sepconv_video.models.blocks import (
     ResidualBlock,
@@ -58,9 +59,9 @@ class Trunk(nn.Module):
         at2 = self.down2(seen)
         at4 = self.down4(at2)
         at8 = self.down8(at4)
-        at8 = self.refine8(upsample(self.up8(self.down16(at8)), 2).add_(at8))
-        at4 = self.refine4(upsample(self.up4(at8), 2).add_(at4))
-        features: Tensor = self.refine2(upsample(self.up2(at4), 2).add_(at2))
+        at8 = self.refine8(add_enlarged(self.up8(self.down16(at8)), at8))
+        at4 = self.refine4(add_enlarged(self.up4(at8), at4))
+        features: Tensor = self.refine2(add_enlarged(self.up2(at4), at2))
         return features
 
 

@@ -158,6 +158,7 @@ static Kernel find(const char* name) {
     if (!std::strcmp(name, "hold")) return hold;
 #elif defined(RECTIFY)
     if (!std::strcmp(name, "rectify")) return rectify;
+    if (!std::strcmp(name, "add_enlarged")) return add_enlarged;
 #elif defined(TAPS)
     if (!std::strcmp(name, "shape_taps")) return shape_taps;
 #elif defined(PLANAR)

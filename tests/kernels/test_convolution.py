@@ -251,6 +251,37 @@ def assert_rectified(rectify, dtype, device="cpu"):
                 assert (found - wanted).abs().max() <= PRECISION[dtype]
 
 
+def assert_enlarged(add_enlarged, dtype, device="cpu"):
+    for *shape, height, width in [(1, 8, 1, 1), (2, 24, 5, 7), (1, 64, 40, 70)]:
+        maps = torch.randn(*shape, height, width).to(device, dtype)
+        base = torch.randn(*shape, 2 * height, 2 * width).to(device, dtype)
+        wanted = base.double() + F.interpolate(
+            maps.double(), scale_factor=2, mode="bilinear", align_corners=False
+        )
+        for lay in (torch.contiguous_format, torch.channels_last):
+            given = (some.clone(memory_format=lay) for some in (maps, base))
+            found = add_enlarged(*given)
+            assert found.is_contiguous(memory_format=torch.channels_last)
+            assert (found - wanted).abs().max() <= PRECISION[dtype]
+
+
+def test_maps_are_enlarged_as_by_pytorch():
+    assert_enlarged(convolution_cpu.add_enlarged, torch.float32)
+
+
+def test_enlarging_is_differentiable():
+    maps, base = torch.randn(1, 8, 3, 4).requires_grad_(), torch.randn(1, 8, 6, 8).requires_grad_()
+    convolution.add_enlarged(maps, base).sum().backward()
+    torch.testing.assert_close(maps.grad, torch.full_like(maps, 4.0))
+    torch.testing.assert_close(base.grad, torch.ones_like(base))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", PRECISION)
+def test_maps_are_enlarged_on_a_gpu(dtype):
+    assert_enlarged(convolution_cuda.add_enlarged, dtype, "cuda")
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", PRECISION)
 def test_what_follows_a_convolution_on_a_gpu(dtype):

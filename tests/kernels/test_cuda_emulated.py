@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from test_convolution import assert_rectified
+from test_convolution import assert_enlarged, assert_rectified
 from test_cpu import assert_laid_out
 from test_light import PRECISION, assert_held, assert_normalised, assert_relit
 from test_motion import (
@@ -405,9 +405,10 @@ def test_frames_are_gathered_as_in_pytorch(emulate, size):
 
 
 @pytest.mark.parametrize("dtype", PRECISION)
-def test_bias_rectifier_and_base_are_as_in_pytorch(emulate, dtype):
+def test_what_follows_a_convolution_is_as_in_pytorch(emulate, dtype):
     emulate()
     assert_rectified(convolution_cuda.rectify, dtype)
+    assert_enlarged(convolution_cuda.add_enlarged, dtype)
 
 
 @pytest.mark.parametrize("dtype", PRECISION)

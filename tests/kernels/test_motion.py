@@ -17,6 +17,7 @@ from sepconv_video.kernels import (
     match_cpu,
     motion_cpu,
     motion_cuda,
+    planar_cpu,
     vectors,
 )
 from sepconv_video.kernels.motion import MODES, Warping
@@ -194,7 +195,7 @@ def test_neighbours_are_those_above_below_left_and_right():
     assert [c[0, 0, 0, 0].item() for c in reference.neighbours(field, 1)] == [0, 4, 0, 1]
 
 
-@pytest.mark.parametrize("module", [frames_cpu, light_cpu, match_cpu, motion_cpu])
+@pytest.mark.parametrize("module", [frames_cpu, light_cpu, match_cpu, motion_cpu, planar_cpu])
 def test_the_cache_notices_changed_vector_code(module):
     """As `cpu.VECTORS`."""
     found = zlib.crc32(b"".join(Path(one.__file__).read_bytes() for one in (vectors, looks)))
