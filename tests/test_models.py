@@ -353,6 +353,12 @@ def test_networks_do_not_wait_for_a_gpu(network, monkeypatch):
         monkeypatch.setattr(module, "search", lambda left, right, motion, _: motion)
     monkeypatch.setattr(matching, "match", lambda *given: (given[2], given[3] > 0))
     monkeypatch.setattr(blocks.kernels, "warp", warped)
+
+    def differing(left, _, motions):
+        return left.new_empty(len(left), len(motions), *left.shape[2:])
+
+    for module in (alignment, fading):
+        monkeypatch.setattr(module, "differ", differing)
     for name in ("normalise", "gather"):
         monkeypatch.setattr(pair, name, lambda *given: None)
     monkeypatch.setattr(fading, "relight", lambda *given: None)

@@ -1,11 +1,11 @@
 """Frames and maps on a CPU: moved by a motion, averaged.
 
-`motion.warp`, `gather` and `box` say what for. numba is imported at the top, so
-import this module only when it is needed.
+`motion.warp`, `gather`, `differ` and `box` say what for. numba is imported at the top, so import
+this module only when it is needed.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ LEAST_ROWS = 16  # of a strip
 STRIPS = 2  # for each thread, so that all end at the same time
 LEAST_WARPED, LEAST_BOXED = 50_000, 300_000  # fewer are done before a second thread has begun
 NEAR, FAR = np.float32(0.75), np.float32(0.25)  # shares of two cells between which a pixel lies
-_, BICUBIC, NEAREST = range(3)  # as in `MODES`
+BILINEAR, BICUBIC, NEAREST = range(3)  # as in `MODES`
 ZERO, ONE = np.float32(0), np.float32(1)
 
 Buffers = tuple[Array, ...]
@@ -113,6 +113,24 @@ def gather(frames: Tensor, motion: Tensor, corner: Two, maps: Tensor) -> None:
 
     shapes = (LANES, 2 * w + LANES - 1), (2, 2 * w + LANES - 1), (w + 2,)
     by_strips(work, N, h, shapes, is_small=4 * N * h * w < LEAST_WARPED)
+
+
+def differ(left: Tensor, right: Tensor, motions: Sequence[Tensor]) -> Tensor:
+    """Do what `motion.differ` says."""
+    N, channels, H, W = left.shape
+    made = torch.empty(N, len(motions), H, W)
+    frames, result = (interleaved(left), interleaved(right)), made.numpy()
+    fields, plane = [as_array(motion) for motion in motions], (W, H, W)
+
+    def work(k: int, rows: Two, own: Buffers) -> None:
+        n, number = k // len(fields), k % len(fields)
+        arrays = frames[0][n], frames[1][n], fields[number][n], result[n, number]
+        _differ_strip(arrays, plane, channels, own, rows)
+
+    width = W + LANES - 1
+    shapes = (LANES, width), (LANES, width), (2, width), (W + 2,)
+    by_strips(work, N * len(fields), H, shapes, is_small=N * H * W < LEAST_WARPED)
+    return made
 
 
 def _looked_at(frames: Tensor, motion: Tensor, how: Warping) -> tuple[Tensor, Two]:
@@ -239,6 +257,40 @@ def _gather_strip(
                 for x in range(w):
                     result[y, x, first] = row[2 * x]
                     result[y, x, first + 1] = row[2 * x + 1]
+
+
+@compiled(called_from_python=True)
+def _differ_strip(
+    arrays: tuple[Array, Array, Array, Array],
+    plane: Plane,
+    channels: int,
+    buffers: Buffers,
+    rows: Two,
+) -> None:
+    """Compare some rows, from the first one to before the second.
+
+    Args:
+        arrays: Both frames as `look` wants them, motion (2, H, W), result (H, W).
+        plane: As `look` wants it.
+        channels: Of the frames.
+        buffers: (LANES, W) for either frame, (2, W), (W + 2,).
+        rows: Of the result.
+    """
+    (left, right, motion, result), (seen, other, places, wide) = arrays, buffers
+    W, share = result.shape[1], ONE / np.float32(channels)
+    for y in range(*rows):
+        out = result[y]
+        _place_row(places, wide, motion, y, (BILINEAR, 1, 0, 0))
+        look(seen, left, plane, places[1], places[0], W)
+        for x in range(W):  # as far to the other side
+            places[0, x] = np.float32(2 * x) - places[0, x]
+            places[1, x] = np.float32(2 * y) - places[1, x]
+        look(other, right, plane, places[1], places[0], W)
+        for x in range(W):
+            out[x] = share * abs(seen[0, x] - other[0, x])
+        for c in range(1, channels):
+            for x in range(W):
+                out[x] += share * abs(seen[c, x] - other[c, x])
 
 
 @compiled(called_from_python=True)

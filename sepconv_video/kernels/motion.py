@@ -1,5 +1,6 @@
 """Finding motion on one grid, as `models/alignment.py` and `matching.py` do: constants, devices."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
@@ -87,6 +88,26 @@ def gather(frames: Tensor, motion: Tensor, corner: tuple[int, int], maps: Tensor
     from sepconv_video.kernels import frames_cpu  # noqa: PLC0415
 
     return frames_cpu.gather(frames, motion, corner, maps)
+
+
+def differ(left: Tensor, right: Tensor, motions: Sequence[Tensor]) -> Tensor:
+    """Tell how much frames differ, the left ones at x + motion, the right ones at x - motion.
+
+    Args:
+        left: (N, C, H, W), 4 channels at most, float32, on a CPU or an NVIDIA GPU.
+        right: As `left`.
+        motions: (N, 2, H, W) each, likewise.
+
+    Returns:
+        (N, one for each of the motions, H, W): mean absolute difference over the channels.
+    """
+    if left.is_cuda:
+        from sepconv_video.kernels import motion_cuda  # noqa: PLC0415
+
+        return motion_cuda.differ(left, right, motions)
+    from sepconv_video.kernels import frames_cpu  # noqa: PLC0415
+
+    return frames_cpu.differ(left, right, motions)
 
 
 def box(maps: Tensor, side: int) -> Tensor:

@@ -4,6 +4,7 @@
 `match_cpu` have the same for a CPU.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -95,41 +96,36 @@ def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
     """Do what `motion.warp` says, with any number of channels, float32 or half precision."""
     rows, columns = (how.factor * size for size in motion.shape[2:])
     result = frames.new_empty(*frames.shape[:2], rows, columns)
-    _warp("warp", (frames, motion, result), how, (rows, columns), 0)
+    _warp("warp", (frames, motion, result), how)
     return result
 
 
 def gather(frames: Tensor, motion: Tensor, corner: tuple[int, int], maps: Tensor) -> None:
     """Do what `motion.gather` says."""
-    how = Warping("bilinear", corner, 2)
-    rows, columns = motion.shape[2:]
-    _warp(
-        "gather", (frames, motion, maps), how, (rows, columns), maps.stride(0) // (rows * columns)
-    )
+    channels = maps.stride(0) // motion[0, 0].numel()
+    _warp("gather", (frames, motion, maps), Warping("bilinear", corner, 2), channels)
 
 
-def _warp(
-    name: str,
-    tensors: tuple[Tensor, Tensor, Tensor],
-    how: Warping,
-    threads: tuple[int, int],
-    pixel: int,
-) -> None:
-    """Launch a kernel of `warp.cu`.
+def differ(left: Tensor, right: Tensor, motions: Sequence[Tensor]) -> Tensor:
+    """Do what `motion.differ` says."""
+    result = left.new_empty(len(left), len(motions), *left.shape[2:])
+    how, other = Warping("bilinear", (0, 0), 1), right.contiguous()
+    for motion, made in zip(motions, result.unbind(1), strict=True):
+        _warp("differ", (left, motion, made, other), how, result.stride(0))
+    return result
 
-    Args:
-        name: Of the kernel.
-        tensors: Frames, motion, and where to.
-        how: As in `motion.warp`.
-        threads: Rows and columns of them.
-        pixel: As in `struct Arguments`.
-    """
-    frames, motion, result = tensors[0].contiguous(), tensors[1].contiguous(), tensors[2]
+
+def _warp(name: str, tensors: tuple[Tensor, ...], how: Warping, step: int = 0) -> None:
+    """Launch a kernel of `warp.cu`; tensors and `step` as in `struct Arguments`."""
+    frames, motion, result, *other = tensors
+    frames, motion = frames.contiguous(), motion.contiguous()
     N, C, H, W = frames.shape
     rows, columns = (how.factor * size for size in motion.shape[2:])
     words = [tensor.data_ptr() for tensor in (frames, motion, result)]
-    words += [C, H, W, rows, columns, MODES.index(how.mode), *how.corner, how.factor, pixel]
-    grid = -(-threads[1] // cuda.COLUMNS), -(-threads[0] // cuda.WARPS), N
+    words += [C, H, W, rows, columns, MODES.index(how.mode), *how.corner, how.factor, step]
+    words += [tensor.data_ptr() for tensor in other] or [0]
+    each = 2 if name == "gather" else 1  # rows and columns of a thread
+    grid = -(-columns // (each * cuda.COLUMNS)), -(-rows // (each * cuda.WARPS)), N
     index = frames.device.index
     with cuda.current_stream(index):
         cuda.launch(_warp_kernel(index, name, frames.dtype), grid, words)

@@ -1,5 +1,5 @@
-// Warping on NVIDIA GPUs: frames sampled where a motion leads to, in one launch. PyTorch's
-// operations make the places in seven, and then read them again.
+// Warping on NVIDIA GPUs: frames sampled where a motion leads to, in one launch, and what is made of
+// them. PyTorch's operations make the places in seven, and then read them again.
 //
 // Compiled by NVRTC with the macro STORAGE, after storage.cu, for every size and number of channels at
 // once (see motion_cuda.py). A thread works on one pixel, blockIdx = (columns, rows, n).
@@ -17,11 +17,13 @@
 struct Arguments {
     const Stored* frames;  // (N, channels, H, W)
     const float* motion;   // (N, 2, rows / factor, columns / factor)
-    Stored* result;        // (N, channels, rows, columns); of `gather` (N, rows / 2, columns / 2, pixel)
+    Stored* result;        // (N, channels, rows, columns); of `gather` (N, rows / 2, columns / 2, step),
+                           // of `differ` (N, rows, columns)
     long long channels, H, W;
     long long rows, columns;
     long long mode, top, left, factor;  // as in motion.Warping
-    long long pixel;                    // of `gather`: channels of the result
+    long long step;       // of `gather`: channels of the result; of `differ`: from picture to picture
+    const Stored* other;  // of `differ`: as `frames`
 };
 
 __device__ __forceinline__ int within(int place, int size) {
@@ -82,24 +84,39 @@ __device__ __forceinline__ void warp_bicubic(
     }
 }
 
+// Between which cells a place lies, and how near to them.
+struct Corners {
+    long long first, right, below;
+    float down, across;
+    __device__ __forceinline__ Corners(const Arguments& a, float y, float x) {
+        y = min(max(y, 0.0f), a.H - 1.0f);
+        x = min(max(x, 0.0f), a.W - 1.0f);
+        const int row = (int)y, column = (int)x;
+        down = y - row;
+        across = x - column;
+        first = row * a.W + column;
+        right = column + 1 < a.W ? 1 : 0;
+        below = row + 1 < a.H ? a.W : 0;
+    }
+    __device__ __forceinline__ float of(const Stored* plane) const {
+        const Stored* cell = plane + first;
+        const float upper_left = unpack(cell[0]), lower_left = unpack(cell[below]);
+        const float upper = upper_left + across * (unpack(cell[right]) - upper_left);
+        const float lower = lower_left + across * (unpack(cell[below + right]) - lower_left);
+        return upper + down * (lower - upper);
+    }
+};
+
 // `step` is how far the channels of the result are from each other.
 __device__ __forceinline__ void warp_bilinear(
     const Arguments& a, const Stored* frame, Stored* result, float y, float x, long long step) {
-    y = min(max(y, 0.0f), a.H - 1.0f);
-    x = min(max(x, 0.0f), a.W - 1.0f);
     if (a.mode == NEAREST) {
-        y = rintf(y);
-        x = rintf(x);
+        y = rintf(min(max(y, 0.0f), a.H - 1.0f));
+        x = rintf(min(max(x, 0.0f), a.W - 1.0f));
     }
-    const int row = (int)y, column = (int)x;
-    const float down = y - row, across = x - column;
-    const long long right = column + 1 < a.W ? 1 : 0, below = row + 1 < a.H ? a.W : 0;
+    const Corners corners(a, y, x);
     for (int c = 0; c < a.channels; ++c) {
-        const Stored* cell = frame + (c * a.H + row) * a.W + column;
-        const float first = unpack(cell[0]), third = unpack(cell[below]);
-        const float upper = first + across * (unpack(cell[right]) - first);
-        const float lower = third + across * (unpack(cell[below + right]) - third);
-        result[c * step] = pack(upper + down * (lower - upper));
+        result[c * step] = pack(corners.of(frame + c * a.H * a.W));
     }
 }
 
@@ -130,11 +147,28 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
     const long long n = blockIdx.z, cells = (long long)height * width;
     const float* motion = a.motion + n * 2 * cells;
     const Stored* frame = a.frames + n * a.channels * a.H * a.W;
-    Stored* result = a.result + (n * cells + (long long)y * width + x) * a.pixel;
+    Stored* result = a.result + (n * cells + (long long)y * width + x) * a.step;
     for (int k = 0; k < 4; ++k) {
         const int own_y = 2 * y + k / 2, own_x = 2 * x + k % 2;
         const float to_x = own_x + a.left + motion_at(a, motion, own_y, own_x);
         const float to_y = own_y + a.top + motion_at(a, motion + cells, own_y, own_x);
         warp_bilinear(a, frame, result + k, to_y, to_x, 4);
     }
+}
+
+// How much two frames differ where a motion leads to in one of them, and its opposite in the other.
+extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
+    differ(const __grid_constant__ Arguments a) {
+    const int x = blockIdx.x * COLUMNS + threadIdx.x, y = blockIdx.y * WARPS + threadIdx.y;
+    if (y >= a.H || x >= a.W) return;
+    const long long n = blockIdx.z, size = a.H * a.W, cell = y * a.W + x;
+    const float* motion = a.motion + n * 2 * size + cell;
+    const Corners there(a, y + motion[size], x + motion[0]);
+    const Corners back(a, y - motion[size], x - motion[0]);
+    float total = 0;
+    for (int c = 0; c < a.channels; ++c) {
+        const long long plane = (n * a.channels + c) * size;
+        total += fabsf(there.of(a.frames + plane) - back.of(a.other + plane));
+    }
+    a.result[n * a.step + cell] = pack(total / a.channels);
 }

@@ -9,8 +9,8 @@ neighbour, if it suits it better (propagation, PatchMatch's idea: Barnes et al.,
 import torch
 from torch import Tensor
 
-from sepconv_video.kernels.motion import Constants, search
-from sepconv_video.models.blocks import box, halve, shrink, upsample, warp
+from sepconv_video.kernels.motion import Constants, differ, search
+from sepconv_video.models.blocks import box, halve, shrink, upsample
 
 CELL = 2
 """Side in pixels of the cells of the grid that motion is found on."""
@@ -110,11 +110,7 @@ def better_motion(cells: Tensor, motions: tuple[Tensor, ...]) -> Tensor:
     left, right = cells.chunk(2)
     levelled_left, levelled_right = _levelled(cells, box(cells, CONTRAST_WINDOW)).chunk(2)
     candidates = [motion / CELL for motion in motions]
-    costs = [
-        (warp(levelled_left, motion) - warp(levelled_right, -motion)).abs_().mean(1)
-        for motion in candidates
-    ]
-    cost = box(torch.stack(costs, 1), CHOICE_WINDOW)
+    cost = box(differ(levelled_left, levelled_right, candidates), CHOICE_WINDOW)
     likelihood = torch.softmax(-SHARPNESS * cost / (cost.mean(1, keepdim=True) + LEAST_COST), 1)
     motion = (likelihood[:, :, None] * torch.stack(candidates, 1)).sum(1)
     # where two meet; in frames as they are: levelled ones stray where compressed ground is still

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sepconv_video.kernels.light import relight
-from sepconv_video.kernels.motion import search
+from sepconv_video.kernels.motion import differ, search
 from sepconv_video.models.alignment import (
     CELL,
     CONSTANTS,
@@ -195,7 +195,7 @@ def _compared(cells: Tensor, black: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         texture, texture_right = _texture(frames).chunk(2)
         motion = 2 * upsample(motion, 2)[..., :height, :width]
         motion = search(texture, texture_right, motion, COARSE)
-    unlike = _difference(warp(texture, motion), warp(texture_right, -motion))
+    unlike = differ(texture, texture_right, [motion])
     likeness = 1 / (1 + (unlike / UNLIKE) ** 2)
     for way in (motion, -motion):  # what lies outside cannot be compared
         likeness *= beyond(way, *way.shape[-2:]) <= 0.5

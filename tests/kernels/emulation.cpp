@@ -151,6 +151,7 @@ static Kernel find(const char* name) {
 #elif defined(WARP)
     if (!std::strcmp(name, "warp")) return warp;
     if (!std::strcmp(name, "gather")) return gather;
+    if (!std::strcmp(name, "differ")) return differ;
 #elif defined(LIGHT)
     if (!std::strcmp(name, "normalise")) return normalise;
     if (!std::strcmp(name, "reduce")) return reduce;

@@ -20,6 +20,7 @@ from test_cpu import assert_laid_out
 from test_light import PRECISION, assert_held, assert_normalised, assert_relit
 from test_motion import (
     WARPINGS,
+    assert_differing,
     assert_gathered,
     assert_matched,
     assert_warped,
@@ -399,9 +400,10 @@ def test_frames_are_warped_as_in_pytorch(emulate, how, size):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (37, 75)])
-def test_frames_are_gathered_as_in_pytorch(emulate, size):
+def test_frames_are_gathered_and_compared_as_in_pytorch(emulate, size):
     emulate()
     assert_gathered(motion_cuda.gather, size)
+    assert_differing(motion_cuda.differ, size)
 
 
 @pytest.mark.parametrize("dtype", PRECISION)

@@ -148,6 +148,20 @@ def assert_gathered(gather, size, device="cpu", dtype=torch.float32):
         assert not whole[:, 24:].any()
 
 
+def assert_differing(differ, size, device="cpu"):
+    for channels in (1, 3):
+        left, right = torch.randn(2, 2, channels, *size).to(device)
+        motions = [torch.randn(2, 2, *size).to(device) * scale for scale in (1, 6)]
+        changes = [blocks.warp(left, motion) - blocks.warp(right, -motion) for motion in motions]
+        wanted = torch.stack([change.abs().mean(1) for change in changes], 1)
+        assert (differ(left, right, motions) - wanted).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (37, 75), (200, 130)])
+def test_a_cpu_compares_as_pytorch_does(size):
+    assert_differing(frames_cpu.differ, size)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (37, 75), (200, 130)])
 def test_a_cpu_gathers_as_pytorch_does(size):
     assert_gathered(frames_cpu.gather, size)
@@ -220,6 +234,12 @@ def test_a_gpu_matches_as_pytorch_does(size):
 def test_a_gpu_warps_as_pytorch_does(how, size):
     for dtype in (torch.float32, torch.float16):
         assert_warped(motion_cuda.warp, how, size, "cuda", dtype)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("size", [(1, 1), (37, 75), (200, 130)])
+def test_a_gpu_compares_as_pytorch_does(size):
+    assert_differing(motion_cuda.differ, size, "cuda")
 
 
 @pytest.mark.cuda
