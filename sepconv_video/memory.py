@@ -31,6 +31,8 @@ UNKNOWN_BYTES_PER_PIXEL = 4000
 SHARE = 0.6
 """Of the free memory; the rest is for decoder, encoder, kernels' scratch and others."""
 LARGEST_AUTO_BATCH = 8
+MOST_CPU_PIXELS = 2**20
+"""At once, on a CPU: larger frames gain nothing by coming in batches, those of 448x256 a third."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """What `mallopt` calls them, in glibc's `malloc.h`."""
@@ -90,8 +92,9 @@ class Ladder:
         batch, self.tile = self._given
         give_back_freed()
         free = int(SHARE * free_bytes(self._device))
-        # a CPU gains nothing from batches, and the first frame comes sooner
-        most = LARGEST_AUTO_BATCH if self._device.type == "cuda" else 1
+        most = LARGEST_AUTO_BATCH
+        if self._device.type == "cpu":
+            most = 1 if self.tile else min(most, max(1, MOST_CPU_PIXELS // (width * height)))
         self.batch = batch or max(1, min(most, free // self._pair_bytes()))
         if self.tile is None and self.batch * self._pair_bytes() > free:
             self.tile = self._fitting_tile(free // self.batch)

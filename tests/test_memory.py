@@ -118,7 +118,7 @@ def test_out_of_memory_goes_down_to_tiles_and_stays_there(error):
 def test_below_the_smallest_tile_there_is_nothing():
     model = Averager(0)
     with pytest.raises(DeviceError, match="640x384 frames does not fit, not even in tiles of 256"):
-        run_large(Engine(model))
+        run_large(Engine(model, batch=1))
     assert [tile for _, tile in model.calls] == [None, 320, SMALLEST_TILE]
 
 
@@ -160,6 +160,22 @@ def test_on_a_cpu_the_tile_fits_the_memory_beforehand(monkeypatch, gib, tiled):
         room = memory.SHARE * gib * GIB - (FRAME_BYTES_PER_PIXEL + MADE_BYTES_PER_PIXEL) * 600_000
         seen = min(1000, ladder.tile + 64) * min(600, ladder.tile + 64)
         assert seen * 1000 <= room or ladder.tile == SMALLEST_TILE
+
+
+@pytest.mark.parametrize(
+    ("size", "batch"), [((64, 48), 8), ((640, 360), 4), ((1024, 512), 2), ((1280, 720), 1)]
+)
+def test_on_a_cpu_small_frames_come_in_batches(monkeypatch, size, batch):
+    with_memory(monkeypatch, 64 * GIB)
+    ladder = Ladder(Averager(), CPU, torch.float32)
+    ladder.begin(*size, made=1)
+    assert ladder.batch == batch
+    assert not ladder.notes
+    with_memory(monkeypatch, GIB // 256)
+    for tile in (None, 300):
+        ladder = Ladder(Averager(), CPU, torch.float32, tile=tile)
+        ladder.begin(*size, made=1)
+        assert ladder.batch == 1
 
 
 def test_what_is_made_of_a_pair_counts_when_the_tile_is_chosen(monkeypatch):
@@ -301,7 +317,7 @@ def test_bytes_per_pixel_of_a_network_are_as_measured(name):
 def frames_bytes(model, factor, tile=None):
     """Of a size that networks have to pad; each frame has neighbours that they look at."""
     with Peak() as peak:
-        run_large(Engine(model, tile=tile), 636, 372, count=6, factor=factor)
+        run_large(Engine(model, batch=1, tile=tile), 636, 372, count=6, factor=factor)
     return peak.peak / (636 * 372)
 
 

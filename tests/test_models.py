@@ -319,6 +319,10 @@ def test_half_precision_keeps_the_psnr_of_real_clips(name, kind, shared):
     assert abs(change) < 0.02
 
 
+WAYS = [((0, 8), (5, 0)), ((3, 3), (3, 3)), ((9, 30), (0, 2))]
+"""Row and column of the left frame in a picture, and of the right one."""
+
+
 class NeverWaiting(TorchFunctionMode):
     """Fails where a GPU would be waited for: a value is asked for, or one comes from the host."""
 
@@ -327,6 +331,18 @@ class NeverWaiting(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         assert func.__name__ not in self.NAMES
         return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["fast", "fine"])
+def test_a_pair_is_the_same_whatever_comes_beside_it(name):
+    """Or a run that was interrupted would make other frames, as its batches begin elsewhere."""
+    model, picture = load_model(name), texture(140, 240)
+    pairs = [[picture[..., y : y + 120, x : x + 200] for y, x in way] for way in WAYS]
+    with torch.inference_mode():
+        alone = [model(*pair, known=Known(model.look(*pair))) for pair in pairs]
+        left, right = (torch.cat(frames) for frames in zip(*pairs, strict=True))
+        together = model(left, right, known=Known(model.look(left, right)))
+    assert torch.equal(together, torch.cat(alone))
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -220,10 +220,18 @@ def _shown(motion: Tensor) -> Tensor:
 
 def brightness(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of each pair of frames (N, 3, H, W) and how far it spreads, (N, 1, 1, 1)."""
-    pair = torch.cat((left, right), 1).float()
+    count = 2 * left[0].numel()
+    # by rows first, then of more digits: so it is the same for a pair, whatever comes beside it
+    rows = torch.cat([some.sum(3, dtype=torch.float32) for some in (left, right)], 1)
+    norms = [torch.linalg.vector_norm(some, 2, 3, dtype=torch.float32) for some in (left, right)]
+    squares = torch.cat(norms, 1).square_()
+    total, power = (torch.sum(some, (1, 2), dtype=torch.float64) for some in (rows, squares))
+    mean = total / count
+    variance = (power - count * mean.square()) / (count - 1)
     # the small constant keeps a flat pair from being blown up into noise
-    mean, spread = pair.mean((1, 2, 3), keepdim=True), pair.std((1, 2, 3), keepdim=True) + 0.02
-    return mean.to(left.dtype), spread.to(left.dtype)
+    spread = variance.clamp_(min=0).sqrt_() + 0.02
+    mean, spread = (some.to(left.dtype).view(-1, 1, 1, 1) for some in (mean, spread))
+    return mean, spread
 
 
 def normalised(left: Tensor, right: Tensor, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
