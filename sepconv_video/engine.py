@@ -196,10 +196,12 @@ class Engine:
         numbers = count()
         for group in self._groups(intervals, info):
             launched = self._launch(group, info)
-            # one batch in flight: the device works on this one while that one is written
+            # one batch in flight: a GPU works on this one while that one is written
             if pending is not None:
                 yield from _finish(pending, numbers)
-            pending = launched
+            pending = launched if launched.is_copied is not None else None
+            if pending is None:
+                yield from _finish(launched, numbers)
         if pending is not None:
             yield from _finish(pending, numbers)
 
