@@ -369,6 +369,7 @@ def test_networks_do_not_wait_for_a_gpu(network, monkeypatch):
         monkeypatch.setattr(module, "search", lambda left, right, motion, _: motion)
     monkeypatch.setattr(matching, "match", lambda *given: (given[2], given[3] > 0))
     monkeypatch.setattr(blocks.kernels, "warp", warped)
+    monkeypatch.setattr(blocks.kernels, "box", lambda maps, _: maps)
 
     def differing(left, _, motions):
         return left.new_empty(len(left), len(motions), *left.shape[2:])

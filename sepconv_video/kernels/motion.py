@@ -61,9 +61,9 @@ def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
     """
     # imported late, as cupy and numba take their time
     if frames.is_cuda:
-        from sepconv_video.kernels import motion_cuda  # noqa: PLC0415
+        from sepconv_video.kernels import frames_cuda  # noqa: PLC0415
 
-        return motion_cuda.warp(frames, motion, how)
+        return frames_cuda.warp(frames, motion, how)
     from sepconv_video.kernels import frames_cpu  # noqa: PLC0415
 
     return frames_cpu.warp(frames, motion, how)
@@ -82,9 +82,9 @@ def gather(frames: Tensor, motion: Tensor, corner: tuple[int, int], maps: Tensor
             pixels at equal distances: some channels of (N, more, h, w) in `channels_last`.
     """
     if frames.is_cuda:
-        from sepconv_video.kernels import motion_cuda  # noqa: PLC0415
+        from sepconv_video.kernels import frames_cuda  # noqa: PLC0415
 
-        return motion_cuda.gather(frames, motion, corner, maps)
+        return frames_cuda.gather(frames, motion, corner, maps)
     from sepconv_video.kernels import frames_cpu  # noqa: PLC0415
 
     return frames_cpu.gather(frames, motion, corner, maps)
@@ -102,9 +102,9 @@ def differ(left: Tensor, right: Tensor, motions: Sequence[Tensor]) -> Tensor:
         (N, one for each of the motions, H, W): mean absolute difference over the channels.
     """
     if left.is_cuda:
-        from sepconv_video.kernels import motion_cuda  # noqa: PLC0415
+        from sepconv_video.kernels import frames_cuda  # noqa: PLC0415
 
-        return motion_cuda.differ(left, right, motions)
+        return frames_cuda.differ(left, right, motions)
     from sepconv_video.kernels import frames_cpu  # noqa: PLC0415
 
     return frames_cpu.differ(left, right, motions)
@@ -113,15 +113,19 @@ def differ(left: Tensor, right: Tensor, motions: Sequence[Tensor]) -> Tensor:
 def box(maps: Tensor, side: int) -> Tensor:
     """Average maps over side x side cells around each; edges repeated; not differentiable.
 
-    PyTorch takes five times as long on a CPU; on a GPU it needs no help.
+    PyTorch takes five times as long on a CPU, and on a GPU copies them with their edges first.
 
     Args:
-        maps: (N, C, H, W), float32, on a CPU.
+        maps: (N, C, H, W), float32, on a CPU or an NVIDIA GPU.
         side: Odd.
 
     Returns:
         As `maps`.
     """
+    if maps.is_cuda:
+        from sepconv_video.kernels import frames_cuda  # noqa: PLC0415
+
+        return frames_cuda.box(maps, side)
     from sepconv_video.kernels import frames_cpu  # noqa: PLC0415
 
     return frames_cpu.box(maps, side)

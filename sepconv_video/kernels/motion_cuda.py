@@ -1,10 +1,9 @@
-"""Finding motion on NVIDIA GPUs, and moving frames by it: launches `motion.cu` and `warp.cu`.
+"""Finding motion on NVIDIA GPUs: launches `motion.cu`.
 
 `models/alignment.py` and `matching.py` say what the steps of a search are for; `motion_cpu` and
 `match_cpu` have the same for a CPU.
 """
 
-from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sepconv_video.kernels import cuda
-from sepconv_video.kernels.motion import MODES, WINDOW, Constants, Matching, Warping
+from sepconv_video.kernels.motion import WINDOW, Constants, Matching
 
-SOURCES, WARP_SOURCES = ("motion.cu",), ("storage.cu", "warp.cu")
+SOURCES = ("motion.cu",)
 ROWS, SOUGHT = 16, 8  # as in motion.cu
 
 
@@ -92,45 +91,6 @@ def match(
     return made, found > 0
 
 
-def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
-    """Do what `motion.warp` says, with any number of channels, float32 or half precision."""
-    rows, columns = (how.factor * size for size in motion.shape[2:])
-    result = frames.new_empty(*frames.shape[:2], rows, columns)
-    _warp("warp", (frames, motion, result), how)
-    return result
-
-
-def gather(frames: Tensor, motion: Tensor, corner: tuple[int, int], maps: Tensor) -> None:
-    """Do what `motion.gather` says."""
-    channels = maps.stride(0) // motion[0, 0].numel()
-    _warp("gather", (frames, motion, maps), Warping("bilinear", corner, 2), channels)
-
-
-def differ(left: Tensor, right: Tensor, motions: Sequence[Tensor]) -> Tensor:
-    """Do what `motion.differ` says."""
-    result = left.new_empty(len(left), len(motions), *left.shape[2:])
-    how, other = Warping("bilinear", (0, 0), 1), right.contiguous()
-    for motion, made in zip(motions, result.unbind(1), strict=True):
-        _warp("differ", (left, motion, made, other), how, result.stride(0))
-    return result
-
-
-def _warp(name: str, tensors: tuple[Tensor, ...], how: Warping, step: int = 0) -> None:
-    """Launch a kernel of `warp.cu`; tensors and `step` as in `struct Arguments`."""
-    frames, motion, result, *other = tensors
-    frames, motion = frames.contiguous(), motion.contiguous()
-    N, C, H, W = frames.shape
-    rows, columns = (how.factor * size for size in motion.shape[2:])
-    words = [tensor.data_ptr() for tensor in (frames, motion, result)]
-    words += [C, H, W, rows, columns, MODES.index(how.mode), *how.corner, how.factor, step]
-    words += [tensor.data_ptr() for tensor in other] or [0]
-    each = 2 if name == "gather" else 1  # rows and columns of a thread
-    grid = -(-columns // (each * cuda.COLUMNS)), -(-rows // (each * cuda.WARPS)), N
-    index = frames.device.index
-    with cuda.current_stream(index):
-        cuda.launch(_warp_kernel(index, name, frames.dtype), grid, words)
-
-
 def _run(
     name: str, tensors: tuple[Tensor | None, ...], constants: Constants, distance: int = 0
 ) -> None:
@@ -164,21 +124,10 @@ def _kernel(index: int, step: Step) -> Any:  # noqa: ANN401
     return cuda.function(index, (SOURCES, options(step)), step.name, shared_bytes(step))
 
 
-@cache
-def _warp_kernel(index: int, name: str, dtype: torch.dtype) -> Any:  # noqa: ANN401
-    """Return a `cupy.RawKernel`."""
-    return cuda.function(index, (WARP_SOURCES, warp_options(dtype)), name)
-
-
 def options(step: Step) -> tuple[str, ...]:
     """Compiler options for a step."""
     macros = f"-DCHANNELS={step.channels}", f"-DWINDOW={step.window}", f"-DREACH={step.reach}"
     return *macros, "-DMOTION", "-std=c++17"
-
-
-def warp_options(dtype: torch.dtype) -> tuple[str, ...]:
-    """Compiler options for frames of such a kind."""
-    return f"-DSTORAGE={cuda.STORAGE[dtype]}", "-DWARP", "-std=c++17"
 
 
 def shared_bytes(step: Step) -> int:

@@ -175,9 +175,7 @@ def _warp_differentiably(
 
 def box(maps: Tensor, side: int) -> Tensor:
     """Average (N, C, H, W) over side x side pixels around each; edges repeated, `side` odd."""
-    if maps.is_cpu:
-        return kernels.box(maps, side)
-    return F.avg_pool2d(F.pad(maps, [side // 2] * 4, mode="replicate"), side, 1)
+    return kernels.box(maps, side)
 
 
 def peak(maps: Tensor, side: int) -> Tensor:

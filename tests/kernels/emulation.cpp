@@ -148,10 +148,11 @@ static Kernel find(const char* name) {
     if (!std::strcmp(name, "smooth")) return smooth;
     if (!std::strcmp(name, "choose")) return choose;
     if (!std::strcmp(name, "match")) return match;
-#elif defined(WARP)
+#elif defined(MOVED)
     if (!std::strcmp(name, "warp")) return warp;
     if (!std::strcmp(name, "gather")) return gather;
     if (!std::strcmp(name, "differ")) return differ;
+    if (!std::strcmp(name, "box")) return box;
 #elif defined(LIGHT)
     if (!std::strcmp(name, "normalise")) return normalise;
     if (!std::strcmp(name, "reduce")) return reduce;

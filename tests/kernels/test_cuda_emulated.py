@@ -20,6 +20,7 @@ from test_cpu import assert_laid_out
 from test_light import PRECISION, assert_held, assert_normalised, assert_relit
 from test_motion import (
     WARPINGS,
+    assert_averaged,
     assert_differing,
     assert_gathered,
     assert_matched,
@@ -34,6 +35,7 @@ from sepconv_video.errors import DeviceError
 from sepconv_video.kernels import (
     convolution_cuda,
     cuda,
+    frames_cuda,
     light_cuda,
     motion_cuda,
     reference,
@@ -105,7 +107,7 @@ def emulate(build_folder, monkeypatch):
         monkeypatch.setattr(cuda, "_capability", lambda index: capability)
 
     yield start
-    ours = cuda._kernel, cuda._planar_kernel, motion_cuda._kernel, motion_cuda._warp_kernel
+    ours = cuda._kernel, cuda._planar_kernel, motion_cuda._kernel, frames_cuda._kernel
     for cached in (cuda._module, cuda.function, *ours):
         cached.cache_clear()
 
@@ -396,14 +398,15 @@ def test_cells_are_matched_as_in_pytorch(emulate, size):
 def test_frames_are_warped_as_in_pytorch(emulate, how, size):
     emulate()
     for dtype in (torch.float32, torch.float16):
-        assert_warped(motion_cuda.warp, how, size, dtype=dtype)
+        assert_warped(frames_cuda.warp, how, size, dtype=dtype)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (37, 75)])
 def test_frames_are_gathered_and_compared_as_in_pytorch(emulate, size):
     emulate()
-    assert_gathered(motion_cuda.gather, size)
-    assert_differing(motion_cuda.differ, size)
+    assert_gathered(frames_cuda.gather, size)
+    assert_differing(frames_cuda.differ, size)
+    assert_averaged(frames_cuda.box, size)
 
 
 @pytest.mark.parametrize("dtype", PRECISION)

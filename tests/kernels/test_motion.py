@@ -12,6 +12,7 @@ from reduced import in_cells
 from sepconv_video.kernels import (
     cuda,
     frames_cpu,
+    frames_cuda,
     light_cpu,
     looks,
     match_cpu,
@@ -173,13 +174,17 @@ def test_a_cpu_warps_as_pytorch_does(how, size):
     assert_warped(frames_cpu.warp, how, size)
 
 
+def assert_averaged(box, size, device="cpu"):
+    for side in (3, 9):
+        maps = torch.randn(2, 3, *size).to(device)
+        wanted = F.avg_pool2d(F.pad(maps, [side // 2] * 4, mode="replicate"), side, 1)
+        for given in (maps, maps.contiguous(memory_format=torch.channels_last)):
+            assert (box(given, side) - wanted).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 40), (37, 75), (300, 190)])
-@pytest.mark.parametrize("side", [3, 9])
-def test_a_cpu_averages_as_pytorch_does(size, side):
-    maps = torch.randn(2, 3, *size)
-    wanted = F.avg_pool2d(F.pad(maps, [side // 2] * 4, mode="replicate"), side, 1)
-    for given in (maps, maps.contiguous(memory_format=torch.channels_last)):
-        assert (frames_cpu.box(given, side) - wanted).abs().max() < 1e-5
+def test_a_cpu_averages_as_pytorch_does(size):
+    assert_averaged(frames_cpu.box, size)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -233,20 +238,26 @@ def test_a_gpu_matches_as_pytorch_does(size):
 @pytest.mark.parametrize("size", [(1, 1), (37, 75), (200, 130)])
 def test_a_gpu_warps_as_pytorch_does(how, size):
     for dtype in (torch.float32, torch.float16):
-        assert_warped(motion_cuda.warp, how, size, "cuda", dtype)
+        assert_warped(frames_cuda.warp, how, size, "cuda", dtype)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("size", [(1, 1), (2, 40), (300, 190)])
+def test_a_gpu_averages_as_pytorch_does(size):
+    assert_averaged(frames_cuda.box, size, "cuda")
 
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("size", [(1, 1), (37, 75), (200, 130)])
 def test_a_gpu_compares_as_pytorch_does(size):
-    assert_differing(motion_cuda.differ, size, "cuda")
+    assert_differing(frames_cuda.differ, size, "cuda")
 
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("size", [(1, 1), (37, 75), (200, 130)])
 def test_a_gpu_gathers_as_pytorch_does(dtype, size):
-    assert_gathered(motion_cuda.gather, size, "cuda", dtype)
+    assert_gathered(frames_cuda.gather, size, "cuda", dtype)
 
 
 @pytest.mark.cuda

@@ -1,8 +1,8 @@
-// Warping on NVIDIA GPUs: frames sampled where a motion leads to, in one launch, and what is made of
-// them. PyTorch's operations make the places in seven, and then read them again.
+// Frames on NVIDIA GPUs: sampled where a motion leads to, laid out or compared on the way, or averaged,
+// in one launch each. PyTorch's operations make the places in seven, and then read them again.
 //
 // Compiled by NVRTC with the macro STORAGE, after storage.cu, for every size and number of channels at
-// once (see motion_cuda.py). A thread works on one pixel, blockIdx = (columns, rows, n).
+// once (see frames_cuda.py). A thread works on one pixel, blockIdx = (columns, rows, n).
 //
 // The test suite compiles this very text for the CPU (tests/kernels/emulation.cpp).
 
@@ -13,16 +13,17 @@
 #define NEAREST 2
 #define CUBIC -0.75f  // the free parameter of cubic convolution (Keys, 1981), PyTorch's choice
 
-// motion_cuda.py packs it from 64-bit words in this order. Tensors are contiguous.
+// frames_cuda.py packs it from 64-bit words in this order. Tensors are contiguous.
 struct Arguments {
     const Stored* frames;  // (N, channels, H, W)
     const float* motion;   // (N, 2, rows / factor, columns / factor)
     Stored* result;        // (N, channels, rows, columns); of `gather` (N, rows / 2, columns / 2, step),
-                           // of `differ` (N, rows, columns)
+                           // of `differ` (N, rows, columns); of `box` as `frames`
     long long channels, H, W;
     long long rows, columns;
     long long mode, top, left, factor;  // as in motion.Warping
-    long long step;       // of `gather`: channels of the result; of `differ`: from picture to picture
+    long long step;       // of `gather`: channels of the result; of `differ`: from picture to picture;
+                          // of `box`: side of the window
     const Stored* other;  // of `differ`: as `frames`
 };
 
@@ -171,4 +172,21 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
         total += fabsf(there.of(a.frames + plane) - back.of(a.other + plane));
     }
     a.result[n * a.step + cell] = pack(total / a.channels);
+}
+
+// Mean of `step` x `step` cells around each, edges repeated; blockIdx = (columns, rows, plane).
+extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
+    box(const __grid_constant__ Arguments a) {
+    const int x = blockIdx.x * COLUMNS + threadIdx.x, y = blockIdx.y * WARPS + threadIdx.y;
+    if (y >= a.H || x >= a.W) return;
+    const int height = a.H, width = a.W, radius = a.step / 2;
+    const Stored* plane = a.frames + blockIdx.z * a.H * a.W;
+    float total = 0;
+    for (int i = y - radius; i <= y + radius; ++i) {
+        const Stored* row = plane + (long long)within(i, height) * width;
+        float sum = 0;
+        for (int j = x - radius; j <= x + radius; ++j) sum += unpack(row[within(j, width)]);
+        total += sum;
+    }
+    a.result[(blockIdx.z * a.H + y) * a.W + x] = pack(total / (a.step * a.step));
 }
