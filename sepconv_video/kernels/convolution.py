@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ON_A_GPU, EIGHTS = (torch.float32, torch.float16, torch.bfloat16), 8
-"""What our own code can do there: these dtypes, and so many channels or multiples."""
+from sepconv_video.kernels.operation import HALF_OR_SINGLE
+
+EIGHTS = 8
+"""On a GPU our own code is for so many channels, or multiples."""
 
 
 def convolve(
@@ -37,15 +39,16 @@ def convolve(
         (N, outputs, H/stride, W/stride).
     """
     given = [maps, weight, bias] if base is None else [maps, weight, bias, base]
-    if _is_for_our_own(given, len(weight)) and stride == 1 and maps.is_cpu:
-        from sepconv_video.kernels import convolution_cpu  # noqa: PLC0415 - numba is heavy
-
-        return convolution_cpu.convolve(maps, weight, bias, slope, base)
-    if _is_for_our_own(given, len(weight)) and maps.is_cuda:
+    is_for_our_own = _is_for_our_own(given, len(weight))
+    if is_for_our_own and maps.is_cuda:
         from sepconv_video.kernels import convolution_cuda  # noqa: PLC0415 - cupy is heavy
 
         made = F.conv2d(maps, weight, None, stride, padding=1)
         return convolution_cuda.rectify(made, bias, slope, base)
+    if is_for_our_own and stride == 1:
+        from sepconv_video.kernels import convolution_cpu  # noqa: PLC0415 - numba is heavy
+
+        return convolution_cpu.convolve(maps, weight, bias, slope, base)
     made = F.conv2d(maps, weight, bias, stride, padding=1)
     if slope != 1:
         made = F.leaky_relu(made, slope, inplace=True)
@@ -83,7 +86,7 @@ def _is_for_our_own(given: list[Tensor], outputs: int) -> bool:
     if len({tensor.dtype for tensor in given}) > 1:
         return False
     if maps.is_cuda:
-        suits = maps.dtype in ON_A_GPU and outputs % EIGHTS == 0
+        suits = maps.dtype in HALF_OR_SINGLE and outputs % EIGHTS == 0
     else:
         suits = maps.is_cpu and maps.dtype == torch.float32
     return suits and not torch.is_autocast_enabled(maps.device.type)

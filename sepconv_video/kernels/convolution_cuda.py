@@ -41,13 +41,12 @@ def _launch(
     words = [0 if tensor is None else tensor.data_ptr() for tensor in (made, *given)]
     words += [*cuda.bits((slope,)), channels * H * W, channels, W]
     grid = -(-channels * H * W // (THREADS * TAKEN)), 1, N
-    with cuda.current_stream(index):
-        cuda.launch(cuda.function(index, (SOURCES, options(made.dtype)), name), grid, words)
+    cuda.start(index, (SOURCES, options(made.dtype), name), grid, words)
 
 
 def options(dtype: torch.dtype) -> tuple[str, ...]:
     """Compiler options for maps of such a kind."""
-    return f"-DSTORAGE={cuda.STORAGE[dtype]}", "-DRECTIFY", "-std=c++17"
+    return cuda.storage_options(dtype, "RECTIFY")
 
 
 def _interleaved(maps: Tensor) -> Tensor:

@@ -130,11 +130,12 @@ def planar(maps: Tensor, result: Tensor) -> Tensor:
     words = [maps.data_ptr(), maps.stride(0), maps.stride(3)]
     words += [result.data_ptr(), result.stride(0), C, H * W]
     grid = -(-H * W // TURNED), -(-C // TURNED), N
-    with current_stream(index):
-        launch(_planar_kernel(index, size), grid, words, planar_bytes(size))
+    kernel = PLANAR_SOURCES, planar_options(size), "planar"
+    start(index, kernel, grid, words, planar_bytes(size))
     return result
 
 
+@cache
 def planar_options(size: int) -> tuple[str, ...]:
     """Compiler options for elements of so many bytes."""
     return f"-DBYTES={size}", "-DPLANAR", "-std=c++17"
@@ -150,6 +151,25 @@ def launch(kernel: Any, grid: tuple[int, int, int], words: list[int], shared: in
     # an opaque element, which CuPy passes by value
     argument = np.array(words, np.int64).view(f"V{8 * len(words)}")
     kernel(grid, (COLUMNS, WARPS, 1), (argument,), shared_mem=shared)
+
+
+def start(
+    index: int,
+    kernel: tuple[tuple[str, ...], tuple[str, ...], str],
+    grid: tuple[int, int, int],
+    words: list[int],
+    shared: int = 0,
+) -> None:
+    """Launch a kernel on PyTorch's stream of GPU number `index`; its sources, options and name."""
+    sources, options, name = kernel
+    with current_stream(index):
+        launch(function(index, (sources, options), name, shared), grid, words, shared)
+
+
+@cache
+def storage_options(dtype: torch.dtype, macro: str) -> tuple[str, ...]:
+    """Compiler options of what works on tensors of such a kind, and knows itself by a macro."""
+    return f"-DSTORAGE={STORAGE[dtype]}", f"-D{macro}", "-std=c++17"
 
 
 @cache
@@ -302,12 +322,6 @@ def _capability(index: int) -> int:
 def _kernel(index: int, variant: Variant) -> Any:  # noqa: ANN401
     """Return a `cupy.RawKernel` that may use the shared memory it needs."""
     return function(index, (SOURCES, options(variant)), variant.name, shared_bytes(variant))
-
-
-@cache
-def _planar_kernel(index: int, size: int) -> Any:  # noqa: ANN401
-    """Return a `cupy.RawKernel`."""
-    return function(index, (PLANAR_SOURCES, planar_options(size)), "planar", planar_bytes(size))
 
 
 @cache

@@ -167,6 +167,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
     const Corners there(a, y + motion[size], x + motion[0]);
     const Corners back(a, y - motion[size], x - motion[0]);
     float total = 0;
+#pragma unroll 1  // or they take too many registers
     for (int c = 0; c < a.channels; ++c) {
         const long long plane = (n * a.channels + c) * size;
         total += fabsf(there.of(a.frames + plane) - back.of(a.other + plane));

@@ -4,8 +4,6 @@
 """
 
 from collections.abc import Sequence
-from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,17 +57,9 @@ def _launch(name: str, tensors: tuple[Tensor, ...], how: Warping, step: int = 0)
     words += [tensor.data_ptr() for tensor in other] or [0]
     each = 2 if name == "gather" else 1  # rows and columns of a thread
     grid = -(-columns // (each * cuda.COLUMNS)), -(-rows // (each * cuda.WARPS)), N
-    index = frames.device.index
-    with cuda.current_stream(index):
-        cuda.launch(_kernel(index, name, frames.dtype), grid, words)
-
-
-@cache
-def _kernel(index: int, name: str, dtype: torch.dtype) -> Any:  # noqa: ANN401
-    """Return a `cupy.RawKernel`."""
-    return cuda.function(index, (SOURCES, options(dtype)), name)
+    cuda.start(frames.device.index, (SOURCES, options(frames.dtype), name), grid, words)
 
 
 def options(dtype: torch.dtype) -> tuple[str, ...]:
     """Compiler options for frames of such a kind."""
-    return f"-DSTORAGE={cuda.STORAGE[dtype]}", "-DMOVED", "-std=c++17"
+    return cuda.storage_options(dtype, "MOVED")

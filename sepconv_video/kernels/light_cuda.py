@@ -59,10 +59,9 @@ def _launch(
     words += [H, W, *other[2:]]
     grid = -(-W // cuda.COLUMNS), -(-H // (cuda.WARPS * ROWS)), N * planes
     index = made.device.index
-    with cuda.current_stream(index):
-        cuda.launch(cuda.function(index, (SOURCES, options(dtype)), name), grid, words)
+    cuda.start(index, (SOURCES, options(dtype), name), grid, words)
 
 
 def options(dtype: torch.dtype) -> tuple[str, ...]:
     """Compiler options for frames of such a kind."""
-    return f"-DSTORAGE={cuda.STORAGE[dtype]}", "-DLIGHT", "-std=c++17"
+    return cuda.storage_options(dtype, "LIGHT")

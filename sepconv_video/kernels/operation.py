@@ -14,7 +14,8 @@ from torch import Tensor
 from sepconv_video.errors import DeviceError
 from sepconv_video.timing import busy
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+HALF_OR_SINGLE = (torch.float32, torch.float16, torch.bfloat16)
+DTYPES = (*HALF_OR_SINGLE, torch.float64)
 
 Gradients = tuple[Tensor, Tensor, Tensor]  # of image, vertical, horizontal
 

@@ -3,9 +3,12 @@
 import torch
 from torch import Tensor
 
-from sepconv_video.kernels.operation import is_interleaved, is_known_to_a_cpu, planar
-
-HALF_OR_SINGLE = torch.float32, torch.float16, torch.bfloat16
+from sepconv_video.kernels.operation import (
+    HALF_OR_SINGLE,
+    is_interleaved,
+    is_known_to_a_cpu,
+    planar,
+)
 
 
 def shape_taps(maps: Tensor, change: Tensor, K: int, most: float, dtype: torch.dtype) -> Tensor:

@@ -18,20 +18,16 @@ def shape_taps(maps: Tensor, change: Tensor, K: int, most: float) -> Tensor:
     change = change.float().contiguous()
     words = [maps.data_ptr(), maps.stride(0), maps.stride(3), change.data_ptr()]
     words += [result.data_ptr(), H * W, *cuda.bits((most,))]
-    index, lead = maps.device.index, C - QUARTERS * K
-    kernel = cuda.function(
-        index, (SOURCES, options(maps.dtype, K, lead)), "shape_taps", shared_bytes(C)
-    )
-    with cuda.current_stream(index):
-        cuda.launch(kernel, (-(-H * W // PIXELS), 1, N), words, shared_bytes(C))
+    kernel = SOURCES, options(maps.dtype, K, C - QUARTERS * K), "shape_taps"
+    grid = -(-H * W // PIXELS), 1, N
+    cuda.start(maps.device.index, kernel, grid, words, shared_bytes(C))
     return result
 
 
 @cache
 def options(dtype: torch.dtype, K: int, lead: int) -> tuple[str, ...]:
     """Compiler options for maps of such a kind, of which so many are no taps."""
-    macros = f"-DSTORAGE={cuda.STORAGE[dtype]}", f"-DK={K}", f"-DLEAD={lead}"
-    return *macros, "-DTAPS", "-std=c++17"
+    return *cuda.storage_options(dtype, "TAPS"), f"-DK={K}", f"-DLEAD={lead}"
 
 
 def shared_bytes(maps: int) -> int:

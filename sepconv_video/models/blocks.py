@@ -44,11 +44,15 @@ class Convolution(nn.Conv2d):
         return convolve(maps, weight, bias, stride=self.stride[0], slope=self.slope, base=base)
 
 
+def more_for_eights(channels: int, like: Tensor) -> int:
+    """How many maps of zeros a `Convolution` wants beside so many: none on a CPU."""
+    return 0 if like.is_cpu else -channels % 8
+
+
 def side_by_side(maps: list[Tensor]) -> Tensor:
     """Join maps (N, some, H, W) for a `Convolution`."""
-    more = -sum(some.shape[1] for some in maps) % 8
-    if more and not maps[0].is_cpu:
-        first = maps[0]
+    first = maps[0]
+    if more := more_for_eights(sum(some.shape[1] for some in maps), first):
         maps = [*maps, first.new_zeros(len(first), more, *first.shape[2:])]
     return torch.cat(maps, 1)
 

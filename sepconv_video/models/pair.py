@@ -22,6 +22,7 @@ from sepconv_video.models.blocks import (
     beyond,
     box,
     length,
+    more_for_eights,
     ramp,
     shrink,
     upsample,
@@ -181,8 +182,7 @@ class Piece(NamedTuple):
         """What a network of `dtype` looks at: the frames as each motion moves them, and motions."""
         (left, right), count = self.pair[:2], len(self.motions)
         (N, _, height, width), frames = self.motions[0].shape, 2 * FRAME * count
-        # on a GPU in eights, as a `Convolution` wants them, which takes them pixel by pixel
-        channels = SEEN * count + (0 if left.is_cpu else -SEEN * count % 8)
+        channels = SEEN * count + more_for_eights(SEEN * count, left)
         maps = torch.empty(
             (N, channels, height, width),
             dtype=torch.float32 if left.is_cpu else left.dtype,

@@ -107,8 +107,7 @@ def emulate(build_folder, monkeypatch):
         monkeypatch.setattr(cuda, "_capability", lambda index: capability)
 
     yield start
-    ours = cuda._kernel, cuda._planar_kernel, motion_cuda._kernel, frames_cuda._kernel
-    for cached in (cuda._module, cuda.function, *ours):
+    for cached in (cuda._module, cuda.function, cuda._kernel, motion_cuda._kernel):
         cached.cache_clear()
 
 

@@ -11,15 +11,15 @@ SIZES = [(1, 1), (3, 5), (9, 40), (70, 130)]
 INTERLEAVED = torch.channels_last
 
 
-def predicted(size, lead=5, dtype=torch.float32, scale=0.3):
+def predicted(size, lead=5, dtype=torch.float32):
     """Maps of a head, in a tensor that has more of them, and how much of it there is to be."""
     generator = torch.Generator().manual_seed(lead)
-    maps = scale * torch.randn(2, 3 + lead + 4 * K, *size, generator=generator)
+    maps = 0.3 * torch.randn(2, 3 + lead + 4 * K, *size, generator=generator)
     change = torch.rand(2, 1, *size, generator=generator)
     return maps.to(dtype, memory_format=INTERLEAVED)[:, 3:], change
 
 
-def by_pytorch(maps, change, lead):
+def by_pytorch(maps, change):
     """Its operations, which are differentiable, in double precision."""
     given = maps.double().requires_grad_()
     return shape_taps(given, change.double(), K, MOST, torch.float64).detach()
@@ -28,7 +28,7 @@ def by_pytorch(maps, change, lead):
 def assert_shaped(shape, dtype, size, device="cpu"):
     for lead in (0, 5):
         maps, change = (tensor.to(device) for tensor in predicted(size, lead, dtype))
-        wanted = by_pytorch(maps, change, lead)
+        wanted = by_pytorch(maps, change)
         found = shape(maps, change)
         assert found.is_contiguous()
         assert (found - wanted).abs().max() <= PRECISION[dtype]
