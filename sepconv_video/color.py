@@ -92,20 +92,25 @@ def to_rgb(planes: Sequence[Tensor], info: VideoInfo, dtype: torch.dtype = torch
         (super-whites, colours out of gamut) stay outside [0, 1].
     """
     black, luma_span, neutral, chroma_span = _code_levels(info)
-    y = (planes[0].to(torch.float32) - black) / luma_span
+    y = _levels(planes[0], black, luma_span)
     if info.chroma_shift is None:
         return y.to(dtype).unsqueeze(1).expand(-1, 3, -1, -1)
+    rgb = y.new_empty(len(y), 3, *y.shape[1:])
+    red, green, blue = rgb.unbind(dim=1)
     if info.color.matrix == "rgb":
-        blue, red = ((plane.to(torch.float32) - black) / luma_span for plane in planes[1:])
-        return torch.stack([red, y, blue], dim=1).to(dtype)
-    chroma = torch.stack([plane.to(torch.float32) for plane in planes[1:]], dim=1)
-    chroma = _upsample((chroma - neutral) / chroma_span, info)
-    cb, cr = chroma.unbind(dim=1)
+        green.copy_(y)
+        for target, plane in zip((blue, red), planes[1:], strict=True):
+            target.copy_(_levels(plane, black, luma_span))
+        return rgb.to(dtype)
+    chroma = torch.stack([_levels(plane, neutral, chroma_span) for plane in planes[1:]], dim=1)
+    cb, cr = _upsample(chroma, info).unbind(dim=1)
     kr, kb = LUMA_WEIGHTS[info.color.matrix]
-    red = y + 2 * (1 - kr) * cr
-    blue = y + 2 * (1 - kb) * cb
-    green = (y - kr * red - kb * blue) / (1 - kr - kb)
-    return torch.stack([red, green, blue], dim=1).to(dtype)
+    of_cr, of_cb, kg = 2 * (1 - kr), 2 * (1 - kb), 1 - kr - kb
+    # straight to where they belong: what is read and written takes the time
+    torch.add(y, cr, alpha=of_cr, out=red)
+    torch.add(y, cb, alpha=of_cb, out=blue)
+    torch.sub(y, cr, alpha=of_cr * kr / kg, out=green).sub_(cb, alpha=of_cb * kb / kg)
+    return rgb.to(dtype)
 
 
 def from_rgb(rgb: Tensor, info: VideoInfo) -> tuple[Tensor, ...]:
@@ -126,13 +131,15 @@ def from_rgb(rgb: Tensor, info: VideoInfo) -> tuple[Tensor, ...]:
     # gray of an RGB video has weights too, whose sum alone matters
     kr, kb = LUMA_WEIGHTS.get(info.color.matrix, LUMA_WEIGHTS["bt709"])
     red, green, blue = rgb.to(torch.float32).unbind(dim=1)
-    y = kr * red + (1 - kr - kb) * green + kb * blue
-    luma = _quantise(y * luma_span + black, info.bits)
+    y = (kr * red).add_(green, alpha=1 - kr - kb).add_(blue, alpha=kb)
     if info.chroma_shift is None:
-        return (luma,)
-    chroma = torch.stack([(blue - y) / (2 * (1 - kb)), (red - y) / (2 * (1 - kr))], dim=1)
-    chroma = _downsample(chroma, info)
-    return (luma, *_quantise(chroma * chroma_span + neutral, info.bits).unbind(dim=1))
+        return (_quantise(y.mul_(luma_span).add_(black), info.bits),)
+    chroma = y.new_empty(len(y), 2, *y.shape[1:])
+    for target, color, weight in zip(chroma.unbind(dim=1), (blue, red), (kb, kr), strict=True):
+        torch.sub(color, y, out=target).mul_(chroma_span / (2 * (1 - weight)))
+    luma = _quantise(y.mul_(luma_span).add_(black), info.bits)
+    chroma = _downsample(chroma, info).add_(neutral)
+    return (luma, *_quantise(chroma, info.bits).unbind(dim=1))
 
 
 def brightness(frame: Frame, info: VideoInfo) -> tuple[Plane, int]:
@@ -153,6 +160,11 @@ def _code_levels(info: VideoInfo) -> tuple[int, int, int, int]:
     return 16 * scale, 219 * scale, 128 * scale, 224 * scale
 
 
+def _levels(codes: Tensor, zero: int, span: int) -> Tensor:
+    """Codes as shares of what 1 spans, float32."""
+    return codes.to(torch.float32).sub_(zero).div_(span)
+
+
 def _quantise(codes: Tensor, bits: int) -> Tensor:
     """Round half up and clamp to the codes there are."""
     codes = (codes + 0.5).floor_().clamp_(0, 2**bits - 1)
@@ -164,22 +176,26 @@ def _upsample(chroma: Tensor, info: VideoInfo) -> Tensor:
     across, along = info.chroma_shift or (0, 0)
     on_column, on_row = _ON_LUMA[info.color.siting]
     for shift in reversed(range(across)):
-        chroma = _double(chroma, 3, on_column, -(-info.width >> shift))
+        chroma = _double(chroma, 3, on_column)[..., : -(-info.width >> shift)]
     for shift in reversed(range(along)):
-        chroma = _double(chroma, 2, on_row, -(-info.height >> shift))
+        chroma = _double(chroma, 2, on_row)[..., : -(-info.height >> shift), :]
     return chroma
 
 
-def _double(image: Tensor, dim: int, on_luma: bool, size: int) -> Tensor:
-    """Interpolate along a dimension to twice as many samples, the first `size` of them."""
-    last = image.shape[dim] - 1
-    after = torch.cat([image.narrow(dim, 1, last), image.narrow(dim, last, 1)], dim)
+def _double(image: Tensor, dim: int, on_luma: bool) -> Tensor:
+    """Interpolate along a dimension to twice as many samples."""
+    shape, last = image.shape, image.shape[dim] - 1
+    pairs = image.new_empty(*shape[: dim + 1], 2, *shape[dim + 1 :])
+    even, odd = pairs.unbind(dim + 1)
+    lower, upper = image.narrow(dim, 0, last), image.narrow(dim, 1, last)
     if on_luma:
-        pair = [image, (image + after) / 2]
+        even.copy_(image)
     else:
-        before = torch.cat([image.narrow(dim, 0, 1), image.narrow(dim, 0, last)], dim)
-        pair = [image.lerp(before, 0.25), image.lerp(after, 0.25)]
-    return torch.stack(pair, dim + 1).flatten(dim, dim + 1).narrow(dim, 0, size)
+        torch.lerp(upper, lower, 0.25, out=even.narrow(dim, 1, last))
+        even.select(dim, 0).copy_(image.select(dim, 0))
+    torch.lerp(lower, upper, 0.5 if on_luma else 0.25, out=odd.narrow(dim, 0, last))
+    odd.select(dim, last).copy_(image.select(dim, last))
+    return pairs.flatten(dim, dim + 1)
 
 
 def _downsample(chroma: Tensor, info: VideoInfo) -> Tensor:
@@ -208,7 +224,8 @@ def _halve(image: Tensor, dim: int, on_luma: bool) -> Tensor:
     before = [image.narrow(dim, 0, 1)] * lead
     after = image.index_select(dim, index.clamp(0, size - 1))
     extended = torch.cat([*before, image, after], dim).transpose(dim, -1)
-    total = torch.zeros_like(extended[..., :half])
-    for k, weight in enumerate(taps):
-        total.add_(extended[..., k : k + 2 * half - 1 : 2], alpha=weight)
+    terms = [extended[..., k : k + 2 * half - 1 : 2] for k in range(len(taps))]
+    total = terms[0] * taps[0]
+    for term, weight in zip(terms[1:], taps[1:], strict=True):
+        total.add_(term, alpha=weight)
     return total.transpose(dim, -1)

@@ -23,7 +23,7 @@ Interpolator = Callable[[Tensor, Tensor], Tensor]
 """Predicts the frame half way between two batches (N, 3, H, W) of RGB in [0, 1]. One that has
 the attributes of `Tiled` is also called with `tile`, where frames are too large for it."""
 
-FRAME_BYTES_PER_PIXEL, MADE_BYTES_PER_PIXEL = 39, 21
+FRAME_BYTES_PER_PIXEL, MADE_BYTES_PER_PIXEL = 36, 19
 """Peak memory of all but the network, per pixel: of one pair, and besides of each frame made
 between; conversions, and the frames in float32; measured, see `tests/test_memory.py`."""
 UNKNOWN_BYTES_PER_PIXEL = 4000

@@ -95,7 +95,7 @@ class SepConv2017(nn.Module):
 
     halo = 256
     bytes_per_pixel = 1750
-    frame_bytes_per_pixel = 22
+    frame_bytes_per_pixel = 27
     bf16_suffices = False
     """Frames and taps would have it too."""
 
