@@ -11,7 +11,7 @@ from sepconv_video.models.alignment import (
     correct_by_pixels,
     find_motions,
 )
-from sepconv_video.models.blocks import box, halve, pad_to_multiple, shrink, upsample, warp
+from sepconv_video.models.blocks import box, shrink, upsample, warp
 
 HEIGHT, WIDTH = 192, 256
 REACH = 64
@@ -122,18 +122,6 @@ def test_fine_stripes_move_with_what_is_around_them():
     for motion in all_motions(view(picture, -1, -3), view(picture, 1, 3)):
         away = motion[..., 22:74, 38:90] - torch.tensor([1.0, 3.0])[:, None, None]
         assert away.abs().mean() < 0.3
-
-
-@pytest.mark.parametrize("size", [(8, 12), (7, 5), (1, 1)])
-def test_halving_weighs_as_said(size):
-    maps = torch.rand(2, 3, *size)
-    padded = F.pad(pad_to_multiple(maps, 2), [1] * 4, mode="replicate").flatten(0, 1)[:, None]
-    weights = torch.tensor([1.0, 3, 3, 1]) / 8
-    wanted = F.conv2d(padded, weights.outer(weights)[None, None], stride=2)
-    assert torch.allclose(halve(maps).flatten(0, 1)[:, None], wanted, atol=1e-6)
-    # as a GPU does it
-    pooled = F.avg_pool2d(F.avg_pool2d(F.avg_pool2d(padded, 2, 1), 2, 1), 2)
-    assert torch.allclose(pooled, wanted, atol=1e-6)
 
 
 def test_pixels_tell_what_cells_do_not():

@@ -18,7 +18,8 @@ struct Arguments {
     const Stored* frames;  // (N, channels, H, W)
     const float* motion;   // (N, 2, rows / factor, columns / factor)
     Stored* result;        // (N, channels, rows, columns); of `gather` (N, rows / 2, columns / 2, step),
-                           // of `differ` (N, rows, columns); of `box` as `frames`
+                           // of `differ` (N, rows, columns); of `box` as `frames`;
+                           // of `halve` (N, 1, rows, columns)
     long long channels, H, W;
     long long rows, columns;
     long long mode, top, left, factor;  // as in motion.Warping
@@ -190,4 +191,26 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
         total += sum;
     }
     a.result[(blockIdx.z * a.H + y) * a.W + x] = pack(total / (a.step * a.step));
+}
+
+// Half of a plane, rounded up, by the weights 1, 3, 3, 1 across and down, edges repeated; blockIdx =
+// (columns, rows, plane) of the result.
+extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
+    halve(const __grid_constant__ Arguments a) {
+    const int x = blockIdx.x * COLUMNS + threadIdx.x, y = blockIdx.y * WARPS + threadIdx.y;
+    if (y >= a.rows || x >= a.columns) return;
+    const int height = a.H, width = a.W;
+    const Stored* plane = a.frames + blockIdx.z * a.H * a.W;
+    int columns[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) columns[j] = within(2 * x - 1 + j, width);
+    float total = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const Stored* row = plane + (long long)within(2 * y - 1 + i, height) * width;
+        const float outer = unpack(row[columns[0]]) + unpack(row[columns[3]]);
+        const float inner = unpack(row[columns[1]]) + unpack(row[columns[2]]);
+        total += (i % 3 ? 3.0f : 1.0f) * (outer + 3 * inner);
+    }
+    a.result[(blockIdx.z * a.rows + y) * a.columns + x] = pack(total / 64);
 }

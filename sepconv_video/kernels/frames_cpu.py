@@ -1,7 +1,7 @@
-"""Frames and maps on a CPU: moved by a motion, averaged.
+"""Frames and maps on a CPU: moved by a motion, averaged, reduced.
 
-`motion.warp`, `gather`, `differ` and `box` say what for. numba is imported at the top, so import
-this module only when it is needed.
+`motion.warp`, `gather`, `differ`, `box` and `halve` say what for. numba is imported at the top, so
+import this module only when it is needed.
 """
 
 import math
@@ -22,7 +22,7 @@ STRIPS = 2  # for each thread, so that all end at the same time
 LEAST_WARPED, LEAST_BOXED = 50_000, 300_000  # fewer are done before a second thread has begun
 NEAR, FAR = np.float32(0.75), np.float32(0.25)  # shares of two cells between which a pixel lies
 BILINEAR, BICUBIC, NEAREST = range(3)  # as in `MODES`
-ZERO, ONE = np.float32(0), np.float32(1)
+ZERO, ONE, THREE, SIXTY_FOURTH = map(np.float32, (0, 1, 3, 1 / 64))
 
 Buffers = tuple[Array, ...]
 Shapes = tuple[tuple[int, ...], ...]
@@ -165,6 +165,22 @@ def box(maps: Tensor, side: int) -> Tensor:
         _box_strip(given[k], result[k], own[0], side, rows)
 
     by_strips(work, N * channels, H, ((W + side - 1,),), is_small=maps.numel() < LEAST_BOXED)
+    return made
+
+
+def halve(maps: Tensor) -> Tensor:
+    """Do what `motion.halve` says."""
+    N, channels, H, W = maps.shape
+    rows, columns = -(-H // 2), -(-W // 2)
+    made = torch.empty(N, channels, rows, columns)
+    given = as_array(maps).reshape(N * channels, H, W)
+    result = made.numpy().reshape(N * channels, rows, columns)
+
+    def work(k: int, some: Two, own: Buffers) -> None:
+        _halve_strip(given[k], result[k], own[0], some)
+
+    shapes = ((2 * columns + 2,),)
+    by_strips(work, N * channels, rows, shapes, is_small=maps.numel() < LEAST_BOXED)
     return made
 
 
@@ -313,6 +329,24 @@ def _box_strip(plane: Array, result: Array, wide: Array, side: int, rows: Two) -
                 out[x] += shifted[x]
         for x in range(W):
             out[x] *= share
+
+
+@compiled(called_from_python=True)
+def _halve_strip(plane: Array, result: Array, wide: Array, rows: Two) -> None:
+    """Make some rows of a plane reduced to half; `wide` is (2*columns + 2,)."""
+    (H, W), columns = plane.shape, result.shape[1]
+    for y in range(*rows):
+        upper, lower = plane[2 * y], plane[clamp(2 * y + 1, 0, H - 1)]
+        above, below = plane[clamp(2 * y - 1, 0, H - 1)], plane[clamp(2 * y + 2, 0, H - 1)]
+        for x in range(W):
+            wide[x + 1] = (upper[x] + lower[x]) * THREE + above[x] + below[x]
+        wide[0] = wide[1]
+        for x in range(W, 2 * columns + 1):
+            wide[x + 1] = wide[W]
+        out = result[y]
+        for x in range(columns):
+            inner, outer = wide[2 * x + 1] + wide[2 * x + 2], wide[2 * x] + wide[2 * x + 3]
+            out[x] = (inner * THREE + outer) * SIXTY_FOURTH
 
 
 @compiled(called_from_python=True)

@@ -1,4 +1,4 @@
-"""Frames and maps on NVIDIA GPUs, moved by a motion, averaged: launches `frames.cu`.
+"""Frames and maps on NVIDIA GPUs, moved by a motion, averaged, reduced: launches `frames.cu`.
 
 `motion` says what for; `frames_cpu` has the same for a CPU.
 """
@@ -44,6 +44,14 @@ def box(maps: Tensor, side: int) -> Tensor:
     result = torch.empty_like(planes)
     _launch("box", (planes, planes, result), PLAIN, side)  # without any motion
     return result.view(maps.shape)
+
+
+def halve(maps: Tensor) -> Tensor:
+    """Do what `motion.halve` says, float32 or half precision."""
+    planes = maps.contiguous().view(-1, 1, *maps.shape[2:])
+    result = maps.new_empty(*maps.shape[:2], *(-(-size // 2) for size in maps.shape[2:]))
+    _launch("halve", (planes, result, result), PLAIN)  # without any motion
+    return result
 
 
 def _launch(name: str, tensors: tuple[Tensor, ...], how: Warping, step: int = 0) -> None:

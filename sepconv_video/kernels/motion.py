@@ -131,6 +131,24 @@ def box(maps: Tensor, side: int) -> Tensor:
     return frames_cpu.box(maps, side)
 
 
+def halve(maps: Tensor) -> Tensor:
+    """Reduce maps to half, rounded up, by the weights 1, 3, 3, 1 across and down; edges repeated.
+
+    Args:
+        maps: (N, C, H, W), float32, on a CPU or an NVIDIA GPU; not differentiable.
+
+    Returns:
+        (N, C, rows, columns).
+    """
+    if maps.is_cuda:
+        from sepconv_video.kernels import frames_cuda  # noqa: PLC0415
+
+        return frames_cuda.halve(maps)
+    from sepconv_video.kernels import frames_cpu  # noqa: PLC0415
+
+    return frames_cpu.halve(maps)
+
+
 def search(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) -> Tensor:
     """Correct a motion some times, then let cells take that of others at each of the distances.
 

@@ -209,14 +209,7 @@ def halve(maps: Tensor) -> Tensor:
 
     Means of 2x2 pixels let fine stripes through as coarse ones, which move otherwise.
     """
-    padded = F.pad(pad_to_multiple(maps, 2), [1] * 4, mode="replicate")
-    if not maps.is_cpu:  # three means of two make these weights, each one launch
-        return F.avg_pool2d(F.avg_pool2d(F.avg_pool2d(padded, 2, 1), 2, 1), 2)
-    height, width = padded.shape[-2] - 2, padded.shape[-1] - 2
-    first, second, third, fourth = (padded[..., k : k + height : 2, :] for k in range(4))
-    rows = (second + third).mul_(3).add_(first).add_(fourth)
-    first, second, third, fourth = (rows[..., k : k + width : 2] for k in range(4))
-    return (second + third).mul_(3).add_(first).add_(fourth).div_(64)
+    return kernels.halve(maps)
 
 
 def _sum(terms: list[Tensor]) -> Tensor:

@@ -153,6 +153,7 @@ static Kernel find(const char* name) {
     if (!std::strcmp(name, "gather")) return gather;
     if (!std::strcmp(name, "differ")) return differ;
     if (!std::strcmp(name, "box")) return box;
+    if (!std::strcmp(name, "halve")) return halve;
 #elif defined(LIGHT)
     if (!std::strcmp(name, "normalise")) return normalise;
     if (!std::strcmp(name, "reduce")) return reduce;

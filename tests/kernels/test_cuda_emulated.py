@@ -23,6 +23,7 @@ from test_motion import (
     assert_averaged,
     assert_differing,
     assert_gathered,
+    assert_halved,
     assert_matched,
     assert_warped,
     moving,
@@ -406,6 +407,7 @@ def test_frames_are_gathered_and_compared_as_in_pytorch(emulate, size):
     assert_gathered(frames_cuda.gather, size)
     assert_differing(frames_cuda.differ, size)
     assert_averaged(frames_cuda.box, size)
+    assert_halved(frames_cuda.halve, size)
 
 
 @pytest.mark.parametrize("dtype", PRECISION)

@@ -182,6 +182,20 @@ def assert_averaged(box, size, device="cpu"):
             assert (box(given, side) - wanted).abs().max() < 1e-5
 
 
+def assert_halved(halve, size, device="cpu"):
+    maps = torch.rand(2, 3, *size).to(device)
+    even = F.pad(maps, [1, 1 + size[1] % 2, 1, 1 + size[0] % 2], mode="replicate")
+    weights = torch.tensor([1.0, 3, 3, 1], device=device) / 8
+    wanted = F.conv2d(even.flatten(0, 1)[:, None], weights.outer(weights)[None, None], stride=2)
+    for given in (maps, maps.contiguous(memory_format=torch.channels_last)):
+        assert torch.allclose(halve(given).flatten(0, 1)[:, None], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 40), (37, 75), (330, 201)])
+def test_a_cpu_halves_as_pytorch_does(size):
+    assert_halved(frames_cpu.halve, size)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 40), (37, 75), (300, 190)])
 def test_a_cpu_averages_as_pytorch_does(size):
     assert_averaged(frames_cpu.box, size)
@@ -245,6 +259,7 @@ def test_a_gpu_warps_as_pytorch_does(how, size):
 @pytest.mark.parametrize("size", [(1, 1), (2, 40), (300, 190)])
 def test_a_gpu_averages_as_pytorch_does(size):
     assert_averaged(frames_cuda.box, size, "cuda")
+    assert_halved(frames_cuda.halve, size, "cuda")
 
 
 @pytest.mark.cuda

@@ -78,7 +78,7 @@ def test_the_search_for_motion_fits_the_registers(arch):
 @pytest.mark.parametrize(
     ("module", "sizes", "count", "most"),
     [
-        (frames_cuda, (), 4, 64),  # half of all threads at once
+        (frames_cuda, (), 5, 64),  # half of all threads at once
         (light_cuda, (), 4, 96),  # 30 %; in `hold`, where most pixels end before
         (convolution_cuda, (), 2, 64),
         (taps_cuda, (11, 5), 1, 64),
