@@ -150,7 +150,8 @@ def launch(kernel: Any, grid: tuple[int, int, int], words: list[int], shared: in
     """Launch a `cupy.RawKernel` of ours; its one argument are these 64-bit words."""
     # an opaque element, which CuPy passes by value
     argument = np.array(words, np.int64).view(f"V{8 * len(words)}")
-    kernel(grid, (COLUMNS, WARPS, 1), (argument,), shared_mem=shared)
+    if 0 not in grid:  # CuPy would launch one block
+        kernel(grid, (COLUMNS, WARPS, 1), (argument,), shared_mem=shared)
 
 
 def start(
@@ -300,8 +301,10 @@ def _with_channels(variant: Variant, C: int, limit: int) -> Variant:
 def current_stream(index: int) -> Iterator[None]:
     """Make CuPy launch where PyTorch would."""
     cupy = _cupy()
-    stream = cupy.cuda.Stream.from_external(torch.cuda.current_stream(index))
-    with cupy.cuda.Device(index), stream:
+    with (
+        cupy.cuda.Device(index),  # first: a stream is that of the device at the time
+        cupy.cuda.Stream.from_external(torch.cuda.current_stream(index)),
+    ):
         yield
 
 
@@ -337,7 +340,7 @@ def function(
         shared: Bytes of shared memory that a block of it will need.
 
     Raises:
-        DeviceError: CuPy does not work, or cannot compile it.
+        DeviceError: CuPy does not work.
     """
     cupy = _cupy()
     try:

@@ -82,7 +82,7 @@ def match(
 ) -> tuple[Tensor, Tensor]:
     """Do what `motion.match` says."""
     own, other, flow = own.contiguous(), other.contiguous(), flow.contiguous()
-    sought = torch.where(unexplained > matching.unexplained, unexplained, 0)
+    sought = torch.where(unexplained > matching.unexplained, unexplained, 0).contiguous()
     made, found = torch.empty_like(flow), torch.empty_like(sought)
     step = Step("match", own.shape[1], matching.window, matching.reach)
     figures = (0, 0, 0, 0, 0, 0, matching.share, matching.penalty / matching.reach)

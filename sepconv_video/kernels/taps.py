@@ -30,10 +30,12 @@ def shape_taps(maps: Tensor, change: Tensor, K: int, most: float, dtype: torch.d
         as they are; differentiable, but for `change`.
     """
     differentiate = torch.is_grad_enabled() and maps.requires_grad
-    if maps.is_cuda and is_interleaved(maps) and maps.dtype in HALF_OR_SINGLE and not differentiate:
+    suits_a_gpu = is_interleaved(maps) and maps.dtype in HALF_OR_SINGLE and dtype in HALF_OR_SINGLE
+    if maps.is_cuda and suits_a_gpu and not differentiate:
         from sepconv_video.kernels import taps_cuda  # noqa: PLC0415 - cupy is heavy
 
-        return taps_cuda.shape_taps(maps, change, K, most).to(dtype)
+        # first of all: taps of bf16 would no longer sum to one
+        return taps_cuda.shape_taps(maps.to(dtype), change, K, most)
     made = torch.empty(maps.shape, dtype=dtype, device=maps.device)
     if is_known_to_a_cpu(maps, dtype) and not differentiate:
         from sepconv_video.kernels import planar_cpu  # noqa: PLC0415 - numba takes a second

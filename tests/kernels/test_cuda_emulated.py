@@ -30,8 +30,9 @@ from test_motion import (
     steps_in_pytorch,
     steps_on_a_gpu,
 )
-from test_taps import MOST, K, assert_shaped
+from test_taps import assert_shaped, shape_for_frames
 
+from sepconv_video.devices import frames_dtype
 from sepconv_video.errors import DeviceError
 from sepconv_video.kernels import (
     convolution_cuda,
@@ -40,7 +41,6 @@ from sepconv_video.kernels import (
     light_cuda,
     motion_cuda,
     reference,
-    taps_cuda,
 )
 
 COMPILER = shutil.which("g++")
@@ -419,9 +419,15 @@ def test_what_follows_a_convolution_is_as_in_pytorch(emulate, dtype):
 
 @pytest.mark.parametrize("dtype", PRECISION)
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (9, 40)])
-def test_taps_are_shaped_as_in_pytorch(emulate, dtype, size):
+def test_taps_are_shaped_as_in_pytorch(emulate, monkeypatch, dtype, size):
     emulate()
-    assert_shaped(lambda *given: taps_cuda.shape_taps(*given, K, MOST), dtype, size)
+
+    def shape(maps, change):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "is_cuda", True)
+            return shape_for_frames(maps, change)
+
+    assert_shaped(shape, dtype, size)
 
 
 @pytest.mark.parametrize("dtype", PRECISION)
@@ -444,7 +450,12 @@ def test_maps_are_laid_out_as_in_pytorch(emulate, dtype, size):
 
 @pytest.mark.parametrize(
     ("name", "dtype", "most"),
-    [("fast", torch.float32, 0.01), ("fast", torch.float16, 0.5), ("fine", torch.float32, 0.01)],
+    [
+        ("fast", torch.float32, 0.01),
+        ("fast", torch.float16, 0.5),
+        ("fast", torch.bfloat16, 2),
+        ("fine", torch.float32, 0.01),
+    ],
 )
 def test_our_networks_make_the_picture_of_a_cpu(emulate, monkeypatch, name, dtype, most):
     """All that a GPU does otherwise, one thing after the other; in 8-bit levels."""
@@ -471,7 +482,7 @@ def test_our_networks_make_the_picture_of_a_cpu(emulate, monkeypatch, name, dtyp
         monkeypatch.setattr(torch.Tensor, "is_cuda", True)
         monkeypatch.setattr(fast, "sepconv_pair", cuda.forward_pair)
         model.to(dtype)
-        found = made([frame.to(dtype) for frame in pair])
+        found = made([frame.to(frames_dtype(dtype)) for frame in pair])
     levels = 255 * (found.float() - wanted).abs()
     print(f"{name}, {dtype}: mean {levels.mean():.4f}, max {levels.max():.4f} level")
     assert levels.mean() < most / 5
