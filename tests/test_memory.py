@@ -178,6 +178,17 @@ def test_on_a_cpu_small_frames_come_in_batches(monkeypatch, size, batch):
         assert ladder.batch == 1
 
 
+@pytest.mark.parametrize(
+    ("size", "batch"), [((448, 256), 32), ((1280, 720), 18), ((1920, 1080), 8), ((3840, 2160), 2)]
+)
+def test_on_a_gpu_batches_hold_as_many_pixels(monkeypatch, size, batch):
+    for free, wanted in ((139 * GIB, batch), (GIB // 64, 1)):
+        monkeypatch.setattr(memory, "free_bytes", lambda _, free=free: free)
+        ladder = Ladder(Averager(), torch.device("cuda"), torch.float16)
+        ladder.begin(*size, made=1)
+        assert ladder.batch == wanted
+
+
 def test_what_is_made_of_a_pair_counts_when_the_tile_is_chosen(monkeypatch):
     with_memory(monkeypatch, GIB)
     ladder, tiles = Ladder(Averager(), CPU, torch.float32), []
