@@ -30,7 +30,7 @@ from sepconv_video.kernels.vectors import (
 )
 
 # CRC-32 of `vectors.py`: numba's cache looks at this file, not at those that it imports
-VECTORS = 0xE2FE2471
+VECTORS = 0x0E8EA581
 THREADS = "sepconv-video loops"  # name of those that are kept
 ROWS = 16  # rows of a tile, a multiple of PAIR: they share one copy of the image patch
 ZERO = np.int64(0)  # unlike a plain 0 of a type that numba has no special case for
@@ -262,20 +262,28 @@ def _filter_rows(
         plane = (((n * C * height) + top) * (W + K - 1), W + K - 1, height - top, W + K - 1)
         stack = (C, rows * width, height * (W + K - 1))
         load(patch, image, plane, (rows, width, left, ZERO), stack)
-        for y in range(top, clamp(H, top, top + ROWS), PAIR):
+        bottom = clamp(H, top, top + ROWS)
+        for y in range(top, bottom, PAIR):
+            # where the next taps are: below, or at the top of the next block
+            next_y, next_x = (y + PAIR, left) if y + PAIR < bottom else (top, left + BLOCK)
             if cells is None:
+                ahead = (start + next_y * W + next_x, H * W, np.int64(W), ZERO)
                 plane, window = (start + y * W, H * W, K, W), (K, np.int64(BLOCK), left, ZERO)
                 below = W * clamp(H - 1 - y, 0, 1)  # the last row may have none
                 load(across, horizontal, plane, window, (np.int64(PAIR), second, below))
                 load(down, vertical, plane, window, (np.int64(PAIR), lower, below))
             else:
+                # of three rows the last one is new
+                new = clamp(next_y // 2 + 1, 0, h - 1)
+                ahead = (start + new * w + next_x // 2, h * w, ZERO, np.int64(1))
                 maps = (start, K, h, w)
                 _enlarge_taps(across, second, horizontal, maps, (y, left), cells)
                 _enlarge_taps(down, lower, vertical, maps, (y, left), cells)
             for c in range(C):
                 sums = ((c * ROWS + y - top) * columns + left, columns)
                 where = ((c * rows + y - top) * width, width, K)
-                filter_pair(total, sums, patch, where, (across, down))
+                taps = (across, down, horizontal if c == 0 else vertical)
+                filter_pair(total, sums, patch, where, taps, ahead)
 
 
 @compiled()

@@ -138,7 +138,15 @@ def for_range(builder: Any, end: Any, step: int) -> Iterator[Any]:
         yield index
 
 
-def _type_filter(_: Any, total: Any, at: Any, patch: Any, sizes: Any, taps: Any) -> Any:
+def _fetch(builder: Any, address: Any) -> None:
+    """Ask for what lies there, to be in the second cache when it is needed; anywhere will do."""
+    pointer, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [pointer, word, word, word])
+    ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")  # type: ignore[no-untyped-call]
+    builder.call(ask, [builder.bitcast(address, pointer), word(0), word(2), word(1)])
+
+
+def _type_filter(_: Any, total: Any, at: Any, patch: Any, sizes: Any, taps: Any, ahead: Any) -> Any:
     """Add two rows of a block, each pixel filtered with its own separable kernel, to `total`.
 
     total[first + o*step + x] += sum_ij
@@ -151,21 +159,25 @@ def _type_filter(_: Any, total: Any, at: Any, patch: Any, sizes: Any, taps: Any)
         patch: Flat array.
         sizes: Flat index of the first element of the patch used, its width, and K.
         taps: Flat arrays of horizontal (PAIR, K, BLOCK), and of vertical (PAIR, K + GROUP, BLOCK),
-            zero where a row of output has no tap.
+            zero where a row of output has no tap; and that which the next taps will come from: far
+            apart, so that no machine sees them coming.
+        ahead: Flat index of the first of these, distances of taps and of the two rows, and whether
+            (1 or 0) a map has half the columns.
     """
-    return types.void(total, at, patch, sizes, taps), _build_filter
+    return types.void(total, at, patch, sizes, taps, ahead), _build_filter
 
 
 def _build_filter(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     total, patch = data(context, builder, signature, args, (0, 2))
-    horizontal, vertical = (
+    horizontal, vertical, maps = (
         context.make_array(signature.args[4][k])(
             context, builder, builder.extract_value(args[4], k)
         ).data
-        for k in range(2)
+        for k in range(3)
     )
     first_sum, step = (builder.extract_value(args[1], k) for k in range(2))
     start, width, K = (builder.extract_value(args[3], k) for k in range(3))
+    ahead, far, below, halved = (builder.extract_value(args[5], k) for k in range(4))
     v, word = Vectors(context, builder, total.type.pointee), start.type
     padded = builder.add(K, word(GROUP))
 
@@ -179,6 +191,11 @@ def _build_filter(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         with for_range(builder, builder.add(K, word(PAIR - 1)), GROUP) as i:
             lines = [builder.add(i, word(s)) for s in range(GROUP)]
             rows = [builder.gep(first, [builder.mul(line, width)]) for line in lines]
+            column = builder.gep(maps, [builder.add(ahead, builder.ashr(x, halved))])
+            for line in lines:
+                upper = builder.gep(column, [builder.mul(line, far)])
+                _fetch(builder, upper)
+                _fetch(builder, builder.gep(upper, [below]))
             for k, dot in enumerate(_emit_dots(v, rows, word(1), taps, K)):
                 cell, line = sums[k // GROUP], lines[k % GROUP]
                 weight = v.load(weights[k // GROUP], builder.mul(line, word(BLOCK)))
@@ -284,6 +301,20 @@ def _build_copy(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     return context.get_dummy_value()
 
 
+def _type_copy_block(_: Any, target: Any, at: Any, source: Any, source_at: Any) -> Any:
+    """Copy BLOCK elements likewise: a third of the time, without a call."""
+    return types.void(target, at, source, source_at), _build_copy_block
+
+
+def _build_copy_block(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    target, source = data(context, builder, signature, args, (0, 2))
+    v, word = Vectors(context, builder, target.type.pointee), cgutils.intp_t
+    for x in range(0, BLOCK, v.lanes):
+        v.store(v.load(source, args[3], word(x)), target, args[1], word(x))
+    return context.get_dummy_value()
+
+
+_copy_block = cast("Callable[..., None]", intrinsic(_type_copy_block))
 copy_flat = cast("Callable[..., None]", intrinsic(_type_copy))
 
 
@@ -338,6 +369,9 @@ def load(target: Any, source: Any, plane: Any, window: Any, stack: Any) -> None:
             last = clamp(width - begin, first, columns)
             into = k * stack[1] + r * columns
             origin = start + k * stack[2] + r * step + begin
+            if last - first == BLOCK == columns:
+                _copy_block(target, into, source, origin)
+                continue
             for x in range(first):
                 target[into + x] = 0
             copy_flat(target, into + first, source, origin + first, last - first)
