@@ -20,6 +20,8 @@ MOST_LIT = 0.25
 """Share that a line of a bar may have: a subtitle, if it is at rest."""
 MOST_CHANGED = 0.02
 """Share of its samples that may change by more than DARK."""
+MOST_CHANGE = 8
+"""Times DARK that any of its samples may change by: a lamp that moves in the night is no noise."""
 MOST_LIT_BESIDE = 0.05
 """Share that the last line of a bar may have: what is dark in a picture rarely ends so abruptly."""
 SOFT_LINES = 2
@@ -91,6 +93,7 @@ class _Finder(NamedTuple):
             lit.max() <= MOST_LIT
             and lit[-1] <= MOST_LIT_BESIDE
             and (changes > self.dark).mean(1).max() <= MOST_CHANGED
+            and changes.max() <= MOST_CHANGE * self.dark
         )
         return bar if is_bar else 0
 

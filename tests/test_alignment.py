@@ -124,6 +124,18 @@ def test_fine_stripes_move_with_what_is_around_them():
         assert away.abs().mean() < 0.3
 
 
+@pytest.mark.parametrize(("period", "step"), [(10, 1), (12, 2), (24, 3)])
+def test_stripes_do_not_change_places(period, step):
+    """Of 10 pixels they would show as some of 40 on a coarse grid, if something were left there."""
+    picture = texture()
+    columns = torch.arange(picture.shape[3]) // (period // 2) % 2 * 2.0 - 1
+    rows, area = slice(REACH + 40, REACH + 140), slice(REACH + 60, REACH + 180)
+    picture[..., rows, area] = columns[area]
+    for motion in all_motions(view(picture, -step, 0), view(picture, step, 0)):
+        away = motion[..., 24:66, 36:84] - torch.tensor([float(step), 0.0])[:, None, None]
+        assert away.abs().mean() < 0.3
+
+
 def test_pixels_tell_what_cells_do_not():
     """A texture whose means over cells are zero, moved by a part of a pixel."""
     noise = torch.randn(1, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(3))

@@ -102,6 +102,14 @@ def test_what_is_dark_in_a_picture_is_no_bar():
     assert whole(barred((50, 70, 0, COLUMNS)))
 
 
+def test_a_lamp_in_the_night_is_no_noise_of_a_bar():
+    pair = [barred((60, ROWS, 0, COLUMNS), seed) for seed in range(2)]
+    assert area_in(*pair) == (60, ROWS, 0, COLUMNS)
+    for step, luma in enumerate(pair):
+        luma[20:22, 100 + 3 * step : 102 + 3 * step] = 200
+    assert area_in(*pair) == WHOLE
+
+
 def test_an_edge_that_moves_is_none_of_a_bar():
     left, right = barred(LETTERBOX), barred((18, 106, 0, COLUMNS))
     assert area_in(left, right) == WHOLE

@@ -202,6 +202,21 @@ def test_a_picture_that_pans_as_it_fades_is_made_half_way(name, first, last):
 
 
 @pytest.mark.parametrize("name", ["fast", "fine"])
+@pytest.mark.parametrize("level", [0, 1])
+def test_before_a_fade_nothing_moves(name, level):
+    """A frame that shows nothing tells no motion: patches of black beside bright ones were made."""
+    model = load_model(name, torch.device("cpu"))
+    flat = torch.full_like(scene(0), level)
+    noise = torch.randn(flat.shape, generator=torch.Generator().manual_seed(1)) / 255
+    for shown in (0.1, 0.3):
+        other = torch.lerp(flat, scene(2), shown)
+        for pair in ((flat + noise, other), (other, flat + noise)):
+            with torch.inference_mode():
+                made = model(*pair)
+            assert (made - (pair[0] + pair[1]) / 2).abs().max() < 1 / 255
+
+
+@pytest.mark.parametrize("name", ["fast", "fine"])
 def test_a_caption_stands_while_the_picture_fades(name):
     model = load_model(name, torch.device("cpu"))
     letters = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)

@@ -370,7 +370,9 @@ def test_networks_do_not_wait_for_a_gpu(network, monkeypatch):
     monkeypatch.setattr(matching, "match", lambda *given: (given[2], given[3] > 0))
     monkeypatch.setattr(blocks.kernels, "warp", warped)
     monkeypatch.setattr(blocks.kernels, "box", lambda maps, _: maps)
-    monkeypatch.setattr(blocks.kernels, "halve", lambda maps: F.avg_pool2d(maps, 2, ceil_mode=True))
+    monkeypatch.setattr(
+        blocks.kernels, "halve", lambda maps, _: F.avg_pool2d(maps, 2, ceil_mode=True)
+    )
 
     def differing(left, _, motions):
         return left.new_empty(len(left), len(motions), *left.shape[2:])

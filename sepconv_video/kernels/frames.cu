@@ -26,6 +26,7 @@ struct Arguments {
     long long step;       // of `gather`: channels of the result; of `differ`: from picture to picture;
                           // of `box`: side of the window
     const Stored* other;  // of `differ`: as `frames`
+    double weights[4];    // of `halve`: of four cells, and in reverse of the next four
 };
 
 __device__ __forceinline__ int within(int place, int size) {
@@ -193,24 +194,23 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
     a.result[(blockIdx.z * a.H + y) * a.W + x] = pack(total / (a.step * a.step));
 }
 
-// Half of a plane, rounded up, by the weights 1, 3, 3, 1 across and down, edges repeated; blockIdx =
-// (columns, rows, plane) of the result.
+// Half of a plane, rounded up, edges repeated; blockIdx = (columns, rows, plane) of the result.
 extern "C" __global__ void __launch_bounds__(COLUMNS * WARPS)
     halve(const __grid_constant__ Arguments a) {
     const int x = blockIdx.x * COLUMNS + threadIdx.x, y = blockIdx.y * WARPS + threadIdx.y;
     if (y >= a.rows || x >= a.columns) return;
     const int height = a.H, width = a.W;
     const Stored* plane = a.frames + blockIdx.z * a.H * a.W;
-    int columns[4];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) columns[j] = within(2 * x - 1 + j, width);
     float total = 0;
+#pragma unroll 1  // or they take too many registers
+    for (int i = 0; i < 8; ++i) {
+        const Stored* row = plane + (long long)within(2 * y - 3 + i, height) * width;
+        float sum = 0;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        const Stored* row = plane + (long long)within(2 * y - 1 + i, height) * width;
-        const float outer = unpack(row[columns[0]]) + unpack(row[columns[3]]);
-        const float inner = unpack(row[columns[1]]) + unpack(row[columns[2]]);
-        total += (i % 3 ? 3.0f : 1.0f) * (outer + 3 * inner);
+        for (int j = 0; j < 8; ++j) {
+            sum += (float)a.weights[min(j, 7 - j)] * unpack(row[within(2 * x - 3 + j, width)]);
+        }
+        total += (float)a.weights[min(i, 7 - i)] * sum;
     }
-    a.result[(blockIdx.z * a.rows + y) * a.columns + x] = pack(total / 64);
+    a.result[(blockIdx.z * a.rows + y) * a.columns + x] = pack(total);
 }

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sepconv_video.kernels.cpu import Array, as_array, run
 from sepconv_video.kernels.looks import BORDER, LANES, look, look_cubic
-from sepconv_video.kernels.motion import MODES, Warping
+from sepconv_video.kernels.motion import MODES, Warping, Weights
 from sepconv_video.kernels.vectors import clamp, compiled, copy_flat
 
 LOOKS = 0xA3A17D9B  # CRC-32 of `vectors.py` and `looks.py`, as `VECTORS` of `cpu`
@@ -22,7 +22,7 @@ STRIPS = 2  # for each thread, so that all end at the same time
 LEAST_WARPED, LEAST_BOXED = 50_000, 300_000  # fewer are done before a second thread has begun
 NEAR, FAR = np.float32(0.75), np.float32(0.25)  # shares of two cells between which a pixel lies
 BILINEAR, BICUBIC, NEAREST = range(3)  # as in `MODES`
-ZERO, ONE, THREE, SIXTY_FOURTH = map(np.float32, (0, 1, 3, 1 / 64))
+ZERO, ONE = np.float32(0), np.float32(1)
 
 Buffers = tuple[Array, ...]
 Shapes = tuple[tuple[int, ...], ...]
@@ -168,18 +168,21 @@ def box(maps: Tensor, side: int) -> Tensor:
     return made
 
 
-def halve(maps: Tensor) -> Tensor:
+def halve(maps: Tensor, weights: Weights) -> Tensor:
     """Do what `motion.halve` says."""
     N, channels, H, W = maps.shape
     rows, columns = -(-H // 2), -(-W // 2)
     made = torch.empty(N, channels, rows, columns)
     given = as_array(maps).reshape(N * channels, H, W)
-    result = made.numpy().reshape(N * channels, rows, columns)
+    result, shares = (
+        made.numpy().reshape(N * channels, rows, columns),
+        np.array(weights, np.float32),
+    )
 
     def work(k: int, some: Two, own: Buffers) -> None:
-        _halve_strip(given[k], result[k], own[0], some)
+        _halve_strip(given[k], result[k], own[0], shares, some)
 
-    shapes = ((2 * columns + 2,),)
+    shapes = ((2 * columns + 6,),)
     by_strips(work, N * channels, rows, shapes, is_small=maps.numel() < LEAST_BOXED)
     return made
 
@@ -332,21 +335,26 @@ def _box_strip(plane: Array, result: Array, wide: Array, side: int, rows: Two) -
 
 
 @compiled(called_from_python=True)
-def _halve_strip(plane: Array, result: Array, wide: Array, rows: Two) -> None:
-    """Make some rows of a plane reduced to half; `wide` is (2*columns + 2,)."""
+def _halve_strip(plane: Array, result: Array, wide: Array, weights: Array, rows: Two) -> None:
+    """Make some rows of a plane reduced to half; `wide` is (2*columns + 6,)."""
     (H, W), columns = plane.shape, result.shape[1]
     for y in range(*rows):
-        upper, lower = plane[2 * y], plane[clamp(2 * y + 1, 0, H - 1)]
-        above, below = plane[clamp(2 * y - 1, 0, H - 1)], plane[clamp(2 * y + 2, 0, H - 1)]
-        for x in range(W):
-            wide[x + 1] = (upper[x] + lower[x]) * THREE + above[x] + below[x]
-        wide[0] = wide[1]
-        for x in range(W, 2 * columns + 1):
-            wide[x + 1] = wide[W]
-        out = result[y]
+        centre, out = wide[3 : 3 + W], result[y]
+        centre[:] = ZERO
+        for k in range(4):
+            upper = plane[clamp(2 * y - 3 + k, 0, H - 1)]
+            lower = plane[clamp(2 * y + 4 - k, 0, H - 1)]
+            for x in range(W):
+                centre[x] += weights[k] * (upper[x] + lower[x])
+        for k in range(3):
+            wide[k] = centre[0]
+        for k in range(W + 3, 2 * columns + 6):
+            wide[k] = centre[W - 1]
         for x in range(columns):
-            inner, outer = wide[2 * x + 1] + wide[2 * x + 2], wide[2 * x] + wide[2 * x + 3]
-            out[x] = (inner * THREE + outer) * SIXTY_FOURTH
+            total = ZERO
+            for k in range(4):
+                total += weights[k] * (wide[2 * x + k] + wide[2 * x + 7 - k])
+            out[x] = total
 
 
 @compiled(called_from_python=True)

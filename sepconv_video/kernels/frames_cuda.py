@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sepconv_video.kernels import cuda
-from sepconv_video.kernels.motion import MODES, Warping
+from sepconv_video.kernels.motion import MODES, Warping, Weights
 
 SOURCES = "storage.cu", "frames.cu"
 PLAIN = Warping("bilinear", (0, 0), 1)
@@ -46,16 +46,22 @@ def box(maps: Tensor, side: int) -> Tensor:
     return result.view(maps.shape)
 
 
-def halve(maps: Tensor) -> Tensor:
+def halve(maps: Tensor, weights: Weights) -> Tensor:
     """Do what `motion.halve` says, float32 or half precision."""
     planes = maps.contiguous().view(-1, 1, *maps.shape[2:])
     result = maps.new_empty(*maps.shape[:2], *(-(-size // 2) for size in maps.shape[2:]))
-    _launch("halve", (planes, result, result), PLAIN)  # without any motion
+    _launch("halve", (planes, result, result), PLAIN, weights=weights)  # likewise
     return result
 
 
-def _launch(name: str, tensors: tuple[Tensor, ...], how: Warping, step: int = 0) -> None:
-    """Launch a kernel of `frames.cu`; tensors and `step` as in `struct Arguments`."""
+def _launch(
+    name: str,
+    tensors: tuple[Tensor, ...],
+    how: Warping,
+    step: int = 0,
+    weights: Weights = (0, 0, 0, 0),
+) -> None:
+    """Launch a kernel of `frames.cu`; tensors, `step` and weights as in `struct Arguments`."""
     frames, motion, result, *other = tensors
     frames, motion = frames.contiguous(), motion.contiguous()
     N, C, H, W = frames.shape
@@ -63,6 +69,7 @@ def _launch(name: str, tensors: tuple[Tensor, ...], how: Warping, step: int = 0)
     words = [tensor.data_ptr() for tensor in (frames, motion, result)]
     words += [C, H, W, rows, columns, MODES.index(how.mode), *how.corner, how.factor, step]
     words += [tensor.data_ptr() for tensor in other] or [0]
+    words += cuda.bits(weights)
     each = 2 if name == "gather" else 1  # rows and columns of a thread
     grid = -(-columns // (each * cuda.COLUMNS)), -(-rows // (each * cuda.WARPS)), N
     cuda.start(frames.device.index, (SOURCES, options(frames.dtype), name), grid, words)

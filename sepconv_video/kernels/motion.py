@@ -13,6 +13,14 @@ WINDOW = 5
 """Cells a side over which a correction is found, motions are smoothed, and costs compared. Not one
 of the `Constants`, as kernels that are compiled for it take half the time."""
 
+Weights = tuple[float, float, float, float]
+"""Of four cells, and in reverse of the next four, by which a grid is reduced; they sum to 1/2."""
+STEEP: Weights = (1 / 128, 7 / 128, 21 / 128, 35 / 128)
+"""What is too fine for the coarser grid is gone, or stripes of 10 pixels would show there as some
+of 40, which move otherwise: 1, 3 and even 1, 5, 10 left enough to make stripes change places."""
+GENTLE: Weights = (0, 0, 1 / 8, 3 / 8)
+"""What is smoother is more often alike by chance."""
+
 
 class Constants(NamedTuple):
     """Those of `alignment`, which says what they mean, in its units."""
@@ -131,11 +139,12 @@ def box(maps: Tensor, side: int) -> Tensor:
     return frames_cpu.box(maps, side)
 
 
-def halve(maps: Tensor) -> Tensor:
-    """Reduce maps to half, rounded up, by the weights 1, 3, 3, 1 across and down; edges repeated.
+def halve(maps: Tensor, weights: Weights) -> Tensor:
+    """Reduce maps to half, rounded up; edges repeated; not differentiable.
 
     Args:
-        maps: (N, C, H, W), float32, on a CPU or an NVIDIA GPU; not differentiable.
+        maps: (N, C, H, W), float32, on a CPU or an NVIDIA GPU.
+        weights: Across and down.
 
     Returns:
         (N, C, rows, columns).
@@ -143,10 +152,10 @@ def halve(maps: Tensor) -> Tensor:
     if maps.is_cuda:
         from sepconv_video.kernels import frames_cuda  # noqa: PLC0415
 
-        return frames_cuda.halve(maps)
+        return frames_cuda.halve(maps, weights)
     from sepconv_video.kernels import frames_cpu  # noqa: PLC0415
 
-    return frames_cpu.halve(maps)
+    return frames_cpu.halve(maps, weights)
 
 
 def search(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sepconv_video.kernels import motion as kernels
 from sepconv_video.kernels.convolution import convolve
-from sepconv_video.kernels.motion import Mode, Warping
+from sepconv_video.kernels.motion import STEEP, Mode, Warping, Weights
 
 SLOPE = 0.1
 """Of the leaky ReLU, below zero."""
@@ -204,12 +204,9 @@ def shrink(maps: Tensor, factor: int) -> Tensor:
     return _sum([rows[..., k::factor] for k in range(factor)]) / factor**2
 
 
-def halve(maps: Tensor) -> Tensor:
-    """Reduce (N, C, H, W) to half, rounded up, by the weights 1, 3, 3, 1 across and down.
-
-    Means of 2x2 pixels let fine stripes through as coarse ones, which move otherwise.
-    """
-    return kernels.halve(maps)
+def halve(maps: Tensor, weights: Weights = STEEP) -> Tensor:
+    """Reduce (N, C, H, W) to half, rounded up; weights as `kernels.motion` has them."""
+    return kernels.halve(maps, weights)
 
 
 def _sum(terms: list[Tensor]) -> Tensor:

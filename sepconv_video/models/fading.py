@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sepconv_video.kernels.light import relight
-from sepconv_video.kernels.motion import differ, search
+from sepconv_video.kernels.motion import GENTLE, differ, search
 from sepconv_video.models.alignment import (
     CELL,
     CONSTANTS,
@@ -111,7 +111,7 @@ def find_fade(cells: Tensor, black: Tensor) -> Fade:
     """
     size = CELL
     while size < SIDE and min(cells.shape[-2:]) >= 4 * LEAST_CELLS:
-        cells, size = halve(cells), 2 * size
+        cells, size = halve(cells, GENTLE), 2 * size
     black = black.float()
     left, right, likeness = _compared(cells, black)
     gain, offset = _everywhere(left, right, likeness)
@@ -188,8 +188,8 @@ def _compared(cells: Tensor, black: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     bright = torch.cat((gain * left + offset - black, right - black))
     grids = [_without_bands(bright.clamp_(min=0).add_(DARK).log_())]
     while min(grids[-1].shape[-2:]) >= 2 * LEAST_CELLS:
-        grids.append(halve(grids[-1]))
-    motion = torch.zeros_like(halve(grids[-1])[: len(cells) // 2, :2])
+        grids.append(halve(grids[-1], GENTLE))
+    motion = torch.zeros_like(halve(grids[-1], GENTLE)[: len(cells) // 2, :2])
     for frames in reversed(grids):
         height, width = frames.shape[-2:]
         texture, texture_right = _texture(frames).chunk(2)

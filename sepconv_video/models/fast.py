@@ -113,7 +113,7 @@ class Aligned(nn.Module):
 
         Args:
             left: Earlier frames, (N, 3, H, W), RGB in [0, 1], any H and W; float32, or as the
-                weights.
+                weights. A value that is not finite makes all of its pair's frame so.
             right: Later frames; shape, dtype and device of `left`.
             tile: Most pixels a side to work on at once (besides a halo); None for whole frames.
             known: Of all these pairs.

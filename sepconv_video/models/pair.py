@@ -30,7 +30,7 @@ from sepconv_video.models.blocks import (
 )
 from sepconv_video.models.fading import Fade, find_fade
 from sepconv_video.models.matching import follow_small
-from sepconv_video.models.standing import standing
+from sepconv_video.models.standing import ANYTHING, standing
 from sepconv_video.models.tiles import Place
 
 FRAME = 3 * CELL**2
@@ -55,6 +55,12 @@ LEAST_FAR, SURELY_FAR = 16, 24
 does not show what is to be made: it cannot know how far that lies beyond the edge."""
 HELP = 2.0
 """By how much, as the logarithm of the odds."""
+
+
+FLAT = 0.08
+"""A frame whose deviation is a smaller share of the other one's shows nothing, as before a fade."""
+LEVEL = 1 / 255
+"""What noise makes of a black frame: its deviation is counted without as much."""
 
 
 class Pair(NamedTuple):
@@ -98,20 +104,22 @@ class Pair(NamedTuple):
         del lit
         # in their own light, as captions do not fade
         stands = standing(cells, found[0])
+        nothing = _shows_nothing(cells, spread)
         del cells
         found = [correct_by_pixels(first, second, motion) for motion in found]
         held = [motion * change.float() for motion in found]
         begun = first, second, mean, spread, fade
         if known.bend is None:
             even = tuple(torch.cat((one, -one), 1) for one in held)
-            return cls(*begun, even, change, stands)
+            return cls(*begun, even, change, stands.masked_fill_(nothing, ANYTHING))
         height, width = change.shape[-2:]
         # both frames' content is so far from where it is to be, and is fetched from there
         bend = upsample(known.bend, 2)[..., :height, :width] * change.float()
         bent = tuple(torch.cat((one - bend, -one - bend), 1) for one in held)
         # what turned back stands where it stood, but was elsewhere meanwhile
         turned = length(bend) > length(held[0]) + LEAST_TURN
-        return cls(*begun, bent, change, stands.masked_fill(turned, 0))
+        stands = stands.masked_fill(turned, 0)
+        return cls(*begun, bent, change, stands.masked_fill_(nothing, ANYTHING))
 
     def moved(
         self, motion: Tensor, mode: Mode = "bilinear", corner: tuple[int, int] = (0, 0)
@@ -213,6 +221,19 @@ class Piece(NamedTuple):
         return right.sub_(left).mul_(far).mul_(HELP)
 
 
+def _shows_nothing(cells: Tensor, spread: Tensor) -> Tensor:
+    """Whether one frame of a pair is flat beside the other one, and tells no motion: (N, 1, 1, 1).
+
+    Such as black before a fade: what is found is there by chance, and the mean of both is right.
+    """
+    noise = LEVEL / spread.float()
+    variances = cells.var((1, 2, 3), keepdim=True).chunk(2)
+    left, right = ((one - noise.square()).clamp_(min=0).sqrt_() for one in variances)
+    # a little more, as two that are flat are alike
+    least, most = (pick(left, right) + noise / 8 for pick in (torch.minimum, torch.maximum))
+    return least < FLAT * most
+
+
 def _shown(motion: Tensor) -> Tensor:
     """Motion (N, 2, H, W) in the network's unit, shortened to MOST_SHOWN."""
     return motion / length(motion).clamp_(min=MOST_SHOWN) * (MOST_SHOWN / MOTION_UNIT)
@@ -220,6 +241,7 @@ def _shown(motion: Tensor) -> Tensor:
 
 def brightness(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of each pair of frames (N, 3, H, W) and how far it spreads, (N, 1, 1, 1)."""
+    left, right = left.contiguous(), right.contiguous()  # or the order of sums would be another
     count = 2 * left[0].numel()
     # by rows first, then of more digits: so it is the same for a pair, whatever comes beside it
     rows = torch.cat([some.sum(3, dtype=torch.float32) for some in (left, right)], 1)

@@ -39,6 +39,8 @@ LEAST_MOVES, ENOUGH_MOVES = 0.2, 0.4
 """Share of what is sharp there: in a lattice at rest each bar may seem to come from the next."""
 NO_BRIGHTNESS = 1e6
 """So far from any brightness that no contrast is measured to it."""
+ANYTHING = 1e3
+"""Normalised brightness: pixels that may differ by so much are the mean of both frames."""
 EDGE = 0.25
 """Share of the contrast that a pixel may differ by where an outline is mixed with what moves."""
 

@@ -21,7 +21,7 @@ from sepconv_video.kernels import (
     planar_cpu,
     vectors,
 )
-from sepconv_video.kernels.motion import MODES, Warping
+from sepconv_video.kernels.motion import GENTLE, MODES, STEEP, Warping
 from sepconv_video.models import alignment, blocks
 from sepconv_video.models.alignment import find_motions
 from sepconv_video.models.blocks import box
@@ -185,11 +185,14 @@ def assert_averaged(box, size, device="cpu"):
 def assert_halved(halve, size, device="cpu"):
     maps = torch.rand(2, 3, *size).to(device)
     # double, as a GPU rounds what single precision is convolved with
-    even = F.pad(maps.double(), [1, 1 + size[1] % 2, 1, 1 + size[0] % 2], mode="replicate")
-    weights = even.new_tensor([1, 3, 3, 1]) / 8
-    wanted = F.conv2d(even.flatten(0, 1)[:, None], weights.outer(weights)[None, None], stride=2)
-    for given in (maps, maps.contiguous(memory_format=torch.channels_last)):
-        assert (halve(given).flatten(0, 1)[:, None] - wanted).abs().max() < 1e-6
+    beyond = [3, 3 + size[1] % 2, 3, 3 + size[0] % 2]
+    even = F.pad(maps.double(), beyond, mode="replicate")
+    for weights in (STEEP, GENTLE):
+        across = even.new_tensor([*weights, *weights[::-1]])
+        square = across.outer(across)[None, None]
+        wanted = F.conv2d(even.flatten(0, 1)[:, None], square, stride=2)
+        for given in (maps, maps.contiguous(memory_format=torch.channels_last)):
+            assert (halve(given, weights).flatten(0, 1)[:, None] - wanted).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 40), (37, 75), (330, 201)])
