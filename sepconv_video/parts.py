@@ -18,9 +18,9 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from sepconv_video.errors import BusyError, VideoError
 from sepconv_video.numbered import existing, files_of, is_pattern, publish
+from sepconv_video.pieces import Part, part_of
 
 Identity = Mapping[str, Any]
 """What pieces belong to: `source`, what file it was, and the settings, all as JSON has them."""
@@ -36,63 +37,6 @@ _OURS = re.compile(r"(lock|(manifest|report)\.json|joined\.\w+|\d{8}\.(nut|json)
 _TOKEN = secrets.token_hex(4)  # process numbers are not unique on a shared file system
 _PART_FILES = "[0-9]" * 8 + ".json"
 _SAMPLE_BYTES = 2**20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What there was to say about the pairs of frames that begin in a part."""
-
-    cuts: tuple[int, ...]
-    """Source frames that begin a new shot."""
-    flashes: tuple[int, ...]
-    """Source frames where a flash begins or ends."""
-    stills: int
-    """Pairs of identical frames."""
-    repeats: int
-    """Frames that repeat the one before, as in animation on twos and threes."""
-    error_s: float
-    """The furthest that a new frame is from its true position in time."""
-
-
-def sum_up(seen: Sequence[Seen]) -> Seen:
-    """Say of several parts what there was to say of each, in order."""
-    return Seen(
-        cuts=tuple(cut for one in seen for cut in one.cuts),
-        flashes=tuple(flash for one in seen for flash in one.flashes),
-        stills=sum(one.stills for one in seen),
-        repeats=sum(one.repeats for one in seen),
-        error_s=max(one.error_s for one in seen),
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """A finished segment: which frames are in it and what there was to say about them."""
-
-    key: str
-    """Digest of the identity it belongs to."""
-    first: int
-    """Index of its first source frame."""
-    source_frames: int
-    frames: int
-    """Frames in the output, which may be none."""
-    is_last: bool
-    """Whether the source ends with it."""
-    seen: Seen
-    pts: tuple[int, ...]
-    end_pts: int
-    rounded: int
-    """These three are those of `video.Segment`."""
-    damage: str | None
-    notes: tuple[str, ...]
-    """Of the reader at the end of the source; only the last part has them."""
-    size_bytes: int
-    """Of the segment's file."""
-
-    @property
-    def end(self) -> int:
-        """Index of the source frame that the next part begins with."""
-        return self.first + self.source_frames
 
 
 class Parts:
@@ -181,7 +125,7 @@ class Parts:
         """List the pieces that can be used, in order and without overlap."""
         parts: list[Part] = []
         for path in sorted(self.folder.glob(_PART_FILES)):
-            part = _part_of(read_json(path))
+            part = part_of(read_json(path))
             if part is None or part.key != self.key or not self._is_whole(part):
                 continue
             if not parts or part.first >= parts[-1].end:
@@ -240,23 +184,6 @@ class Parts:
         for path in list(self.folder.iterdir()):
             if _OURS.fullmatch(path.name) and (also_lock or path.name != "lock"):
                 _remove(path)
-
-
-def gaps(parts: Sequence[Part]) -> list[tuple[int, int | None]]:
-    """List the source frames still to be done, as (first, end) with None for the source's end.
-
-    Args:
-        parts: Finished pieces, in order and without overlap.
-    """
-    missing: list[tuple[int, int | None]] = []
-    position = 0
-    for part in parts:
-        if part.first > position:
-            missing.append((position, part.first))
-        position = part.end
-    if not parts or not parts[-1].is_last:
-        missing.append((position, None))
-    return missing
 
 
 def identify(source: Path) -> dict[str, Any]:
@@ -364,22 +291,6 @@ def _remove(path: Path) -> None:
 def _writing(path: Path) -> Path:
     # workers write beside each other
     return path.with_name(f"{path.name}.{os.getpid()}-{_TOKEN}.new")
-
-
-def _part_of(content: Any) -> Part | None:  # noqa: ANN401 - whatever was in the file
-    """Build a part from what a file says; None if that is not one."""
-    if not _has_fields(content, Part) or not _has_fields(content["seen"], Seen):
-        return None
-    return Part(**_tuples(content) | {"seen": Seen(**_tuples(content["seen"]))})
-
-
-def _has_fields(content: Any, kind: type[Part] | type[Seen]) -> bool:  # noqa: ANN401
-    return isinstance(content, dict) and content.keys() == {field.name for field in fields(kind)}
-
-
-def _tuples(content: dict[str, Any]) -> dict[str, Any]:
-    """Turn JSON's lists into what the fields hold."""
-    return {k: tuple(value) if isinstance(value, list) else value for k, value in content.items()}
 
 
 def _differences(kept: Any, identity: Identity) -> list[str]:  # noqa: ANN401 - from a file

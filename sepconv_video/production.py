@@ -19,7 +19,8 @@ from sepconv_video.cuts import chosen_cuts
 from sepconv_video.errors import DeviceError, Interrupted, VideoError
 from sepconv_video.frames import Frame, Reading, Timeline, VideoInfo
 from sepconv_video.options import Job, Options
-from sepconv_video.parts import Identity, Parts, Seen, gaps, identify, sum_up
+from sepconv_video.parts import Identity, Parts, identify
+from sepconv_video.pieces import Seen, gaps, sum_up
 from sepconv_video.schedule import Grid, by_factor, by_rate
 from sepconv_video.scribe import CONTEXT_FRAMES, Judge, Scribe, one_frame
 from sepconv_video.shipped import weights_digest

@@ -14,7 +14,8 @@ from sepconv_video.cuts import chosen_cuts
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame, Interval, Relation, VideoInfo
 from sepconv_video.options import Options
-from sepconv_video.parts import Part, Parts, Seen
+from sepconv_video.parts import Parts
+from sepconv_video.pieces import Part, Seen
 from sepconv_video.schedule import LONGEST_RUN, Grid, intervals, most_made
 from sepconv_video.video import Reader, SegmentWriter, Track
 

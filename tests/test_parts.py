@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sepconv_video.errors import BusyError, VideoError
-from sepconv_video.parts import Part, Parts, Seen, gaps, identify, read_json, write_json
+from sepconv_video.parts import Parts, identify, read_json, write_json
+from sepconv_video.pieces import Part, Seen, gaps
 
 IDENTITY = {"source": {"bytes": 5}, "factor": 2, "crf": None}
 
