@@ -3,6 +3,8 @@
     out.mp4.parts/
       lock             held by the process at work, and free again however that ends
       manifest.json    the source and the settings that the pieces belong to
+      next.json        those of a run that has begun, until its first piece is finished: only
+                       then do pieces go that are of no use to it (`clearing.*` while they do)
       00000120.nut     a segment, named after the first source frame in it ...
       00000120.json    ... and its `Part`, written last: without it the segment does not count
       joined.mp4       the whole, until it is renamed over the target; a folder for pictures
@@ -33,7 +35,8 @@ from sepconv_video.pieces import Part, part_of
 Identity = Mapping[str, Any]
 """What pieces belong to: `source`, what file it was, and the settings, all as JSON has them."""
 
-_OURS = re.compile(r"(lock|(manifest|report)\.json|joined\.\w+|\d{8}\.(nut|json))(\.[\w-]+\.new)?")
+_PIECES = re.compile(r"((manifest|report)\.json|joined\.\w+|\d{8}\.(nut|json))")
+_OURS = re.compile(rf"({_PIECES.pattern}|lock|next\.json|clearing\.(json|lock))(\.[\w-]+\.new)?")
 _TOKEN = secrets.token_hex(4)  # process numbers are not unique on a shared file system
 _PART_FILES = "[0-9]" * 8 + ".json"
 _SAMPLE_BYTES = 2**20
@@ -49,6 +52,7 @@ class Parts:
         self.key = hashlib.sha256(canonical.encode()).hexdigest()[:16]
         self.folder = target.with_name(f"{target.name}.parts")
         self.joined = self.folder / f"joined{'.pictures' if is_pattern(target) else target.suffix}"
+        self._manifest, self._next = self.folder / "manifest.json", self.folder / "next.json"
 
     @contextmanager
     def claim(self) -> Iterator[Self]:
@@ -88,23 +92,52 @@ class Parts:
     def begin(self, *, resume: bool) -> str:
         """Keep the pieces there are, if they belong to `identity`; else start afresh.
 
+        What is of no use any more stays until the first new piece is there: the new settings may
+        turn out to be impossible.
+
         Returns:
-            Why pieces were thrown away, in one line; an empty string if none were.
+            Why pieces will be thrown away, in one line; an empty string if none will.
         """
-        manifest = self.folder / "manifest.json"
-        kept, has_pieces = read_json(manifest), any(self.folder.glob(_PART_FILES))
+        kept, has_pieces = read_json(self._manifest), any(self.folder.glob(_PART_FILES))
         with explained(self.target):
             for stale in self.folder.glob("*.new"):
                 _remove(stale)
             if kept == self.identity and resume:
+                self._next.unlink(missing_ok=True)
                 return ""
-            self._clear()
-            write_json(manifest, self.identity)
+            write_json(self._next, self.identity)
         if not has_pieces:
             return ""
         if not resume:
             return "started afresh, as `--no-resume` says"
         return f"started afresh: {' and '.join(_differences(kept, self.identity))}"
+
+    def begun(self) -> Any:  # noqa: ANN401 - from a file
+        """Tell the identity of the run that has begun last; None if there is none."""
+        # in this order, since the one becomes the other
+        found = read_json(self._next)
+        return read_json(self._manifest) if found is None else found
+
+    def take_over(self) -> None:
+        """Remove what `begin` found to be of no use, if that is not done; any worker may ask.
+
+        Raises:
+            VideoError: It cannot be removed, or pieces of other settings are made meanwhile.
+        """
+        if self.begun() != self.identity:  # a worker whose run died, and another one has begun
+            raise VideoError(
+                f"cannot write `{self.target}`: it is made with other settings meanwhile",
+                "run this again when nothing else works on it",
+            )
+        clearing = self.folder / "clearing.json"
+        with explained(self.target), FileLock(clearing.with_suffix(".lock")):
+            try:
+                self._next.rename(clearing)
+            except FileNotFoundError:
+                return  # nothing to remove, or another worker has just done it
+            self._clear(_PIECES)
+            clearing.replace(self._manifest)
+            sync_folder(self.folder)
 
     def segment_path(self, first: int) -> Path:
         """Name the file of the segment that begins with a source frame."""
@@ -117,6 +150,7 @@ class Parts:
     def add(self, part: Part) -> None:
         """Count a segment as finished; it is in `writing_path` and synced."""
         path = self.segment_path(part.first)
+        self.take_over()
         with explained(self.target):
             _writing(path).replace(path)
             write_json(path.with_suffix(".json"), asdict(part))
@@ -124,6 +158,8 @@ class Parts:
     def finished(self) -> list[Part]:
         """List the pieces that can be used, in order and without overlap."""
         parts: list[Part] = []
+        if self._next.exists() or read_json(self._manifest) != self.identity:
+            return parts
         for path in sorted(self.folder.glob(_PART_FILES)):
             part = part_of(read_json(path))
             if part is None or part.key != self.key or not self._is_whole(part):
@@ -174,15 +210,15 @@ class Parts:
         if not self.folder.is_dir():
             return
         with explained(self.target):
-            self._clear(also_lock=True)
+            self._clear(_OURS)
         with suppress(OSError):
             self.folder.rmdir()
 
-    def _clear(self, *, also_lock: bool = False) -> None:
-        """Remove the pieces; the manifest first, for without it they are nobody's."""
-        (self.folder / "manifest.json").unlink(missing_ok=True)
+    def _clear(self, names: re.Pattern[str]) -> None:
+        """Remove files of such names; the manifest first, for without it pieces are nobody's."""
+        self._manifest.unlink(missing_ok=True)
         for path in list(self.folder.iterdir()):
-            if _OURS.fullmatch(path.name) and (also_lock or path.name != "lock"):
+            if names.fullmatch(path.name):
                 _remove(path)
 
 

@@ -15,7 +15,7 @@ from clips import ClipSpec, make_clip
 
 from sepconv_video import production, scribe
 from sepconv_video.engine import Engine
-from sepconv_video.errors import BusyError, Interrupted, OptionsError, VideoError
+from sepconv_video.errors import BusyError, Interrupted, OptionsError, SepConvVideoError, VideoError
 from sepconv_video.options import Job, Options
 from sepconv_video.parts import Parts, write_json
 from sepconv_video.pipeline import interpolate_file
@@ -192,6 +192,31 @@ def test_other_settings_start_afresh_and_say_so(job):
     report = convert(job, factor=4)
     assert report.kept_frames == 0
     assert "started afresh: the factor changed (was 2, is 4)" in report.notes
+
+
+@pytest.mark.parametrize("options", [{"codec": "libx266"}, {"pix_fmt": "foo"}, {"start_s": 100}])
+def test_settings_that_cannot_be_cost_nothing_that_is_finished(job, undisturbed, options):
+    with pytest.raises(PowerCut):
+        convert(job, on_progress=cut_at(30))
+    for resume in (True, False):
+        with pytest.raises(SepConvVideoError):
+            convert(job, resume=resume, **options)
+    assert convert(job).kept_frames == 20
+    assert decoded(job.target) == undisturbed
+
+
+@pytest.mark.parametrize(("frame", "kept"), [(3, (20, 0)), (25, (0, 20))])
+def test_other_settings_cut_short_mix_nothing(job, undisturbed, frame, kept):
+    """Before their first segment, and after it."""
+    with pytest.raises(PowerCut):
+        convert(job, on_progress=cut_at(30))
+    with pytest.raises(PowerCut):
+        convert(job, factor=4, on_progress=cut_at(frame))
+    copied = shutil.copytree(job.target.parent, job.target.parent.with_name("copy"))
+    assert convert(job).kept_frames == kept[0]
+    assert decoded(job.target) == undisturbed
+    other = Job(source=job.source, target=copied / job.target.name)
+    assert convert(other, factor=4).kept_frames == kept[1]
 
 
 def test_another_source_starts_afresh_and_says_so(job, tmp_path):

@@ -54,7 +54,8 @@ def test_what_was_added_is_found_again_in_order(parts):
     later, earlier = add(parts, 5), add(parts, 0)
     assert Parts(parts.target, IDENTITY).finished() == [earlier, later]
     assert {path.name for path in parts.folder.iterdir()} == {
-        "lock", "manifest.json", "00000000.nut", "00000000.json", "00000005.nut", "00000005.json",
+        "lock", "clearing.lock", "manifest.json",
+        "00000000.nut", "00000000.json", "00000005.nut", "00000005.json",
     }  # fmt: skip
 
 
@@ -106,11 +107,62 @@ def test_gaps_and_parts_cover_everything_once(steps, is_complete):
 )
 def test_pieces_of_something_else_are_thrown_away_with_a_word(parts, identity, resume, words):
     add(parts)
+    add(parts, 5)
     other = Parts(parts.target, identity)
     assert words in other.begin(resume=resume)
     assert other.finished() == []
-    assert {path.name for path in parts.folder.iterdir()} == {"lock", "manifest.json"}
+    later = add(other, 5)
+    assert other.finished() == [later]
+    assert not parts.segment_path(0).exists()
     assert other.begin(resume=True) == ""
+
+
+@pytest.mark.parametrize(("factor", "resume"), [(4, True), (4, False), (2, False)])
+def test_pieces_stay_until_others_are_there(parts, factor, resume):
+    """The new settings may be mistaken, and fail before anything is made."""
+    kept = add(parts)
+    other = Parts(parts.target, {**IDENTITY, "factor": factor})
+    other.begin(resume=resume)
+    assert other.finished() == []
+    again = Parts(parts.target, IDENTITY)
+    assert again.begin(resume=True) == ""
+    assert again.finished() == [kept]
+
+
+def test_a_kill_while_pieces_are_thrown_away_mixes_nothing(parts, monkeypatch):
+    add(parts)
+    add(parts, 5)
+    other = Parts(parts.target, {**IDENTITY, "factor": 4})
+    other.begin(resume=True)
+    monkeypatch.setattr("sepconv_video.parts._remove", die)
+    with pytest.raises(KeyboardInterrupt):
+        add(other)
+    monkeypatch.undo()
+    for one in (other, parts):
+        assert one.begin(resume=True) == "started afresh: the list of pieces was damaged"
+        assert one.finished() == []
+    add(parts, 10)
+    assert [part.first for part in parts.finished()] == [10]
+
+
+def die(path):
+    raise KeyboardInterrupt
+
+
+def test_workers_remove_no_pieces_of_each_other(parts):
+    parts.begin(resume=True)
+    one, two = (Parts(parts.target, IDENTITY) for _ in range(2))
+    assert [add(one), add(two, 5)] == parts.finished()
+
+
+def test_a_worker_left_over_from_other_settings_adds_nothing(parts):
+    other = Parts(parts.target, {**IDENTITY, "factor": 4})
+    other.begin(resume=True)
+    for _ in range(2):  # before the first piece, and after it
+        with pytest.raises(VideoError, match="made with other settings meanwhile"):
+            add(parts)
+        add(other, 5)
+    assert [part.first for part in other.finished()] == [5]
 
 
 def test_a_folder_without_a_finished_piece_is_removed(tmp_path):
