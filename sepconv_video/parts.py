@@ -177,8 +177,7 @@ class Parts:
         """Rename the joined file over the target, and know afterwards that this was done."""
         with explained(self.target):
             made = self.joined / self.target.name if self.joined.is_dir() else self.joined
-            content = {"key": self.key, "bytes": size_of(made), "report": report}
-            write_json(self._report, content)
+            write_json(self._report, {"key": self.key, "made": _stamp(made), "report": report})
             self._publish(report)
 
     def _publish(self, report: Mapping[str, Any]) -> None:
@@ -196,7 +195,7 @@ class Parts:
         with suppress(OSError):
             if self.joined.is_dir():  # the moving of many pictures was cut short
                 self._publish(found["report"])
-            if size_of(self.target) == found["bytes"]:
+            if _stamp(self.target) == found.get("made"):
                 report: Mapping[str, Any] = found["report"]
                 return report
         return None
@@ -257,18 +256,6 @@ def identify(source: Path) -> dict[str, Any]:
     }
 
 
-def size_of(target: Path) -> int:
-    """Add up the sizes of the files at a target, be it one or numbered pictures.
-
-    Raises:
-        FileNotFoundError: There is none.
-    """
-    found = existing(target)
-    if not found:
-        raise FileNotFoundError(target)
-    return sum(path.stat().st_size for path in found)
-
-
 def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever is in it
     """Read a JSON file; None if there is none or it is damaged."""
     with suppress(OSError, ValueError):
@@ -315,6 +302,21 @@ def explained(target: Path) -> Iterator[None]:
             f"cannot write `{target}`: {reason}",
             "free some space, check the rights of its folder, or choose another one with `-o`",
         ) from error
+
+
+def _stamp(target: Path) -> dict[str, int]:
+    """Tell the files at a target, one or numbered pictures, from others; renaming changes nothing.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    found = [path.stat() for path in existing(target)]
+    if not found:
+        raise FileNotFoundError(target)
+    return {
+        "bytes": sum(status.st_size for status in found),
+        "mtime_ns": max(status.st_mtime_ns for status in found),
+    }
 
 
 def _remove(path: Path) -> None:

@@ -152,10 +152,12 @@ class Production:
     def begin(self) -> Report | None:
         """Find out what an earlier run left: the report if it was everything, else None.
 
+        Without `resume` nothing counts.
+
         Raises:
             OptionsError: The target exists and is not to be replaced.
         """
-        completed = self.parts.completed()
+        completed = self.parts.completed() if self.options.resume else None
         if completed is not None:
             return Report.from_json(dict(completed))
         check_free(self.job, self.options)

@@ -243,6 +243,19 @@ def test_parts_are_kept_on_request_and_can_be_joined_again(job, undisturbed):
     assert names(job.target.parent) == ["target.mkv"]
 
 
+def test_kept_parts_do_not_keep_a_target_from_being_made_again(job, undisturbed):
+    """Neither one that was changed since, which is joined again, nor where all is to be."""
+    convert(job, keep_parts=True)
+    content = job.target.read_bytes()
+    job.target.write_bytes(content[:-100] + bytes(100))
+    assert convert(job, keep_parts=True, overwrite=True).kept_frames == 64
+    assert decoded(job.target) == undisturbed
+    made = parts_of(job) / "00000000.nut"
+    before = made.stat().st_mtime_ns
+    convert(job, keep_parts=True, overwrite=True, resume=False)
+    assert made.stat().st_mtime_ns > before
+
+
 def test_a_kill_after_the_rename_is_noticed(job, monkeypatch, undisturbed):
     monkeypatch.setattr(Production, "clean", lambda self: (_ for _ in ()).throw(PowerCut))
     with pytest.raises(PowerCut):
