@@ -173,11 +173,23 @@ class Parts:
             return self.segment_path(part.first).stat().st_size == part.size_bytes
         return False
 
+    @contextmanager
+    def joining(self) -> Iterator[None]:
+        """Remove the joined file, or pictures, if this fails: they take much room for nothing."""
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):
+                for path in (self.joined, self.joined.with_suffix(".new")):
+                    _remove(path)
+            raise
+
     def complete(self, report: Mapping[str, Any]) -> None:
         """Rename the joined file over the target, and know afterwards that this was done."""
         with explained(self.target):
             made = self.joined / self.target.name if self.joined.is_dir() else self.joined
-            write_json(self._report, {"key": self.key, "made": _stamp(made), "report": report})
+            with self.joining():
+                write_json(self._report, {"key": self.key, "made": _stamp(made), "report": report})
             self._publish(report)
 
     def _publish(self, report: Mapping[str, Any]) -> None:

@@ -150,9 +150,7 @@ class Production:
         return self.parts.claim()
 
     def begin(self) -> Report | None:
-        """Find out what an earlier run left: the report if it was everything, else None.
-
-        Without `resume` nothing counts.
+        """Find out what an earlier run left: the report if it was all and counts, else None.
 
         Raises:
             OptionsError: The target exists and is not to be replaced.
@@ -245,7 +243,9 @@ class Production:
             if part.frames
         ]
         timeline = self._reading.timeline
-        joined = join(pieces, self.parts.joined, track, job.source, job.target, timeline)
+        with self.parts.joining():
+            joined = join(pieces, self.parts.joined, track, job.source, job.target, timeline)
+            check_free(job, self.options)  # somebody else may have made it meanwhile
         seen = sum_up([part.seen for part in parts])
         advice = advise(seen, parts[-1].end, self.options)
         report = Report(
@@ -260,7 +260,6 @@ class Production:
             damage=parts[-1].damage,
             notes=[note for note in (self._note, *parts[-1].notes, *advice, *joined.notes) if note],
         )
-        check_free(job, self.options)  # somebody else may have made it meanwhile
         self.parts.complete(report.as_json())
         return report
 

@@ -297,6 +297,7 @@ def test_a_target_that_appears_meanwhile_is_not_touched(job):
     with pytest.raises(OptionsError, match="exists already"):
         convert(job, on_progress=somebody_else)
     assert job.target.read_bytes() == b"precious"
+    assert not list(parts_of(job).glob("joined*"))
     assert convert(job, overwrite=True).kept_frames == 64
 
 
@@ -383,6 +384,7 @@ def test_a_full_disk_loses_nothing_that_is_finished(job, tmp_path, room, kept, u
         assert "free some space" in caught.value.hint
         assert str(there.target) in caught.value.message
         assert not there.target.exists()
+        assert not list(parts_of(there).glob("joined*"))
         subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
         report = convert(there)
         assert kept[0] <= report.kept_frames < kept[1]
