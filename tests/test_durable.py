@@ -301,6 +301,16 @@ def test_a_target_that_appears_meanwhile_is_not_touched(job):
     assert convert(job, overwrite=True).kept_frames == 64
 
 
+def test_pieces_that_vanish_meanwhile_are_one_clear_error(job):
+    def clean_up(done, expected):
+        if done == 18:
+            shutil.rmtree(parts_of(job))
+
+    with pytest.raises(VideoError, match=r"target\.mkv`: no such file or "):
+        convert(job, on_progress=clean_up)
+    assert convert(job).kept_frames == 0
+
+
 @pytest.mark.parametrize("change", ["grows", "is replaced"])
 def test_a_source_that_changes_is_not_trusted(job, change):
     def change_it(done, expected):
