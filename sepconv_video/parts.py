@@ -155,6 +155,11 @@ class Parts:
             _writing(path).replace(path)
             write_json(path.with_suffix(".json"), asdict(part))
 
+    def discard(self, segment: Path) -> None:
+        """Count a segment as not finished: its file turned out to be damaged."""
+        with explained(self.target):
+            segment.with_suffix(".json").unlink(missing_ok=True)
+
     def finished(self) -> list[Part]:
         """List the pieces that can be used, in order and without overlap."""
         parts: list[Part] = []

@@ -31,6 +31,7 @@ from sepconv_video.video import (
     Encoding,
     Reader,
     Segment,
+    SegmentError,
     Track,
     container_for,
     join,
@@ -243,9 +244,13 @@ class Production:
             if part.frames
         ]
         timeline = self._reading.timeline
-        with self.parts.joining():
-            joined = join(pieces, self.parts.joined, track, job.source, job.target, timeline)
-            check_free(job, self.options)  # somebody else may have made it meanwhile
+        try:
+            with self.parts.joining():
+                joined = join(pieces, self.parts.joined, track, job.source, job.target, timeline)
+                check_free(job, self.options)  # somebody else may have made it meanwhile
+        except SegmentError as fault:
+            self.parts.discard(fault.path)
+            raise
         seen = sum_up([part.seen for part in parts])
         advice = advise(seen, parts[-1].end, self.options)
         report = Report(

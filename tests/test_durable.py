@@ -153,6 +153,21 @@ def test_gaps_are_filled(job, undisturbed):
     assert decoded(job.target) == undisturbed
 
 
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_damaged_segment_alone_is_made_anew(job, undisturbed, kept):
+    """It has its size still, but nothing can be read from some place on."""
+    with pytest.raises(PowerCut):
+        convert(job, on_progress=cut_at(55))
+    path = parts_of(job) / "00000010.nut"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))].ljust(len(content), b"\0"))
+    with pytest.raises(VideoError, match=r"finished segment `.*10\.nut`") as caught:
+        convert(job)
+    assert "only the frames in it are made anew" in caught.value.hint
+    assert convert(job).kept_frames == 54
+    assert decoded(job.target) == undisturbed
+
+
 def test_reports_are_the_same_however_often_it_was_cut(tmp_path):
     """Cuts, stills and damage of all pieces come together."""
     rng = np.random.default_rng(0)
