@@ -1,8 +1,8 @@
 """What is known of a finished piece of a video, and what several of them leave to be done."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, get_args, get_origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +81,23 @@ def gaps(parts: Sequence[Part]) -> list[tuple[int, int | None]]:
 
 def part_of(content: Any) -> Part | None:  # noqa: ANN401 - whatever was in the file
     """Build a part from what a file of JSON says; None if that is not one."""
-    if not _has_fields(content, Part) or not _has_fields(content["seen"], Seen):
+    if not _is_one(content, Part):
         return None
     return Part(**_tuples(content) | {"seen": Seen(**_tuples(content["seen"]))})
 
 
-def _has_fields(content: Any, kind: type[Part] | type[Seen]) -> bool:  # noqa: ANN401
-    return isinstance(content, dict) and content.keys() == {field.name for field in fields(kind)}
+def _is_one(content: Any, kind: Any) -> bool:  # noqa: ANN401
+    """Tell whether JSON is what a field of this type became: tuples lists, others objects."""
+    if is_dataclass(kind):
+        types = {field.name: field.type for field in fields(kind)}
+        return (
+            isinstance(content, dict)
+            and content.keys() == types.keys()
+            and all(_is_one(content[name], of) for name, of in types.items())
+        )
+    if get_origin(kind) is tuple:
+        return isinstance(content, list) and all(_is_one(one, get_args(kind)[0]) for one in content)
+    return isinstance(content, int | float if kind is float else kind)
 
 
 def _tuples(content: dict[str, Any]) -> dict[str, Any]:

@@ -74,6 +74,20 @@ def test_what_is_not_whole_does_not_count(parts):
     assert [part.first for part in parts.finished()] == [0]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"pts": 3}, {"pts": [0, "1"]}, {"first": "0"}, {"seen": []}, {"damage": 1}, {"notes": None}],
+)
+def test_what_says_something_senseless_does_not_count(parts, change):
+    content = dataclasses.asdict(add(parts))
+    assert len(parts.finished()) == 1
+    write_json(parts.folder / "00000000.json", content | change)
+    assert parts.finished() == []
+    seen = content["seen"] | {"cuts": 5}
+    write_json(parts.folder / "00000000.json", content | {"seen": seen})
+    assert parts.finished() == []
+
+
 def test_of_two_that_overlap_one_counts(parts):
     add(parts, 0, 5)
     add(parts, 3, 5)
