@@ -53,6 +53,7 @@ class Parts:
         self.folder = target.with_name(f"{target.name}.parts")
         self.joined = self.folder / f"joined{'.pictures' if is_pattern(target) else target.suffix}"
         self._manifest, self._next = self.folder / "manifest.json", self.folder / "next.json"
+        self._clearing = self.folder / "clearing.json"
 
     @contextmanager
     def claim(self) -> Iterator[Self]:
@@ -100,7 +101,7 @@ class Parts:
         """
         kept, has_pieces = read_json(self._manifest), any(self.folder.glob(_PART_FILES))
         with explained(self.target):
-            for stale in self.folder.glob("*.new"):
+            for stale in (self._clearing, *self.folder.glob("*.new")):
                 _remove(stale)
             if kept == self.identity and resume:
                 self._next.unlink(missing_ok=True)
@@ -114,9 +115,9 @@ class Parts:
 
     def begun(self) -> Any:  # noqa: ANN401 - from a file
         """Tell the identity of the run that has begun last; None if there is none."""
-        # in this order, since the one becomes the other
-        found = read_json(self._next)
-        return read_json(self._manifest) if found is None else found
+        # in this order, since one becomes the other
+        found = map(read_json, (self._next, self._clearing, self._manifest))
+        return next((identity for identity in found if identity is not None), None)
 
     def take_over(self) -> None:
         """Remove what `begin` found to be of no use, if that is not done; any worker may ask.
@@ -124,19 +125,20 @@ class Parts:
         Raises:
             VideoError: It cannot be removed, or pieces of other settings are made meanwhile.
         """
-        if self.begun() != self.identity:  # a worker whose run died, and another one has begun
-            raise VideoError(
-                f"cannot write `{self.target}`: it is made with other settings meanwhile",
-                "run this again when nothing else works on it",
-            )
-        clearing = self.folder / "clearing.json"
-        with explained(self.target), FileLock(clearing.with_suffix(".lock")):
+        with explained(self.target), FileLock(self.folder / "clearing.lock"):
+            if self.begun() != self.identity:  # this worker's run died, and another one has begun
+                raise VideoError(
+                    f"cannot write `{self.target}`: it is made with other settings meanwhile",
+                    "run this again when nothing else works on it",
+                )
             try:
-                self._next.rename(clearing)
+                self._next.rename(self._clearing)
             except FileNotFoundError:
-                return  # nothing to remove, or another worker has just done it
+                if not self._clearing.exists():
+                    return  # nothing to remove, or another worker has done it
+                # else one died over it
             self._clear(_PIECES)
-            clearing.replace(self._manifest)
+            self._clearing.replace(self._manifest)
             sync_folder(self.folder)
 
     def segment_path(self, first: int) -> Path:

@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
@@ -152,6 +154,7 @@ def test_a_kill_while_pieces_are_thrown_away_mixes_nothing(parts, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         add(other)
     monkeypatch.undo()
+    assert parts.begun() == other.identity
     for one in (other, parts):
         assert one.begin(resume=True) == "started afresh: the list of pieces was damaged"
         assert one.finished() == []
@@ -159,14 +162,38 @@ def test_a_kill_while_pieces_are_thrown_away_mixes_nothing(parts, monkeypatch):
     assert [part.first for part in parts.finished()] == [10]
 
 
+def test_a_worker_that_died_over_it_has_its_work_done_by_the_next(parts, monkeypatch):
+    add(parts)
+    add(parts, 5)
+    parts.begin(resume=False)
+    monkeypatch.setattr("sepconv_video.parts._remove", die)
+    with pytest.raises(KeyboardInterrupt):
+        add(parts)
+    monkeypatch.undo()
+    later = add(parts, 5)
+    assert parts.finished() == [later]
+    assert not parts.segment_path(0).exists()
+
+
 def die(path):
     raise KeyboardInterrupt
 
 
-def test_workers_remove_no_pieces_of_each_other(parts):
-    parts.begin(resume=True)
-    one, two = (Parts(parts.target, IDENTITY) for _ in range(2))
-    assert [add(one), add(two, 5)] == parts.finished()
+def test_workers_remove_no_pieces_of_each_other(parts, monkeypatch):
+    """Several finish their first pieces at the same time."""
+    for first in range(10, 20):
+        add(parts, first, 1)
+    parts.begin(resume=False)
+    monkeypatch.setattr("sepconv_video.parts._remove", slowly)
+    with ThreadPoolExecutor(4) as workers:
+        workers_parts = [Parts(parts.target, IDENTITY) for _ in range(4)]
+        added = list(workers.map(add, workers_parts, (0, 5, 10, 15)))
+    assert parts.finished() == added
+
+
+def slowly(path):
+    time.sleep(0.002)
+    path.unlink(missing_ok=True)
 
 
 def test_a_worker_left_over_from_other_settings_adds_nothing(parts):
