@@ -3,6 +3,8 @@
     out.mp4.parts/
       lock             held by the process at work, and free again however that ends
       manifest.json    the source and the settings that the pieces belong to
+      next.json        those of a run that has begun, until its first piece is finished: only
+                       then do pieces go that are of no use to it (`clearing.*` while they do)
       00000120.nut     a segment, named after the first source frame in it ...
       00000120.json    ... and its `Part`, written last: without it the segment does not count
       joined.mp4       the whole, until it is renamed over the target; a folder for pictures
@@ -18,9 +20,9 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,71 +30,16 @@ from filelock import FileLock, Timeout
 
 from sepconv_video.errors import BusyError, VideoError
 from sepconv_video.numbered import existing, files_of, is_pattern, publish
+from sepconv_video.pieces import Part, part_of
 
 Identity = Mapping[str, Any]
 """What pieces belong to: `source`, what file it was, and the settings, all as JSON has them."""
 
-_OURS = re.compile(r"(lock|(manifest|report)\.json|joined\.\w+|\d{8}\.(nut|json))(\.[\w-]+\.new)?")
+_PIECES = re.compile(r"((manifest|report)\.json|joined\.\w+|\d{8}\.(nut|json))")
+_OURS = re.compile(rf"({_PIECES.pattern}|lock|next\.json|clearing\.(json|lock))(\.[\w-]+\.new)?")
 _TOKEN = secrets.token_hex(4)  # process numbers are not unique on a shared file system
 _PART_FILES = "[0-9]" * 8 + ".json"
 _SAMPLE_BYTES = 2**20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What there was to say about the pairs of frames that begin in a part."""
-
-    cuts: tuple[int, ...]
-    """Source frames that begin a new shot."""
-    flashes: tuple[int, ...]
-    """Source frames where a flash begins or ends."""
-    stills: int
-    """Pairs of identical frames."""
-    repeats: int
-    """Frames that repeat the one before, as in animation on twos and threes."""
-    error_s: float
-    """The furthest that a new frame is from its true position in time."""
-
-
-def sum_up(seen: Sequence[Seen]) -> Seen:
-    """Say of several parts what there was to say of each, in order."""
-    return Seen(
-        cuts=tuple(cut for one in seen for cut in one.cuts),
-        flashes=tuple(flash for one in seen for flash in one.flashes),
-        stills=sum(one.stills for one in seen),
-        repeats=sum(one.repeats for one in seen),
-        error_s=max(one.error_s for one in seen),
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """A finished segment: which frames are in it and what there was to say about them."""
-
-    key: str
-    """Digest of the identity it belongs to."""
-    first: int
-    """Index of its first source frame."""
-    source_frames: int
-    frames: int
-    """Frames in the output, which may be none."""
-    is_last: bool
-    """Whether the source ends with it."""
-    seen: Seen
-    pts: tuple[int, ...]
-    end_pts: int
-    rounded: int
-    """These three are those of `video.Segment`."""
-    damage: str | None
-    notes: tuple[str, ...]
-    """Of the reader at the end of the source; only the last part has them."""
-    size_bytes: int
-    """Of the segment's file."""
-
-    @property
-    def end(self) -> int:
-        """Index of the source frame that the next part begins with."""
-        return self.first + self.source_frames
 
 
 class Parts:
@@ -105,6 +52,8 @@ class Parts:
         self.key = hashlib.sha256(canonical.encode()).hexdigest()[:16]
         self.folder = target.with_name(f"{target.name}.parts")
         self.joined = self.folder / f"joined{'.pictures' if is_pattern(target) else target.suffix}"
+        self._manifest, self._next = self.folder / "manifest.json", self.folder / "next.json"
+        self._clearing = self.folder / "clearing.json"
 
     @contextmanager
     def claim(self) -> Iterator[Self]:
@@ -144,23 +93,53 @@ class Parts:
     def begin(self, *, resume: bool) -> str:
         """Keep the pieces there are, if they belong to `identity`; else start afresh.
 
+        What is of no use any more stays until the first new piece is there: the new settings may
+        turn out to be impossible.
+
         Returns:
-            Why pieces were thrown away, in one line; an empty string if none were.
+            Why pieces will be thrown away, in one line; an empty string if none will.
         """
-        manifest = self.folder / "manifest.json"
-        kept, has_pieces = read_json(manifest), any(self.folder.glob(_PART_FILES))
+        kept, has_pieces = read_json(self._manifest), any(self.folder.glob(_PART_FILES))
         with explained(self.target):
-            for stale in self.folder.glob("*.new"):
+            for stale in (self._clearing, *self.folder.glob("*.new")):
                 _remove(stale)
             if kept == self.identity and resume:
+                self._next.unlink(missing_ok=True)
                 return ""
-            self._clear()
-            write_json(manifest, self.identity)
+            write_json(self._next, self.identity)
         if not has_pieces:
             return ""
         if not resume:
             return "started afresh, as `--no-resume` says"
         return f"started afresh: {' and '.join(_differences(kept, self.identity))}"
+
+    def begun(self) -> Any:  # noqa: ANN401 - from a file
+        """Tell the identity of the run that has begun last; None if there is none."""
+        # in this order, since one becomes the other
+        found = map(read_json, (self._next, self._clearing, self._manifest))
+        return next((identity for identity in found if identity is not None), None)
+
+    def take_over(self) -> None:
+        """Remove what `begin` found to be of no use, if that is not done; any worker may ask.
+
+        Raises:
+            VideoError: It cannot be removed, or pieces of other settings are made meanwhile.
+        """
+        with explained(self.target), FileLock(self.folder / "clearing.lock"):
+            if self.begun() != self.identity:  # this worker's run died, and another one has begun
+                raise VideoError(
+                    f"cannot write `{self.target}`: it is made with other settings meanwhile",
+                    "run this again when nothing else works on it",
+                )
+            try:
+                self._next.rename(self._clearing)
+            except FileNotFoundError:
+                if not self._clearing.exists():
+                    return  # nothing to remove, or another worker has done it
+                # else one died over it
+            self._clear(_PIECES)
+            self._clearing.replace(self._manifest)
+            sync_folder(self.folder)
 
     def segment_path(self, first: int) -> Path:
         """Name the file of the segment that begins with a source frame."""
@@ -173,15 +152,23 @@ class Parts:
     def add(self, part: Part) -> None:
         """Count a segment as finished; it is in `writing_path` and synced."""
         path = self.segment_path(part.first)
+        self.take_over()
         with explained(self.target):
             _writing(path).replace(path)
             write_json(path.with_suffix(".json"), asdict(part))
 
+    def discard(self, segment: Path) -> None:
+        """Count a segment as not finished: its file turned out to be damaged."""
+        with explained(self.target):
+            segment.with_suffix(".json").unlink(missing_ok=True)
+
     def finished(self) -> list[Part]:
         """List the pieces that can be used, in order and without overlap."""
         parts: list[Part] = []
+        if self._next.exists() or read_json(self._manifest) != self.identity:
+            return parts
         for path in sorted(self.folder.glob(_PART_FILES)):
-            part = _part_of(read_json(path))
+            part = part_of(read_json(path))
             if part is None or part.key != self.key or not self._is_whole(part):
                 continue
             if not parts or part.first >= parts[-1].end:
@@ -193,12 +180,23 @@ class Parts:
             return self.segment_path(part.first).stat().st_size == part.size_bytes
         return False
 
+    @contextmanager
+    def joining(self) -> Iterator[None]:
+        """Remove the joined file, or pictures, if this fails: they take much room for nothing."""
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):
+                for path in (self.joined, self.joined.with_suffix(".new")):
+                    _remove(path)
+            raise
+
     def complete(self, report: Mapping[str, Any]) -> None:
         """Rename the joined file over the target, and know afterwards that this was done."""
         with explained(self.target):
             made = self.joined / self.target.name if self.joined.is_dir() else self.joined
-            content = {"key": self.key, "bytes": size_of(made), "report": report}
-            write_json(self._report, content)
+            with self.joining():
+                write_json(self._report, {"key": self.key, "made": _stamp(made), "report": report})
             self._publish(report)
 
     def _publish(self, report: Mapping[str, Any]) -> None:
@@ -216,7 +214,7 @@ class Parts:
         with suppress(OSError):
             if self.joined.is_dir():  # the moving of many pictures was cut short
                 self._publish(found["report"])
-            if size_of(self.target) == found["bytes"]:
+            if _stamp(self.target) == found.get("made"):
                 report: Mapping[str, Any] = found["report"]
                 return report
         return None
@@ -230,33 +228,16 @@ class Parts:
         if not self.folder.is_dir():
             return
         with explained(self.target):
-            self._clear(also_lock=True)
+            self._clear(_OURS)
         with suppress(OSError):
             self.folder.rmdir()
 
-    def _clear(self, *, also_lock: bool = False) -> None:
-        """Remove the pieces; the manifest first, for without it they are nobody's."""
-        (self.folder / "manifest.json").unlink(missing_ok=True)
+    def _clear(self, names: re.Pattern[str]) -> None:
+        """Remove files of such names; the manifest first, for without it pieces are nobody's."""
+        self._manifest.unlink(missing_ok=True)
         for path in list(self.folder.iterdir()):
-            if _OURS.fullmatch(path.name) and (also_lock or path.name != "lock"):
+            if names.fullmatch(path.name):
                 _remove(path)
-
-
-def gaps(parts: Sequence[Part]) -> list[tuple[int, int | None]]:
-    """List the source frames still to be done, as (first, end) with None for the source's end.
-
-    Args:
-        parts: Finished pieces, in order and without overlap.
-    """
-    missing: list[tuple[int, int | None]] = []
-    position = 0
-    for part in parts:
-        if part.first > position:
-            missing.append((position, part.first))
-        position = part.end
-    if not parts or not parts[-1].is_last:
-        missing.append((position, None))
-    return missing
 
 
 def identify(source: Path) -> dict[str, Any]:
@@ -292,18 +273,6 @@ def identify(source: Path) -> dict[str, Any]:
         "mtime_ns": max(status.st_mtime_ns for status in stats),
         "sha256": digest.hexdigest(),
     }
-
-
-def size_of(target: Path) -> int:
-    """Add up the sizes of the files at a target, be it one or numbered pictures.
-
-    Raises:
-        FileNotFoundError: There is none.
-    """
-    found = existing(target)
-    if not found:
-        raise FileNotFoundError(target)
-    return sum(path.stat().st_size for path in found)
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever is in it
@@ -354,6 +323,21 @@ def explained(target: Path) -> Iterator[None]:
         ) from error
 
 
+def _stamp(target: Path) -> dict[str, int]:
+    """Tell the files at a target, one or numbered pictures, from others; renaming changes nothing.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    found = [path.stat() for path in existing(target)]
+    if not found:
+        raise FileNotFoundError(target)
+    return {
+        "bytes": sum(status.st_size for status in found),
+        "mtime_ns": max(status.st_mtime_ns for status in found),
+    }
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():  # pictures, not yet at their place
         shutil.rmtree(path)
@@ -364,22 +348,6 @@ def _remove(path: Path) -> None:
 def _writing(path: Path) -> Path:
     # workers write beside each other
     return path.with_name(f"{path.name}.{os.getpid()}-{_TOKEN}.new")
-
-
-def _part_of(content: Any) -> Part | None:  # noqa: ANN401 - whatever was in the file
-    """Build a part from what a file says; None if that is not one."""
-    if not _has_fields(content, Part) or not _has_fields(content["seen"], Seen):
-        return None
-    return Part(**_tuples(content) | {"seen": Seen(**_tuples(content["seen"]))})
-
-
-def _has_fields(content: Any, kind: type[Part] | type[Seen]) -> bool:  # noqa: ANN401
-    return isinstance(content, dict) and content.keys() == {field.name for field in fields(kind)}
-
-
-def _tuples(content: dict[str, Any]) -> dict[str, Any]:
-    """Turn JSON's lists into what the fields hold."""
-    return {k: tuple(value) if isinstance(value, list) else value for k, value in content.items()}
 
 
 def _differences(kept: Any, identity: Identity) -> list[str]:  # noqa: ANN401 - from a file

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -261,6 +261,7 @@ class _FileSink:
         path, target = self._parts.writing_path(0), self._parts.target
         # the segment stands for the source, which cannot be read for its other streams
         pieces = [(path, segment)]
+        self._parts.take_over()
         joined = join(pieces, self._parts.joined, self._track, path, target, Timeline())
         self._parts.complete(report.as_json())
         return joined.notes
@@ -272,8 +273,13 @@ def _file_sink(job: Job, info: VideoInfo, grid: Grid, options: Options) -> Itera
     parts = Parts(job.target, {"source": "a pipe"})
     with parts.claim():
         parts.begin(resume=False)
-        with SegmentWriter(parts.writing_path(0), track, job.target) as writer:
-            yield _FileSink(parts, track, writer)
+        path = parts.writing_path(0)
+        try:
+            with SegmentWriter(path, track, job.target) as writer:
+                yield _FileSink(parts, track, writer)
+        finally:
+            with suppress(OSError):  # the folder may hold pieces of other settings
+                path.unlink(missing_ok=True)
 
 
 def interpolate_pictures(

@@ -19,7 +19,8 @@ from sepconv_video.cuts import chosen_cuts
 from sepconv_video.errors import DeviceError, Interrupted, VideoError
 from sepconv_video.frames import Frame, Reading, Timeline, VideoInfo
 from sepconv_video.options import Job, Options
-from sepconv_video.parts import Identity, Parts, Seen, gaps, identify, sum_up
+from sepconv_video.parts import Identity, Parts, identify
+from sepconv_video.pieces import Seen, gaps, sum_up
 from sepconv_video.schedule import Grid, by_factor, by_rate
 from sepconv_video.scribe import CONTEXT_FRAMES, Judge, Scribe, one_frame
 from sepconv_video.shipped import weights_digest
@@ -30,6 +31,7 @@ from sepconv_video.video import (
     Encoding,
     Reader,
     Segment,
+    SegmentError,
     Track,
     container_for,
     join,
@@ -149,12 +151,12 @@ class Production:
         return self.parts.claim()
 
     def begin(self) -> Report | None:
-        """Find out what an earlier run left: the report if it was everything, else None.
+        """Find out what an earlier run left: the report if it was all and counts, else None.
 
         Raises:
             OptionsError: The target exists and is not to be replaced.
         """
-        completed = self.parts.completed()
+        completed = self.parts.completed() if self.options.resume else None
         if completed is not None:
             return Report.from_json(dict(completed))
         check_free(self.job, self.options)
@@ -242,7 +244,13 @@ class Production:
             if part.frames
         ]
         timeline = self._reading.timeline
-        joined = join(pieces, self.parts.joined, track, job.source, job.target, timeline)
+        try:
+            with self.parts.joining():
+                joined = join(pieces, self.parts.joined, track, job.source, job.target, timeline)
+                check_free(job, self.options)  # somebody else may have made it meanwhile
+        except SegmentError as fault:
+            self.parts.discard(fault.path)
+            raise
         seen = sum_up([part.seen for part in parts])
         advice = advise(seen, parts[-1].end, self.options)
         report = Report(
@@ -257,7 +265,6 @@ class Production:
             damage=parts[-1].damage,
             notes=[note for note in (self._note, *parts[-1].notes, *advice, *joined.notes) if note],
         )
-        check_free(job, self.options)  # somebody else may have made it meanwhile
         self.parts.complete(report.as_json())
         return report
 

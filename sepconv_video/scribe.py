@@ -14,7 +14,8 @@ from sepconv_video.cuts import chosen_cuts
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame, Interval, Relation, VideoInfo
 from sepconv_video.options import Options
-from sepconv_video.parts import Part, Parts, Seen
+from sepconv_video.parts import Parts, explained
+from sepconv_video.pieces import Part, Seen
 from sepconv_video.schedule import LONGEST_RUN, Grid, intervals, most_made
 from sepconv_video.video import Reader, SegmentWriter, Track
 
@@ -184,7 +185,8 @@ class Scribe:
         if is_last and end < 2:
             raise one_frame(self._track.info.path)
         segment = self._writer.finish(self._judge.end_pts if is_last else None)
-        path = self._parts.writing_path(first)
+        with explained(self._parts.target):  # somebody may have removed the folder
+            size_bytes = self._parts.writing_path(first).stat().st_size
         part = Part(
             key=self._parts.key,
             first=first,
@@ -195,7 +197,7 @@ class Scribe:
             **asdict(segment),
             damage=reader.damage if reader is not None and is_last else None,
             notes=(*reader.notes, *notes) if reader is not None and is_last else (),
-            size_bytes=path.stat().st_size,
+            size_bytes=size_bytes,
         )
         self._parts.add(part)
         self._first, self._source_frames, self._frames, self._writer = end, 0, 0, None

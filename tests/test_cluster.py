@@ -356,7 +356,7 @@ def test_files_that_a_node_does_not_see_are_named(tmp_path, nodes, notes):
     def elsewhere(stack):
         a, b, c = tasks_of(jobs, stack)
         a.job.source.rename(tmp_path / "in" / "away.mkv")
-        (tmp_path / "out" / "b.mkv.parts" / "manifest.json").unlink()
+        (tmp_path / "out" / "b.mkv.parts" / "next.json").unlink()
         os.utime(c.job.source, (1, 1))
         yield from (a, b, c)
 

@@ -15,7 +15,7 @@ from clips import ClipSpec, make_clip
 
 from sepconv_video import production, scribe
 from sepconv_video.engine import Engine
-from sepconv_video.errors import BusyError, Interrupted, OptionsError, VideoError
+from sepconv_video.errors import BusyError, Interrupted, OptionsError, SepConvVideoError, VideoError
 from sepconv_video.options import Job, Options
 from sepconv_video.parts import Parts, write_json
 from sepconv_video.pipeline import interpolate_file
@@ -153,6 +153,21 @@ def test_gaps_are_filled(job, undisturbed):
     assert decoded(job.target) == undisturbed
 
 
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_damaged_segment_alone_is_made_anew(job, undisturbed, kept):
+    """It has its size still, but nothing can be read from some place on."""
+    with pytest.raises(PowerCut):
+        convert(job, on_progress=cut_at(55))
+    path = parts_of(job) / "00000010.nut"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))].ljust(len(content), b"\0"))
+    with pytest.raises(VideoError, match=r"finished segment `.*10\.nut`") as caught:
+        convert(job)
+    assert "only the frames in it are made anew" in caught.value.hint
+    assert convert(job).kept_frames == 54
+    assert decoded(job.target) == undisturbed
+
+
 def test_reports_are_the_same_however_often_it_was_cut(tmp_path):
     """Cuts, stills and damage of all pieces come together."""
     rng = np.random.default_rng(0)
@@ -194,6 +209,31 @@ def test_other_settings_start_afresh_and_say_so(job):
     assert "started afresh: the factor changed (was 2, is 4)" in report.notes
 
 
+@pytest.mark.parametrize("options", [{"codec": "libx266"}, {"pix_fmt": "foo"}, {"start_s": 100}])
+def test_settings_that_cannot_be_cost_nothing_that_is_finished(job, undisturbed, options):
+    with pytest.raises(PowerCut):
+        convert(job, on_progress=cut_at(30))
+    for resume in (True, False):
+        with pytest.raises(SepConvVideoError):
+            convert(job, resume=resume, **options)
+    assert convert(job).kept_frames == 20
+    assert decoded(job.target) == undisturbed
+
+
+@pytest.mark.parametrize(("frame", "kept"), [(3, (20, 0)), (25, (0, 20))])
+def test_other_settings_cut_short_mix_nothing(job, undisturbed, frame, kept):
+    """Before their first segment, and after it."""
+    with pytest.raises(PowerCut):
+        convert(job, on_progress=cut_at(30))
+    with pytest.raises(PowerCut):
+        convert(job, factor=4, on_progress=cut_at(frame))
+    copied = shutil.copytree(job.target.parent, job.target.parent.with_name("copy"))
+    assert convert(job).kept_frames == kept[0]
+    assert decoded(job.target) == undisturbed
+    other = Job(source=job.source, target=copied / job.target.name)
+    assert convert(other, factor=4).kept_frames == kept[1]
+
+
 def test_another_source_starts_afresh_and_says_so(job, tmp_path):
     with pytest.raises(PowerCut):
         convert(job, on_progress=cut_at(30))
@@ -216,6 +256,19 @@ def test_parts_are_kept_on_request_and_can_be_joined_again(job, undisturbed):
     assert convert(job).kept_frames == 64
     assert decoded(job.target) == undisturbed
     assert names(job.target.parent) == ["target.mkv"]
+
+
+def test_kept_parts_do_not_keep_a_target_from_being_made_again(job, undisturbed):
+    """Neither one that was changed since, which is joined again, nor where all is to be."""
+    convert(job, keep_parts=True)
+    content = job.target.read_bytes()
+    job.target.write_bytes(content[:-100] + bytes(100))
+    assert convert(job, keep_parts=True, overwrite=True).kept_frames == 64
+    assert decoded(job.target) == undisturbed
+    made = parts_of(job) / "00000000.nut"
+    before = made.stat().st_mtime_ns
+    convert(job, keep_parts=True, overwrite=True, resume=False)
+    assert made.stat().st_mtime_ns > before
 
 
 def test_a_kill_after_the_rename_is_noticed(job, monkeypatch, undisturbed):
@@ -259,7 +312,18 @@ def test_a_target_that_appears_meanwhile_is_not_touched(job):
     with pytest.raises(OptionsError, match="exists already"):
         convert(job, on_progress=somebody_else)
     assert job.target.read_bytes() == b"precious"
+    assert not list(parts_of(job).glob("joined*"))
     assert convert(job, overwrite=True).kept_frames == 64
+
+
+def test_pieces_that_vanish_meanwhile_are_one_clear_error(job):
+    def clean_up(done, expected):
+        if done == 18:
+            shutil.rmtree(parts_of(job))
+
+    with pytest.raises(VideoError, match=r"target\.mkv`: no such file or "):
+        convert(job, on_progress=clean_up)
+    assert convert(job).kept_frames == 0
 
 
 @pytest.mark.parametrize("change", ["grows", "is replaced"])
@@ -345,6 +409,7 @@ def test_a_full_disk_loses_nothing_that_is_finished(job, tmp_path, room, kept, u
         assert "free some space" in caught.value.hint
         assert str(there.target) in caught.value.message
         assert not there.target.exists()
+        assert not list(parts_of(there).glob("joined*"))
         subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
         report = convert(there)
         assert kept[0] <= report.kept_frames < kept[1]

@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
@@ -12,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sepconv_video.errors import BusyError, VideoError
-from sepconv_video.parts import Part, Parts, Seen, gaps, identify, read_json, write_json
+from sepconv_video.parts import Parts, identify, read_json, write_json
+from sepconv_video.pieces import Part, Seen, gaps
 
 IDENTITY = {"source": {"bytes": 5}, "factor": 2, "crf": None}
 
@@ -53,7 +56,8 @@ def test_what_was_added_is_found_again_in_order(parts):
     later, earlier = add(parts, 5), add(parts, 0)
     assert Parts(parts.target, IDENTITY).finished() == [earlier, later]
     assert {path.name for path in parts.folder.iterdir()} == {
-        "lock", "manifest.json", "00000000.nut", "00000000.json", "00000005.nut", "00000005.json",
+        "lock", "clearing.lock", "manifest.json",
+        "00000000.nut", "00000000.json", "00000005.nut", "00000005.json",
     }  # fmt: skip
 
 
@@ -70,6 +74,20 @@ def test_what_is_not_whole_does_not_count(parts):
     changed = dataclasses.replace(a_part(25), key="of other settings")
     write_json(parts.folder / "00000025.json", dataclasses.asdict(changed))
     assert [part.first for part in parts.finished()] == [0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"pts": 3}, {"pts": [0, "1"]}, {"first": "0"}, {"seen": []}, {"damage": 1}, {"notes": None}],
+)
+def test_what_says_something_senseless_does_not_count(parts, change):
+    content = dataclasses.asdict(add(parts))
+    assert len(parts.finished()) == 1
+    write_json(parts.folder / "00000000.json", content | change)
+    assert parts.finished() == []
+    seen = content["seen"] | {"cuts": 5}
+    write_json(parts.folder / "00000000.json", content | {"seen": seen})
+    assert parts.finished() == []
 
 
 def test_of_two_that_overlap_one_counts(parts):
@@ -105,11 +123,87 @@ def test_gaps_and_parts_cover_everything_once(steps, is_complete):
 )
 def test_pieces_of_something_else_are_thrown_away_with_a_word(parts, identity, resume, words):
     add(parts)
+    add(parts, 5)
     other = Parts(parts.target, identity)
     assert words in other.begin(resume=resume)
     assert other.finished() == []
-    assert {path.name for path in parts.folder.iterdir()} == {"lock", "manifest.json"}
+    later = add(other, 5)
+    assert other.finished() == [later]
+    assert not parts.segment_path(0).exists()
     assert other.begin(resume=True) == ""
+
+
+@pytest.mark.parametrize(("factor", "resume"), [(4, True), (4, False), (2, False)])
+def test_pieces_stay_until_others_are_there(parts, factor, resume):
+    """The new settings may be mistaken, and fail before anything is made."""
+    kept = add(parts)
+    other = Parts(parts.target, {**IDENTITY, "factor": factor})
+    other.begin(resume=resume)
+    assert other.finished() == []
+    again = Parts(parts.target, IDENTITY)
+    assert again.begin(resume=True) == ""
+    assert again.finished() == [kept]
+
+
+def test_a_kill_while_pieces_are_thrown_away_mixes_nothing(parts, monkeypatch):
+    add(parts)
+    add(parts, 5)
+    other = Parts(parts.target, {**IDENTITY, "factor": 4})
+    other.begin(resume=True)
+    monkeypatch.setattr("sepconv_video.parts._remove", die)
+    with pytest.raises(KeyboardInterrupt):
+        add(other)
+    monkeypatch.undo()
+    assert parts.begun() == other.identity
+    for one in (other, parts):
+        assert one.begin(resume=True) == "started afresh: the list of pieces was damaged"
+        assert one.finished() == []
+    add(parts, 10)
+    assert [part.first for part in parts.finished()] == [10]
+
+
+def test_a_worker_that_died_over_it_has_its_work_done_by_the_next(parts, monkeypatch):
+    add(parts)
+    add(parts, 5)
+    parts.begin(resume=False)
+    monkeypatch.setattr("sepconv_video.parts._remove", die)
+    with pytest.raises(KeyboardInterrupt):
+        add(parts)
+    monkeypatch.undo()
+    later = add(parts, 5)
+    assert parts.finished() == [later]
+    assert not parts.segment_path(0).exists()
+
+
+def die(path):
+    raise KeyboardInterrupt
+
+
+def test_workers_remove_no_pieces_of_each_other(parts, monkeypatch):
+    """Several finish their first pieces at the same time."""
+    for first in range(10, 20):
+        add(parts, first, 1)
+    parts.begin(resume=False)
+    monkeypatch.setattr("sepconv_video.parts._remove", slowly)
+    with ThreadPoolExecutor(4) as workers:
+        workers_parts = [Parts(parts.target, IDENTITY) for _ in range(4)]
+        added = list(workers.map(add, workers_parts, (0, 5, 10, 15)))
+    assert parts.finished() == added
+
+
+def slowly(path):
+    time.sleep(0.002)
+    path.unlink(missing_ok=True)
+
+
+def test_a_worker_left_over_from_other_settings_adds_nothing(parts):
+    other = Parts(parts.target, {**IDENTITY, "factor": 4})
+    other.begin(resume=True)
+    for _ in range(2):  # before the first piece, and after it
+        with pytest.raises(VideoError, match="made with other settings meanwhile"):
+            add(parts)
+        add(other, 5)
+    assert [part.first for part in other.finished()] == [5]
 
 
 def test_a_folder_without_a_finished_piece_is_removed(tmp_path):
@@ -175,7 +269,9 @@ def test_the_end_is_known_to_have_been_reached(parts):
     assert parts.target.read_bytes() == b"video"
     assert parts.completed() == {"frames": 4}
     assert Parts(parts.target, {**IDENTITY, "factor": 4}).completed() is None
-    parts.target.write_bytes(b"something else")
+    changed_ns = parts.target.stat().st_mtime_ns + 10**9
+    parts.target.write_bytes(b"other")  # as long
+    os.utime(parts.target, ns=(changed_ns, changed_ns))
     assert parts.completed() is None
 
 

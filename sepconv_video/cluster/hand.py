@@ -11,7 +11,7 @@ import ray
 from sepconv_video import timing
 from sepconv_video.crew import Task, Work, do
 from sepconv_video.errors import Interrupted, SepConvVideoError, VideoError
-from sepconv_video.parts import Parts, read_json
+from sepconv_video.parts import Parts
 from sepconv_video.production import identity_of
 
 SIGHT_S = 5.0
@@ -93,11 +93,11 @@ class Hand:
         if not job.source.exists():
             raise self._unseen(job.source)
         identity = identity_of(job, task.options)
-        manifest = Parts(job.target, identity).folder / "manifest.json"
+        parts = Parts(job.target, identity)
         deadline = time.monotonic() + SIGHT_S
-        while (begun := read_json(manifest)) is None:
+        while (begun := parts.begun()) is None:
             if time.monotonic() > deadline:
-                raise self._unseen(manifest.parent)
+                raise self._unseen(parts.folder)
             time.sleep(0.2)
         for name, value in identity.items():
             if begun.get(name) != value:

@@ -12,7 +12,7 @@ from sepconv_video.video.joiner import Joined, join, rehearse
 from sepconv_video.video.pictures import is_picture, read_picture, write_picture
 from sepconv_video.video.pipes import PIPE, Evenness, PipeWriter, lost_in_pipe
 from sepconv_video.video.reader import Reader
-from sepconv_video.video.segments import Segment, SegmentWriter
+from sepconv_video.video.segments import Segment, SegmentError, SegmentWriter
 from sepconv_video.video.source import Extent, measure, probe
 from sepconv_video.video.track import Track
 
@@ -29,6 +29,7 @@ __all__ = [
     "PipeWriter",
     "Reader",
     "Segment",
+    "SegmentError",
     "SegmentWriter",
     "Track",
     "container_for",

@@ -1,5 +1,7 @@
 """Still pictures: read to and written from RGB arrays, through the same library as videos."""
 
+import os
+import secrets
 from pathlib import Path
 from typing import Any, cast
 
@@ -87,6 +89,8 @@ def read_picture(path: Path | str) -> Picture:
 def write_picture(path: Path | str, rgb: Picture) -> None:
     """Write a picture in the format its suffix names; all but JPEG are lossless.
 
+    It appears complete, over an older one, or not at all.
+
     Args:
         path: File to write, ending in .png, .jpg, .webp, .bmp or .tif.
         rgb: (H, W, 3), RGB, uint8.
@@ -103,7 +107,21 @@ def write_picture(path: Path | str, rgb: Picture) -> None:
         )
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24")
     with translated("write", path):
-        path.write_bytes(encode_picture(frame, path.suffix))
+        _replace(path, encode_picture(frame, path.suffix))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file beside the one it is to replace, and only then rename it over that."""
+    # a short name of its own, since the target's may be as long as names can be
+    new = path.with_name(f".{secrets.token_hex(8)}.new")
+    try:
+        with new.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def encode_picture(rgb: av.VideoFrame, suffix: str) -> bytes:

@@ -22,6 +22,19 @@ from sepconv_video.video.faults import translated
 from sepconv_video.video.track import Track
 
 
+class SegmentError(VideoError):
+    """A finished segment that is damaged.
+
+    Attributes:
+        path: Its file.
+    """
+
+    def __init__(self, message: str, hint: str = "", path: Path = Path()) -> None:
+        """Keep the file, so that it can be made again."""
+        super().__init__(message, hint)
+        self.path = path
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """The times of a segment, in ticks of its track."""
@@ -132,7 +145,7 @@ def packets(path: Path) -> Iterator["Packet[VideoStream]"]:
     """Read a segment's packets in the order of decoding; their times mean nothing.
 
     Raises:
-        VideoError: If the file cannot be read.
+        SegmentError: If the file cannot be read.
     """
     try:
         with av.open(f"file:{path}") as container:
@@ -141,21 +154,22 @@ def packets(path: Path) -> Iterator["Packet[VideoStream]"]:
                 if packet.size:
                     yield packet
     except (av.FFmpegError, OSError, IndexError) as fault:
-        raise VideoError(
-            f"cannot read the finished segment `{path}`: it is damaged",
-            "pass `--no-resume` to start afresh",
-        ) from fault
+        raise _damaged(path, "it is damaged") from fault
 
 
 def reject_short(path: Path, segment: Segment, found: int) -> None:
     """Refuse a segment that holds fewer pictures than it did.
 
     Raises:
-        VideoError: It does.
+        SegmentError: It does.
     """
     if found != len(segment.pts):
-        raise VideoError(
-            f"cannot read the finished segment `{path}`: {found} of {len(segment.pts)} frames "
-            "are left in it",
-            "pass `--no-resume` to start afresh",
-        )
+        raise _damaged(path, f"{found} of {len(segment.pts)} frames are left in it")
+
+
+def _damaged(path: Path, reason: str) -> SegmentError:
+    return SegmentError(
+        f"cannot read the finished segment `{path}`: {reason}",
+        "run the same command again: only the frames in it are made anew",
+        path,
+    )

@@ -281,7 +281,8 @@ _COMPLETE = "was it copied or downloaded to the end?"
 
 
 def _why_not_opened(path: Path, fault: Exception) -> tuple[str, str]:
-    with path.open("rb") as file:
+    head = b""
+    with suppress(OSError), path.open("rb") as file:  # what may not be read has its own words
         head = file.read(64)
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_LISTS_BEGIN):
         return (

@@ -530,7 +530,8 @@ def test_a_shortened_segment_is_refused(tmp_path):
             Path("c"),
             Timeline(),
         )
-    assert "--no-resume" in caught.value.hint
+    assert "run the same command again" in caught.value.hint
+    assert caught.value.path == tmp_path / "b"
 
 
 def test_a_rehearsal_finds_what_cannot_be_joined(tmp_path):

@@ -1,5 +1,8 @@
 """Still pictures: written and read again, and refused with a reason."""
 
+import errno
+import os
+
 import av
 import numpy as np
 import pytest
@@ -28,6 +31,20 @@ def test_jpeg_is_close_and_unbiased(tmp_path, suffix):
     error = read_picture(path).astype(int) - colours()
     assert np.abs(error).max() <= 6
     assert abs(error.mean()) < 0.3
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / f"{'a' * 251}.png"
+    write_picture(path, colours())
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(VideoError, match=r"a\.png`: no space left"):
+        write_picture(path, 255 - colours())
+    np.testing.assert_array_equal(read_picture(path), colours())
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def full(_):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_an_array_that_is_not_contiguous_is_written(tmp_path):

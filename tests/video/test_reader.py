@@ -1,6 +1,8 @@
 """Reading: exact planes, exact times, and a clear word about what is broken."""
 
+import errno
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from clips import ClipSpec, make_clip, picture, variable_times, video_frame
 
 from sepconv_video.errors import VideoError
-from sepconv_video.video import Reader, write_picture
+from sepconv_video.video import Extent, Reader, measure, write_picture
 from sepconv_video.video.unpacker import Unpacker
 
 NATIVE = [
@@ -267,6 +269,21 @@ def test_bad_input_is_one_line_with_a_hint(tmp_path, name, reason):
     assert f"`{tmp_path / name}`" in caught.value.message
     assert "\n" not in caught.value.message
     assert caught.value.hint
+
+
+def test_a_file_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+    """Root may read all, so it is denied here: to FFmpeg, and to whoever asks why."""
+    path = make_clip(tmp_path / "a.mp4", ClipSpec(count=2))
+
+    def denied(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(av, "open", denied)
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(VideoError, match="permission denied") as caught:
+        Reader(path)
+    assert "who owns the file" in caught.value.hint
+    assert measure(path) == Extent()
 
 
 def test_a_cover_picture_is_no_video(tmp_path):
