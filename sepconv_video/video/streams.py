@@ -34,6 +34,9 @@ from sepconv_video.video.subtitles import ConvertedText, text_codec
 
 _PICTURE_FILES = {"mjpeg": ("jpg", "image/jpeg"), "png": ("png", "image/png")}
 
+_TAKING_EQUAL_TIMES = {"matroska", "webm"}
+"""FFmpeg's muxers with the flag TS_NONSTRICT: packets of a stream may be decoded at one time."""
+
 
 class OtherStreams:
     """Everything in a source but its main video, on its way into an output.
@@ -264,7 +267,9 @@ class OtherStreams:
     def _mux(self, output: OutputContainer, packet: "Packet[Stream]", index: int) -> None:
         stream = self._outputs[index]
         assert stream.time_base is not None  # set by the muxer with the header
-        is_timed = stream.type in {"audio", "video"}
+        # short packets have equal times where ticks are coarse, and keep them if they may
+        takes_equal = output.format.name in _TAKING_EQUAL_TIMES
+        is_timed = stream.type in {"audio", "video"} and not takes_equal
         packet.stream = stream
         packet.rescale_ts(AVRational(stream.time_base.numerator, stream.time_base.denominator))
         if packet.dts is None:

@@ -1,0 +1,56 @@
+"""Packets that are copied: times as they were where FFmpeg's rules leave no doubt of them."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from sepconv_video.engine import Engine
+from sepconv_video.options import Job
+from sepconv_video.pipeline import interpolate_file
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="NO FFMPEG HERE"
+)
+
+PICTURE = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1"]
+SOUND = ["-f", "lavfi", "-i", "sine=r=48000:d=1"]
+
+
+def ffmpeg(*arguments):
+    command = ["ffmpeg", "-v", "error", "-y", *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+def average(left, right):
+    return (left + right) / 2
+
+
+def make(source, target):
+    return interpolate_file(Job(source=source, target=target), engine=Engine(average))
+
+
+def packets_of(path, stream):
+    command = ["ffprobe", "-v", "error", "-of", "json", "-show_packets", "-select_streams", stream]
+    done = subprocess.run([*command, str(path)], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)["packets"]
+
+
+def times_of(path, stream):
+    return [float(packet["pts_time"]) for packet in packets_of(path, stream)]
+
+
+def sound_of(path):
+    """A digest of the decoded sound."""
+    return hashlib.sha256(ffmpeg("-i", path, "-map", "0:a", "-f", "s32le", "-")).hexdigest()
+
+
+def test_packets_shorter_than_a_tick_keep_their_times(tmp_path):
+    """TrueHD has packets of 0.83 ms, and Matroska ticks of 1 ms."""
+    source, target = tmp_path / "a.mkv", tmp_path / "b.mkv"
+    ffmpeg(*PICTURE, *SOUND, "-c:v", "mpeg4", "-c:a", "truehd", "-strict", -2, source)
+    assert make(source, target).notes == []
+    assert times_of(target, "a") == times_of(source, "a")
+    assert sound_of(target) == sound_of(source)
