@@ -1,6 +1,7 @@
 """Reading a source's packets: those of the stretch that is used, and when each stream ends."""
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +14,7 @@ from av.video.stream import VideoStream
 
 from sepconv_video.frames import Timeline
 from sepconv_video.video.holding import is_cover
+from sepconv_video.video.leading import Leading
 from sepconv_video.video.source import cuts_packets_short, main_video, most_ticks, open_source
 from sepconv_video.video.window import seek, window_of
 
@@ -44,6 +46,8 @@ class SourcePackets:
         self._last_s: dict[int, Fraction] = {}
         self._has_key: set[int] = set()
         self._packets: Iterator[Packet[Stream]] = iter(())
+        self._leading: dict[int, Leading] = {}
+        self._ready: deque[Packet[Stream]] = deque()
         self._open()
         for point in self.window.seek_points(_EARLY_S):
             if self._goes_to(point):
@@ -84,10 +88,28 @@ class SourcePackets:
             if stream.index not in wanted | {self.main.index}:
                 stream.discard = Discard.all
         read = sorted(wanted | {self.main.index})
-        self._packets = self.container.demux([self.container.streams[index] for index in read])
+        streams = [self.container.streams[index] for index in read]
+        self._leading = {
+            stream.index: Leading()
+            for stream in streams
+            if stream.type == "video" and not is_cover(stream)
+        }
+        self._packets = self.container.demux(streams)
 
     def next(self) -> "Packet[Stream] | None":
         """Give the next packet that is not the main video's; None at the end."""
+        while not self._ready:
+            packet = self._read()
+            if packet is None:
+                self._ready.extend(
+                    held for leading in self._leading.values() for held in leading(None)
+                )
+                break
+            leading = self._leading.get(packet.stream.index)
+            self._ready.extend([packet] if leading is None else leading(packet))
+        return self._ready.popleft() if self._ready else None
+
+    def _read(self) -> "Packet[Stream] | None":
         try:
             for packet in self._packets:
                 if self._is_wanted(packet):

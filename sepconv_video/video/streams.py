@@ -272,9 +272,12 @@ class OtherStreams:
         is_timed = stream.type in {"audio", "video"} and not takes_equal
         packet.stream = stream
         packet.rescale_ts(AVRational(stream.time_base.numerator, stream.time_base.denominator))
+        lowest = self._last_dts.get(stream.index)
         if packet.dts is None:
             packet.dts = packet.pts if packet.pts is not None else 0
-        lowest = self._last_dts.get(stream.index)
+            if stream.type == "video" and lowest is not None:
+                # what is shown later may come first, and must not push those shown before it
+                packet.dts = min(packet.dts, lowest + is_timed)
         if lowest is not None and packet.dts < lowest + is_timed:
             self._mended += packet.dts < lowest
             packet.dts = lowest + is_timed

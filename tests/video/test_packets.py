@@ -54,3 +54,21 @@ def test_packets_shorter_than_a_tick_keep_their_times(tmp_path):
     assert make(source, target).notes == []
     assert times_of(target, "a") == times_of(source, "a")
     assert sound_of(target) == sound_of(source)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "ts", "nut"])
+def test_a_second_video_with_b_frames_keeps_its_times(tmp_path, suffix):
+    """FFmpeg cannot tell when the first packets of one in Matroska are decoded."""
+    source, target = tmp_path / "a.mkv", tmp_path / f"b.{suffix}"
+    second = ["-f", "lavfi", "-i", "testsrc=s=32x32:r=25:d=1"]
+    ffmpeg(*PICTURE, *second, "-map", 0, "-map", 1, "-c:v", "libx264", "-bf", 3, source)
+    before = packets_of(source, "v:1")
+    assert "dts" not in before[0]
+    assert float(before[0]["pts_time"]) < float(before[2]["pts_time"])
+    assert make(source, target).notes == []
+    after = packets_of(target, "v:1")
+    lag = times_of(target, "v:0")[0]  # a transport stream begins later than at 0
+    times = [float(packet["pts_time"]) - lag for packet in after]
+    assert times == pytest.approx([float(packet["pts_time"]) for packet in before], abs=2e-5)
+    known = [float(packet["dts_time"]) for packet in after if "dts_time" in packet]
+    assert known == sorted(known)
