@@ -14,6 +14,7 @@ from av.video.stream import VideoStream
 
 from sepconv_video.frames import Timeline
 from sepconv_video.video.holding import is_cover
+from sepconv_video.video.jumps import Jumps
 from sepconv_video.video.leading import Leading
 from sepconv_video.video.source import cuts_packets_short, main_video, most_ticks, open_source
 from sepconv_video.video.window import seek, window_of
@@ -94,7 +95,7 @@ class SourcePackets:
             for stream in streams
             if stream.type == "video" and not is_cover(stream)
         }
-        self._packets = self.container.demux(streams)
+        self._packets = self._demuxed(streams)
 
     def next(self) -> "Packet[Stream] | None":
         """Give the next packet that is not the main video's; None at the end."""
@@ -110,15 +111,23 @@ class SourcePackets:
         return self._ready.popleft() if self._ready else None
 
     def _read(self) -> "Packet[Stream] | None":
+        for packet in self._packets:
+            if self._is_wanted(packet):
+                return packet
+        self._packets = iter(())
+        return None
+
+    def _demuxed(self, streams: list[Stream]) -> "Iterator[Packet[Stream]]":
+        """Read packets, and let their times go on where the file's clock jumps back."""
+        jumps = Jumps(self.main.index)
         try:
-            for packet in self._packets:
-                if self._is_wanted(packet):
-                    return packet
+            for packet in self.container.demux(streams):
+                # impossible times tell nothing, and are refused later
+                yield from [packet] if _is_absurd(packet) else jumps(packet)
         except (av.FFmpegError, IndexError):
             # the reader of the video meets the same, and reports it where it is a fault
             pass
-        self._packets = iter(())
-        return None
+        yield from jumps(None)
 
     def _is_wanted(self, packet: "Packet[Stream]") -> bool:
         is_flush = packet.size == 0 and packet.pts is None and packet.dts is None

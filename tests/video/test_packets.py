@@ -72,3 +72,26 @@ def test_a_second_video_with_b_frames_keeps_its_times(tmp_path, suffix):
     assert times == pytest.approx([float(packet["pts_time"]) for packet in before], abs=2e-5)
     known = [float(packet["dts_time"]) for packet in after if "dts_time" in packet]
     assert known == sorted(known)
+
+
+@pytest.mark.parametrize("late_s", [0, 0.3], ids=["together", "sound first"])
+def test_sound_goes_on_with_the_picture_where_the_clock_jumps_back(tmp_path, late_s):
+    """Three recordings, one behind the other, each two seconds of picture on the same clock."""
+    part, source, target = tmp_path / "a.ts", tmp_path / "b.ts", tmp_path / "c.mp4"
+    picture = ["-itsoffset", late_s, "-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=2"]
+    sound = ["-f", "lavfi", "-i", "sine=r=48000:d=2"]
+    ffmpeg(*picture, *sound, "-c:v", "libx264", "-bf", 2, "-c:a", "aac", part)
+    source.write_bytes(part.read_bytes() * 3)
+    report = make(source, target)
+    assert not any("than in the source" in note for note in report.notes)
+    alone = tmp_path / "d.mp4"
+    make(part, alone)
+    one, three = times_of(alone, "a"), times_of(target, "a")
+    wanted = [time + 2 * number for number in range(3) for time in one]
+    overlap = 2 + round(late_s * 48_000 / 1024)  # sound lasts longer than the picture
+    assert len(three) == len(wanted)
+    for place, (time, its) in enumerate(zip(three, wanted, strict=True)):
+        assert time == pytest.approx(its, abs=2e-4) or place % len(one) < overlap
+    shown = sorted(times_of(target, "v"))
+    assert shown[100] - shown[0] == pytest.approx(2, abs=2e-4)
+    assert shown[-1] - shown[0] == pytest.approx(5.98, abs=2e-4)
