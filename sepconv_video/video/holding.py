@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+from av.audio.stream import AudioStream
 from av.codec import Codec
 from av.container import OutputContainer
 from av.stream import Disposition, Stream
@@ -178,6 +179,8 @@ def called(stream: Stream) -> str:
 
 def refusal(container: str, stream: Stream) -> str:
     """Say that a container cannot hold a stream, and which one can."""
+    if isinstance(stream, AudioStream) and not stream.codec_context.sample_rate:
+        return f"{called(stream)} left out: nothing is known of it, it begins too late in the file"
     others = [name for name in _PREFERRED_CONTAINERS if can_hold(name, stream)]
     remedy = f"a {others[0]} file can" if others else "no container known here can"
     return f"{called(stream)} left out: a {container} file cannot hold it, {remedy}"
