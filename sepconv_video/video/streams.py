@@ -99,6 +99,9 @@ class OtherStreams:
                 "makes the sound longer too"
             )
             return
+        self._encode_again(output, sound)
+
+    def _encode_again(self, output: OutputContainer, sound: AudioStream) -> None:
         encoder = encoder_for(output.format.name, sound)
         if encoder is None:
             self.notes.append(refusal(output.format.name, sound))
@@ -108,7 +111,12 @@ class OtherStreams:
         self.notes.append(longer.note)
 
     def _convert(self, output: OutputContainer, stream: Stream) -> None:
-        """Convert text; what else the output cannot hold is left out."""
+        """Convert text, and sound for Matroska; what else the output cannot hold is left out."""
+        if isinstance(stream, AudioStream) and output.format.name == "matroska":
+            # it is where all goes that no other container takes; FFmpeg could copy e.g. WMA into
+            # it, but PyAV 18.1 refuses what has no name of Matroska's own
+            self._encode_again(output, stream)
+            return
         codec = text_codec(output.format.name, stream)
         if codec is None:
             self.notes.append(refusal(output.format.name, stream))

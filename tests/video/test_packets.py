@@ -5,11 +5,15 @@ import json
 import shutil
 import subprocess
 
+import av
+import numpy as np
 import pytest
 
 from sepconv_video.engine import Engine
 from sepconv_video.options import Job
 from sepconv_video.pipeline import interpolate_file
+from sepconv_video.video.holding import can_hold, refusal
+from sepconv_video.video.sound import encoder_for
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="NO FFMPEG HERE"
@@ -95,3 +99,40 @@ def test_sound_goes_on_with_the_picture_where_the_clock_jumps_back(tmp_path, lat
     shown = sorted(times_of(target, "v"))
     assert shown[100] - shown[0] == pytest.approx(2, abs=2e-4)
     assert shown[-1] - shown[0] == pytest.approx(5.98, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "rate"),
+    [("wmv", "wmav2", 48000), ("avi", "pcm_mulaw", 8000), ("flv", "adpcm_swf", 44100)],
+)
+def test_sound_that_matroska_has_no_name_for_is_encoded_again(tmp_path, suffix, codec, rate):
+    source, target = tmp_path / f"a.{suffix}", tmp_path / "b.mkv"
+    kind = "flv" if suffix == "flv" else "mpeg4"
+    tone = ["-f", "lavfi", "-i", f"sine=r={rate}:d=1", "-c:v", kind, "-c:a", codec]
+    ffmpeg(*PICTURE, *tone, source)
+    notes = make(source, target).notes
+    again = (
+        f"audio stream 1 ({codec}) encoded again as aac: it cannot be copied into a matroska file"
+    )
+    assert notes[0] == again
+    raw = ["-map", "0:a", "-ac", 1, "-f", "s16le", "-"]
+    before, after = (np.frombuffer(ffmpeg("-i", path, *raw), np.int16) for path in (source, target))
+    assert abs(len(after) - len(before)) < 0.2 * rate
+    middle = after[rate // 4 : 3 * rate // 4].astype(float)
+    assert abs(int(np.abs(np.fft.rfft(middle)).argmax()) - 220) <= 1  # 440 Hz in half a second
+    loudness = [float(np.std(wave[rate // 4 : 3 * rate // 4])) for wave in (before, after)]
+    assert loudness[1] == pytest.approx(loudness[0], rel=0.05)
+
+
+def test_sound_of_which_nothing_is_known_is_called_so(tmp_path):
+    """FFmpeg reads the first seconds of a file, and this begins later."""
+    source = tmp_path / "a.mpg"
+    picture = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=21"]
+    ffmpeg(*picture, "-itsoffset", 20, *SOUND, "-c:v", "mpeg1video", "-c:a", "mp2", source)
+    with av.open(str(source)) as file:
+        sound = file.streams.audio[0]
+        assert not can_hold("matroska", sound)
+        assert refusal("matroska", sound).endswith(
+            "left out: nothing is known of it, it begins too late in the file"
+        )
+        assert encoder_for("matroska", sound) is None
