@@ -113,7 +113,7 @@ class _Joiner:
                 undo.callback(self._close_output)
                 self._stream = self._add_streams()
                 self._output.start_encoding()
-            self._others.start()
+            self._others.start(self._output)
             undo.pop_all()
 
     @property

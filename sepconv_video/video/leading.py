@@ -1,8 +1,10 @@
-"""Decoding times of a video's first packets, which Matroska does not store.
+"""The first packets of a stream: what they lack, and what of them is not meant to be heard.
 
-Where there are B-frames FFmpeg tells them from the packets' order, but only once it has seen as
-many as are shown in another order.
+Matroska does not store when a video's packets are decoded. Where there are B-frames FFmpeg tells
+it from their order, but only once it has seen as many as are shown in another order.
 """
+
+from collections import deque
 
 from av.packet import Packet
 from av.stream import Stream
@@ -46,3 +48,25 @@ def _count_back(packets: "list[Packet[Stream]]") -> None:
             return
         dts -= packet.duration or 1
         packet.dts = dts
+
+
+class Hidden:
+    """Sound that an MP4's edit list hides, on its way into a container without such lists.
+
+    It is left out, or it would be heard; but for the last of it before what is heard, without
+    which decoders get that wrong.
+    """
+
+    def __init__(self, codec: str) -> None:
+        """Hold nothing; `codec` is the sound's."""
+        # Opus wants 80 ms (RFC 7845, 4.6), mostly in packets of 20; the others one packet
+        self._last: deque[Packet[Stream]] = deque(maxlen=4 if codec == "opus" else 1)
+
+    def __call__(self, packet: "Packet[Stream]") -> "list[Packet[Stream]]":
+        """Take a packet; give those that belong into the output."""
+        if packet.is_discard:
+            self._last.append(packet)
+            return []
+        ready = [*self._last, packet]
+        self._last.clear()
+        return ready

@@ -13,9 +13,9 @@ from av.stream import Discard, Stream
 from av.video.stream import VideoStream
 
 from sepconv_video.frames import Timeline
-from sepconv_video.video.holding import is_cover
+from sepconv_video.video.holding import codec_of, is_cover
 from sepconv_video.video.jumps import Jumps
-from sepconv_video.video.leading import Leading
+from sepconv_video.video.leading import Hidden, Leading
 from sepconv_video.video.source import cuts_packets_short, main_video, most_ticks, open_source
 from sepconv_video.video.window import seek, window_of
 
@@ -48,6 +48,7 @@ class SourcePackets:
         self._has_key: set[int] = set()
         self._packets: Iterator[Packet[Stream]] = iter(())
         self._leading: dict[int, Leading] = {}
+        self._hidden: dict[int, Hidden] = {}
         self._ready: deque[Packet[Stream]] = deque()
         self._open()
         for point in self.window.seek_points(_EARLY_S):
@@ -83,8 +84,11 @@ class SourcePackets:
         """Close the source."""
         self.container.close()
 
-    def begin(self, wanted: set[int]) -> None:
-        """Begin to read the streams with these indices, and the main video for its end."""
+    def begin(self, wanted: set[int], audible: set[int]) -> None:
+        """Begin to read the streams with these indices, and the main video for its end.
+
+        Of those that are `audible` as they are, what the file hides is left out.
+        """
         for stream in self.container.streams:
             if stream.index not in wanted | {self.main.index}:
                 stream.discard = Discard.all
@@ -95,6 +99,7 @@ class SourcePackets:
             for stream in streams
             if stream.type == "video" and not is_cover(stream)
         }
+        self._hidden = {index: Hidden(codec_of(self.container.streams[index])) for index in audible}
         self._packets = self._demuxed(streams)
 
     def next(self) -> "Packet[Stream] | None":
@@ -122,8 +127,10 @@ class SourcePackets:
         jumps = Jumps(self.main.index)
         try:
             for packet in self.container.demux(streams):
-                # impossible times tell nothing, and are refused later
-                yield from [packet] if _is_absurd(packet) else jumps(packet)
+                hidden = self._hidden.get(packet.stream.index)
+                for heard in [packet] if hidden is None else hidden(packet):
+                    # impossible times tell nothing, and are refused later
+                    yield from [heard] if _is_absurd(heard) else jumps(heard)
         except (av.FFmpegError, IndexError):
             # the reader of the video meets the same, and reports it where it is a fault
             pass

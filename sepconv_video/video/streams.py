@@ -183,9 +183,11 @@ class OtherStreams:
         bases = [audio.time_base for audio in self._input.streams.audio]
         return [base.denominator for base in bases if base]
 
-    def start(self) -> None:
+    def start(self, output: OutputContainer) -> None:
         """Begin to read packets; call once the output's header is written."""
-        self._source.begin(set(self._outputs))
+        copied = {index for index, made in self._outputs.items() if made.type == "audio"}
+        audible = set() if output.format.name in {"mp4", "mov"} else copied - set(self._sounds)
+        self._source.begin(set(self._outputs), audible)
 
     def advance(self, output: OutputContainer, until: Fraction | None) -> None:
         """Copy packets up to a decoding time in seconds of the output; None: all that are left."""

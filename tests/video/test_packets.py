@@ -136,3 +136,19 @@ def test_sound_of_which_nothing_is_known_is_called_so(tmp_path):
             "left out: nothing is known of it, it begins too late in the file"
         )
         assert encoder_for("matroska", sound) is None
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "ts", "mov"])
+def test_sound_that_an_edit_list_hides_stays_unheard(tmp_path, suffix):
+    """`-ss` with `-c copy`: sound is in the file from the key frame on, heard from 0.55 s on."""
+    whole, source, target = (tmp_path / name for name in ("a.mp4", "b.mp4", f"c.{suffix}"))
+    ffmpeg(*PICTURE, *SOUND, "-c:v", "libx264", "-g", 50, "-bf", 0, "-c:a", "aac", whole)
+    ffmpeg("-ss", 0.55, "-i", whole, "-c", "copy", source)
+    raw = ["-map", "0:a", "-f", "s16le", "-"]
+    wanted = len(ffmpeg("-i", source, *raw)) / 2
+    held = sum("D" in packet["flags"] for packet in packets_of(source, "a"))
+    assert held > 20
+    assert make(source, target).notes == []
+    heard = len(ffmpeg("-i", target, *raw)) / 2
+    # two packets in part or whole before 0: decoders need them
+    assert wanted <= heard <= wanted + (0 if suffix == "mov" else 2 * 1024)
