@@ -22,6 +22,8 @@ _STALE = {
     "number_of_frames", "number_of_bytes", "_statistics_writing_app",
     "_statistics_writing_date_utc", "_statistics_tags", "vendor_id",
 }  # fmt: skip
+ALPHA_TAG = "alpha_mode"
+"""Says, with "1", that a VP8 or VP9 video in Matroska has its transparency beside its pictures."""
 _CONTAINERS = {
     ".mp4": "mp4",
     ".m4v": "mp4",

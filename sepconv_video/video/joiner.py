@@ -22,7 +22,7 @@ from av.video.stream import VideoStream
 
 from sepconv_video.frames import Timeline
 from sepconv_video.video.faults import translated
-from sepconv_video.video.holding import fresh_tags, keeps_aspect
+from sepconv_video.video.holding import ALPHA_TAG, fresh_tags, keeps_aspect
 from sepconv_video.video.segments import Segment, packets, reject_short
 from sepconv_video.video.sequences import save_pictures
 from sepconv_video.video.streams import OtherStreams
@@ -187,7 +187,9 @@ class _Joiner:
         others.add(output, others.before_video())
         stream = self._track.add_to(output)
         stream.disposition = others.main.disposition
-        stream.metadata.update(fresh_tags(others.main.metadata))
+        tags = fresh_tags(others.main.metadata)
+        # new pictures have no transparency, whatever those of the source had beside them
+        stream.metadata.update({k: tag for k, tag in tags.items() if k.lower() != ALPHA_TAG})
         others.add(output, others.after_video())
         others.copy_header(output, is_turned=self._track.info.display_matrix is not None)
         self._note_aspect()

@@ -20,6 +20,8 @@ from sepconv_video.frames import Frame, Reading, VideoInfo
 from sepconv_video.video.boxes import presentation_end
 from sepconv_video.video.clock import pts_of
 from sepconv_video.video.decoding import Decoder, named
+from sepconv_video.video.formats import has_alpha
+from sepconv_video.video.holding import ALPHA_TAG
 from sepconv_video.video.interlace import Deinterlacer, Examination, Scan
 from sepconv_video.video.light import metadata_notes
 from sepconv_video.video.pipes import left_out
@@ -64,6 +66,7 @@ class Reader:
             self._unpack = Unpacker(first, self.path)
             codec_tag = self._decoder.stream.codec_context.codec_tag
             self.notes += self._unpack.notes + metadata_notes(first, codec_tag)
+            self.notes += self._alpha_notes()
             self.info = self._describe()
         except BaseException:
             self.close()
@@ -228,6 +231,14 @@ class Reader:
             return last.duration
         duration = round(end / self._tick) - last.pts
         return duration if 0 < duration <= most_ticks(self._tick) else last.duration
+
+    def _alpha_notes(self) -> list[str]:
+        tags = {key.lower(): tag for key, tag in self._decoder.stream.metadata.items()}
+        if tags.get(ALPHA_TAG) != "1" or has_alpha(self._first.format.name):
+            return []
+        return [
+            "alpha channel dropped: the stream has one beside its pictures, the output has none"
+        ]
 
     def _change_notes(self) -> list[str]:
         if not self._changes:

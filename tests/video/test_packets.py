@@ -152,3 +152,13 @@ def test_sound_that_an_edit_list_hides_stays_unheard(tmp_path, suffix):
     heard = len(ffmpeg("-i", target, *raw)) / 2
     # two packets in part or whole before 0: decoders need them
     assert wanted <= heard <= wanted + (0 if suffix == "mov" else 2 * 1024)
+
+
+def test_transparency_beside_the_pictures_is_named_and_no_longer_promised(tmp_path):
+    source, target = tmp_path / "a.webm", tmp_path / "b.webm"
+    see_through = "format=yuva420p,colorchannelmixer=aa=0.5"
+    ffmpeg(*PICTURE, "-vf", see_through, "-c:v", "libvpx-vp9", "-pix_fmt", "yuva420p", source)
+    assert any("alpha channel dropped" in note for note in make(source, target).notes)
+    with av.open(str(source)) as before, av.open(str(target)) as after:
+        assert "alpha_mode" in {key.lower() for key in before.streams.video[0].metadata}
+        assert "alpha_mode" not in {key.lower() for key in after.streams.video[0].metadata}
