@@ -19,6 +19,8 @@ _DYNAMIC = {
     "DYNAMIC_HDR_PLUS": "HDR10+",
     "DYNAMIC_HDR_VIVID": "HDR Vivid",
 }
+_CAPTIONS = "A53_CC"
+"""CEA-608 and 708, as television has them."""
 _DOLBY_TAGS = {"dvh1", "dvhe", "dva1", "dvav", "dav1"}
 _HDR_TRANSFERS = {16, 18}  # PQ and HLG, H.273 table 3
 # Encoders that write the levels into the stream itself, and the option that takes them
@@ -78,6 +80,13 @@ def metadata_notes(first: av.VideoFrame, codec_tag: str) -> list[str]:
         )
         for kind in sorted(kinds)
     ]
+
+
+def has_captions(frame: av.VideoFrame) -> bool:
+    """Tell whether closed captions come with a frame; no where PyAV cannot read what does."""
+    return not _is_unreadable(frame) and any(
+        data.type.name == _CAPTIONS for data in cast(Any, frame.side_data)
+    )
 
 
 def parameters(codec: str, light: LightLevels) -> list[str]:

@@ -23,7 +23,7 @@ from sepconv_video.video.decoding import Decoder, named
 from sepconv_video.video.formats import has_alpha
 from sepconv_video.video.holding import ALPHA_TAG
 from sepconv_video.video.interlace import Deinterlacer, Examination, Scan
-from sepconv_video.video.light import metadata_notes
+from sepconv_video.video.light import has_captions, metadata_notes
 from sepconv_video.video.pipes import left_out
 from sepconv_video.video.source import describe, most_ticks
 from sepconv_video.video.unpacker import Unpacker, change, form_of
@@ -55,6 +55,7 @@ class Reader:
         self._after: int | None = None  # when the first picture beyond the timeline is shown
         self._changes: list[str] = []
         self._marked = 0
+        self._has_captions = False
         self._decoder = Decoder(self.path, self.reading)
         try:
             self._scan = self._examine()
@@ -134,6 +135,8 @@ class Reader:
                 yield replace(held, duration=self._last_duration(held))
         finally:
             self.notes += self._decoder.notes + self._change_notes() + self._field_notes()
+            if self._has_captions:
+                self.notes.append("closed captions left out: they lie in the frames of the source")
 
     def _examine(self) -> Scan:
         """Decode the first pictures until it is clear how they were scanned."""
@@ -180,6 +183,7 @@ class Reader:
     def _counted(self) -> Iterator[av.VideoFrame]:
         for picture in self._decoder.pictures():
             self._marked += picture.interlaced_frame
+            self._has_captions = self._has_captions or has_captions(picture)
             yield picture
 
     def _nothing_within(self) -> VideoError:
