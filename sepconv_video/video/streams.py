@@ -222,13 +222,12 @@ class OtherStreams:
         source_ends, notes = self._source.ends_s, []
         if self.main.index not in source_ends:
             return []
-        frame_s = 1 / Fraction(self.main.average_rate or self.main.guessed_rate or 25)
         for index, end_s in self.ends_s.items():
             apart = self.window.target(source_ends[index]) - self.window.target(
                 source_ends[self.main.index]
             )
             drift_s = end_s - video_end_s - apart
-            if abs(drift_s) > frame_s * self.window.slowdown:
+            if abs(drift_s) > self._frame_s():
                 notes.append(
                     f"{called(self._input.streams[index])} ends {abs(float(drift_s)):.3f} s "
                     f"{'later' if drift_s > 0 else 'earlier'} than in the source, against the "
@@ -295,9 +294,28 @@ class OtherStreams:
             packet.pts = packet.dts
         self._last_dts[stream.index] = packet.dts
         if stream.type == "audio":
+            self._note_late(output, packet, index)
             end_s = (packet.pts + (packet.duration or 0)) * Fraction(stream.time_base)
             self.ends_s[index] = max(end_s, self.ends_s.get(index, end_s))
         output.mux_one(packet)
+
+    def _note_late(self, output: OutputContainer, packet: "Packet[Stream]", index: int) -> None:
+        """Say of a sound's first packet whether an AVI, which has no times, plays it too early."""
+        if output.format.name != "avi" or index in self.ends_s:
+            return
+        tick = Fraction(self.main.time_base or 1)
+        begin_s = max(self.window.target((self.main.start_time or 0) * tick), Fraction(0))
+        late_s = (packet.pts or 0) * Fraction(packet.time_base) - begin_s
+        if late_s > self._frame_s():
+            self.notes.append(
+                f"{called(self._input.streams[index])} begins {float(late_s):.3f} s too early: "
+                "an avi file has no place for a late beginning, a matroska file has"
+            )
+
+    def _frame_s(self) -> Fraction:
+        """Say how long a frame of the source is shown in the output."""
+        rate = self.main.average_rate or self.main.guessed_rate or 25
+        return self.window.slowdown / Fraction(rate)
 
 
 def _read_covers(path: Path) -> dict[int, bytes]:

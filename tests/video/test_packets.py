@@ -180,3 +180,14 @@ def test_closed_captions_are_named(tmp_path, first):
     for video, expected in ((bare, 0), (captioned, 1)):
         notes = make(video, tmp_path / f"{video.stem}.mp4").notes
         assert sum("closed captions left out" in note for note in notes) == expected
+
+
+@pytest.mark.parametrize(("late_s", "suffix"), [(0.5, "avi"), (0, "avi"), (0.5, "mkv")])
+def test_sound_that_an_avi_plays_too_early_is_named(tmp_path, late_s, suffix):
+    source, target = tmp_path / "a.mp4", tmp_path / f"b.{suffix}"
+    sound = ["-itsoffset", late_s, *SOUND, "-c:a", "libmp3lame"]
+    ffmpeg(*PICTURE, *sound, "-map", 0, "-map", 1, "-c:v", "libx264", source)
+    told = [note for note in make(source, target).notes if "too early" in note]
+    assert len(told) == (suffix == "avi" and late_s > 0)
+    assert all("a matroska file has" in note for note in told)
+    assert times_of(target, "a")[0] == pytest.approx(0 if suffix == "avi" else late_s, abs=0.03)
