@@ -24,6 +24,8 @@ _STALE = {
 }  # fmt: skip
 ALPHA_TAG = "alpha_mode"
 """Says, with "1", that a VP8 or VP9 video in Matroska has its transparency beside its pictures."""
+STEREO_TAG = "stereo_mode"
+"""Says in Matroska which part of a picture each eye sees."""
 _CONTAINERS = {
     ".mp4": "mp4",
     ".m4v": "mp4",
@@ -45,10 +47,11 @@ _QUICKTIME_NAMES = {
     "eus": "baq",
 }  # fmt: skip
 _LOST = {
-    "mov": ("dispositions but `default`",),
-    "avi": ("chapters", "languages", "dispositions", "rotation"),
-    "mpegts": ("chapters", "the file's tags", "dispositions", "rotation"),
-    "nut": ("dispositions", "rotation"),
+    "mp4": ("3D",),
+    "mov": ("dispositions but `default`", "3D"),
+    "avi": ("chapters", "languages", "dispositions", "rotation", "3D"),
+    "mpegts": ("chapters", "the file's tags", "dispositions", "rotation", "3D"),
+    "nut": ("dispositions", "rotation", "3D"),
 }
 """What containers have no place for, beside streams; see the table in CONTRIBUTING.md."""
 _SELF_DESCRIBING = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "ffv1"}

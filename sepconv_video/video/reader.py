@@ -21,9 +21,9 @@ from sepconv_video.video.boxes import presentation_end
 from sepconv_video.video.clock import pts_of
 from sepconv_video.video.decoding import Decoder, named
 from sepconv_video.video.formats import has_alpha
-from sepconv_video.video.holding import ALPHA_TAG
+from sepconv_video.video.holding import ALPHA_TAG, STEREO_TAG
 from sepconv_video.video.interlace import Deinterlacer, Examination, Scan
-from sepconv_video.video.light import has_captions, metadata_notes
+from sepconv_video.video.light import has_captions, metadata_notes, space_notes
 from sepconv_video.video.pipes import left_out
 from sepconv_video.video.source import describe, most_ticks
 from sepconv_video.video.unpacker import Unpacker, change, form_of
@@ -67,7 +67,8 @@ class Reader:
             self._unpack = Unpacker(first, self.path)
             codec_tag = self._decoder.stream.codec_context.codec_tag
             self.notes += self._unpack.notes + metadata_notes(first, codec_tag)
-            self.notes += self._alpha_notes()
+            has_tag = STEREO_TAG in self._decoder.stream.metadata
+            self.notes += [*self._alpha_notes(), *space_notes(first, has_tag=has_tag)]
             self.info = self._describe()
         except BaseException:
             self.close()
