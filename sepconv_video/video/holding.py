@@ -54,6 +54,10 @@ _LOST = {
     "nut": ("dispositions", "rotation", "3D"),
 }
 """What containers have no place for, beside streams; see the table in CONTRIBUTING.md."""
+_WITH_FEW_TAGS = {"mp4", "mov", "avi"}
+_SAID_OTHERWISE = {"timecode", "software"}
+"""Tags of a file that become a track of their own, or are each muxer's own name."""
+_MOST_TAGS = 5  # that are named
 _SELF_DESCRIBING = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "ffv1"}
 """Video codecs that say themselves how wide a sample is."""
 # FFmpeg writes anything into a transport stream, but only these can be read again.
@@ -199,6 +203,34 @@ def losses(container: str, found: set[str]) -> str:
     lost = [name for name in _LOST.get(container, ()) if name in found]
     return (
         f"{', '.join(lost)} left out: a {container} file has no place for them, a matroska file has"
+        if lost
+        else ""
+    )
+
+
+def lost_tags(container: str, tags: dict[str, str]) -> str:
+    """Say which of a file's tags a container has no place for, by writing to memory.
+
+    Empty if none, and where `losses` speaks of them all.
+    """
+    if container not in _WITH_FEW_TAGS or not tags:
+        return ""
+    file = io.BytesIO()
+    try:
+        with av.open(file, "w", format=container) as trial:
+            stream = trial.add_stream("mpeg4", 25, width=16, height=16)
+            trial.metadata.update(tags)
+            trial.mux([*stream.encode(av.VideoFrame(16, 16, "yuv420p")), *stream.encode(None)])
+        file.seek(0)
+        with av.open(file, format=container) as written:
+            kept = {key.lower() for key in written.metadata} | _SAID_OTHERWISE
+    except (av.FFmpegError, ValueError):
+        return ""  # the file itself will meet the same
+    lost = sorted(" ".join(key.split()) for key in tags if key.lower() not in kept)
+    more = f" and {len(lost) - _MOST_TAGS} more" if len(lost) > _MOST_TAGS else ""
+    return (
+        f"tags {', '.join(lost[:_MOST_TAGS])}{more} left out: a {container} file has no place for "
+        "them, a matroska file has"
         if lost
         else ""
     )

@@ -26,6 +26,7 @@ from sepconv_video.video.holding import (
     fresh_tags,
     is_cover,
     losses,
+    lost_tags,
     refusal,
 )
 from sepconv_video.video.packets import SourcePackets
@@ -159,7 +160,11 @@ class OtherStreams:
         if chapters:
             output.set_chapters(chapters)
         lost = losses(output.format.name, self._found(bool(chapters), is_turned))
-        self.notes += [lost] if lost else []
+        container = output.format.name
+        # with such tags MP4 and MOV are written so that they take all; see the joiner
+        takes_all = self.has_foreign_tags() and container in {"mp4", "mov"}
+        few = "" if takes_all else lost_tags(container, fresh_tags(self._input.metadata))
+        self.notes += [note for note in (lost, few) if note]
 
     def _found(self, has_chapters: bool, is_turned: bool) -> set[str]:
         """List what there is beside streams, in the words of `losses`."""

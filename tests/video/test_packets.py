@@ -236,3 +236,18 @@ def test_3d_that_a_tag_tells_is_kept_or_named(tmp_path, suffix):
     assert kept == (suffix == "mkv")
     assert bool(notes) != kept
     assert all("3D left out: a mp4 file has no place" in note for note in notes)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "avi", "mkv"])
+def test_tags_that_a_container_has_no_place_for_are_named(tmp_path, suffix):
+    source, target = tmp_path / "a.mkv", tmp_path / f"b.{suffix}"
+    tags = ["-metadata", "title=A title", "-metadata", "DIRECTOR=Me", "-metadata", "IMDB=tt1"]
+    ffmpeg(*PICTURE, "-c:v", "libx264", *tags, source)
+    notes = [note for note in make(source, target).notes if "tags" in note]
+    with av.open(str(target)) as file:
+        kept = {key.lower() for key in file.metadata}
+    assert "title" in kept
+    assert ("imdb" in kept) == (suffix == "mkv")
+    assert [note.split(" left out")[0] for note in notes] == (
+        [] if suffix == "mkv" else ["tags DIRECTOR, IMDB"]
+    )
