@@ -79,7 +79,9 @@ def join(
             joiner.finish(times.end * track.time_base)
         file.flush()
         os.fsync(file.fileno())
-    rounded = track.rounding_note(sum(segment.rounded for _, segment in pieces))
+    rounded = track.rounding_note(
+        sum(segment.rounded for _, segment in pieces), [*chain.from_iterable(times.pts)]
+    )
     return Joined(
         notes=[note for note in (track.note, *joiner.notes, rounded) if note],
         video_s=float(times.end * track.time_base),

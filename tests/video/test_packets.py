@@ -251,3 +251,14 @@ def test_tags_that_a_container_has_no_place_for_are_named(tmp_path, suffix):
     assert [note.split(" left out")[0] for note in notes] == (
         [] if suffix == "mkv" else ["tags DIRECTOR, IMDB"]
     )
+
+
+@pytest.mark.parametrize(("rate", "shared"), [(400, 0), (1000, 19)])
+def test_frames_that_matroska_gives_one_time_are_counted(tmp_path, rate, shared):
+    source, target = tmp_path / "a.mp4", tmp_path / "b.mkv"
+    picture = ["-f", "lavfi", "-i", f"testsrc2=s=64x48:r={rate}", "-frames:v", 20]
+    ffmpeg(*picture, "-c:v", "libx264", source)
+    (note,) = (note for note in make(source, target).notes if "rounded" in note)
+    assert (f", {shared} of them to the time of another frame" in note) == bool(shared)
+    times = times_of(target, "v")
+    assert len(times) - len(set(times)) == shared
