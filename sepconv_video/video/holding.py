@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+from av.audio.stream import AudioStream
 from av.codec import Codec
 from av.container import OutputContainer
 from av.stream import Disposition, Stream
@@ -21,6 +22,10 @@ _STALE = {
     "number_of_frames", "number_of_bytes", "_statistics_writing_app",
     "_statistics_writing_date_utc", "_statistics_tags", "vendor_id",
 }  # fmt: skip
+ALPHA_TAG = "alpha_mode"
+"""Says, with "1", that a VP8 or VP9 video in Matroska has its transparency beside its pictures."""
+STEREO_TAG = "stereo_mode"
+"""Says in Matroska which part of a picture each eye sees."""
 _CONTAINERS = {
     ".mp4": "mp4",
     ".m4v": "mp4",
@@ -42,12 +47,17 @@ _QUICKTIME_NAMES = {
     "eus": "baq",
 }  # fmt: skip
 _LOST = {
-    "mov": ("dispositions but `default`",),
-    "avi": ("chapters", "languages", "dispositions", "rotation"),
-    "mpegts": ("chapters", "the file's tags", "dispositions", "rotation"),
-    "nut": ("dispositions", "rotation"),
+    "mp4": ("3D",),
+    "mov": ("dispositions but `default`", "3D"),
+    "avi": ("chapters", "languages", "dispositions", "rotation", "3D"),
+    "mpegts": ("chapters", "the file's tags", "dispositions", "rotation", "3D"),
+    "nut": ("dispositions", "rotation", "3D"),
 }
 """What containers have no place for, beside streams; see the table in CONTRIBUTING.md."""
+_WITH_FEW_TAGS = {"mp4", "mov", "avi"}
+_SAID_OTHERWISE = {"timecode", "software"}
+"""Tags of a file that become a track of their own, or are each muxer's own name."""
+_MOST_TAGS = 5  # that are named
 _SELF_DESCRIBING = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "ffv1"}
 """Video codecs that say themselves how wide a sample is."""
 # FFmpeg writes anything into a transport stream, but only these can be read again.
@@ -178,6 +188,8 @@ def called(stream: Stream) -> str:
 
 def refusal(container: str, stream: Stream) -> str:
     """Say that a container cannot hold a stream, and which one can."""
+    if isinstance(stream, AudioStream) and not stream.codec_context.sample_rate:
+        return f"{called(stream)} left out: nothing is known of it, it begins too late in the file"
     others = [name for name in _PREFERRED_CONTAINERS if can_hold(name, stream)]
     remedy = f"a {others[0]} file can" if others else "no container known here can"
     return f"{called(stream)} left out: a {container} file cannot hold it, {remedy}"
@@ -191,6 +203,34 @@ def losses(container: str, found: set[str]) -> str:
     lost = [name for name in _LOST.get(container, ()) if name in found]
     return (
         f"{', '.join(lost)} left out: a {container} file has no place for them, a matroska file has"
+        if lost
+        else ""
+    )
+
+
+def lost_tags(container: str, tags: dict[str, str]) -> str:
+    """Say which of a file's tags a container has no place for, by writing to memory.
+
+    Empty if none, and where `losses` speaks of them all.
+    """
+    if container not in _WITH_FEW_TAGS or not tags:
+        return ""
+    file = io.BytesIO()
+    try:
+        with av.open(file, "w", format=container) as trial:
+            stream = trial.add_stream("mpeg4", 25, width=16, height=16)
+            trial.metadata.update(tags)
+            trial.mux([*stream.encode(av.VideoFrame(16, 16, "yuv420p")), *stream.encode(None)])
+        file.seek(0)
+        with av.open(file, format=container) as written:
+            kept = {key.lower() for key in written.metadata} | _SAID_OTHERWISE
+    except (av.FFmpegError, ValueError):
+        return ""  # the file itself will meet the same
+    lost = sorted(" ".join(key.split()) for key in tags if key.lower() not in kept)
+    more = f" and {len(lost) - _MOST_TAGS} more" if len(lost) > _MOST_TAGS else ""
+    return (
+        f"tags {', '.join(lost[:_MOST_TAGS])}{more} left out: a {container} file has no place for "
+        "them, a matroska file has"
         if lost
         else ""
     )

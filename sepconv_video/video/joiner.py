@@ -22,7 +22,7 @@ from av.video.stream import VideoStream
 
 from sepconv_video.frames import Timeline
 from sepconv_video.video.faults import translated
-from sepconv_video.video.holding import fresh_tags, keeps_aspect
+from sepconv_video.video.holding import ALPHA_TAG, fresh_tags, keeps_aspect
 from sepconv_video.video.segments import Segment, packets, reject_short
 from sepconv_video.video.sequences import save_pictures
 from sepconv_video.video.streams import OtherStreams
@@ -79,7 +79,9 @@ def join(
             joiner.finish(times.end * track.time_base)
         file.flush()
         os.fsync(file.fileno())
-    rounded = track.rounding_note(sum(segment.rounded for _, segment in pieces))
+    rounded = track.rounding_note(
+        sum(segment.rounded for _, segment in pieces), [*chain.from_iterable(times.pts)]
+    )
     return Joined(
         notes=[note for note in (track.note, *joiner.notes, rounded) if note],
         video_s=float(times.end * track.time_base),
@@ -113,7 +115,7 @@ class _Joiner:
                 undo.callback(self._close_output)
                 self._stream = self._add_streams()
                 self._output.start_encoding()
-            self._others.start()
+            self._others.start(self._output)
             undo.pop_all()
 
     @property
@@ -187,7 +189,9 @@ class _Joiner:
         others.add(output, others.before_video())
         stream = self._track.add_to(output)
         stream.disposition = others.main.disposition
-        stream.metadata.update(fresh_tags(others.main.metadata))
+        tags = fresh_tags(others.main.metadata)
+        # new pictures have no transparency, whatever those of the source had beside them
+        stream.metadata.update({k: tag for k, tag in tags.items() if k.lower() != ALPHA_TAG})
         others.add(output, others.after_video())
         others.copy_header(output, is_turned=self._track.info.display_matrix is not None)
         self._note_aspect()

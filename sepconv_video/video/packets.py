@@ -1,6 +1,7 @@
 """Reading a source's packets: those of the stretch that is used, and when each stream ends."""
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,9 @@ from av.stream import Discard, Stream
 from av.video.stream import VideoStream
 
 from sepconv_video.frames import Timeline
-from sepconv_video.video.holding import is_cover
+from sepconv_video.video.holding import codec_of, is_cover
+from sepconv_video.video.jumps import Jumps
+from sepconv_video.video.leading import Hidden, Leading
 from sepconv_video.video.source import cuts_packets_short, main_video, most_ticks, open_source
 from sepconv_video.video.window import seek, window_of
 
@@ -44,6 +47,9 @@ class SourcePackets:
         self._last_s: dict[int, Fraction] = {}
         self._has_key: set[int] = set()
         self._packets: Iterator[Packet[Stream]] = iter(())
+        self._leading: dict[int, Leading] = {}
+        self._hidden: dict[int, Hidden] = {}
+        self._ready: deque[Packet[Stream]] = deque()
         self._open()
         for point in self.window.seek_points(_EARLY_S):
             if self._goes_to(point):
@@ -78,25 +84,57 @@ class SourcePackets:
         """Close the source."""
         self.container.close()
 
-    def begin(self, wanted: set[int]) -> None:
-        """Begin to read the streams with these indices, and the main video for its end."""
+    def begin(self, wanted: set[int], audible: set[int]) -> None:
+        """Begin to read the streams with these indices, and the main video for its end.
+
+        Of those that are `audible` as they are, what the file hides is left out.
+        """
         for stream in self.container.streams:
             if stream.index not in wanted | {self.main.index}:
                 stream.discard = Discard.all
         read = sorted(wanted | {self.main.index})
-        self._packets = self.container.demux([self.container.streams[index] for index in read])
+        streams = [self.container.streams[index] for index in read]
+        self._leading = {
+            stream.index: Leading()
+            for stream in streams
+            if stream.type == "video" and not is_cover(stream)
+        }
+        self._hidden = {index: Hidden(codec_of(self.container.streams[index])) for index in audible}
+        self._packets = self._demuxed(streams)
 
     def next(self) -> "Packet[Stream] | None":
         """Give the next packet that is not the main video's; None at the end."""
+        while not self._ready:
+            packet = self._read()
+            if packet is None:
+                self._ready.extend(
+                    held for leading in self._leading.values() for held in leading(None)
+                )
+                break
+            leading = self._leading.get(packet.stream.index)
+            self._ready.extend([packet] if leading is None else leading(packet))
+        return self._ready.popleft() if self._ready else None
+
+    def _read(self) -> "Packet[Stream] | None":
+        for packet in self._packets:
+            if self._is_wanted(packet):
+                return packet
+        self._packets = iter(())
+        return None
+
+    def _demuxed(self, streams: list[Stream]) -> "Iterator[Packet[Stream]]":
+        """Read packets, and let their times go on where the file's clock jumps back."""
+        jumps = Jumps(self.main.index)
         try:
-            for packet in self._packets:
-                if self._is_wanted(packet):
-                    return packet
+            for packet in self.container.demux(streams):
+                hidden = self._hidden.get(packet.stream.index)
+                for heard in [packet] if hidden is None else hidden(packet):
+                    # impossible times tell nothing, and are refused later
+                    yield from [heard] if _is_absurd(heard) else jumps(heard)
         except (av.FFmpegError, IndexError):
             # the reader of the video meets the same, and reports it where it is a fault
             pass
-        self._packets = iter(())
-        return None
+        yield from jumps(None)
 
     def _is_wanted(self, packet: "Packet[Stream]") -> bool:
         is_flush = packet.size == 0 and packet.pts is None and packet.dts is None

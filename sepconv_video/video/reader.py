@@ -20,8 +20,10 @@ from sepconv_video.frames import Frame, Reading, VideoInfo
 from sepconv_video.video.boxes import presentation_end
 from sepconv_video.video.clock import pts_of
 from sepconv_video.video.decoding import Decoder, named
+from sepconv_video.video.formats import has_alpha
+from sepconv_video.video.holding import ALPHA_TAG, STEREO_TAG
 from sepconv_video.video.interlace import Deinterlacer, Examination, Scan
-from sepconv_video.video.light import metadata_notes
+from sepconv_video.video.light import has_captions, metadata_notes, space_notes
 from sepconv_video.video.pipes import left_out
 from sepconv_video.video.source import describe, most_ticks
 from sepconv_video.video.unpacker import Unpacker, change, form_of
@@ -53,6 +55,7 @@ class Reader:
         self._after: int | None = None  # when the first picture beyond the timeline is shown
         self._changes: list[str] = []
         self._marked = 0
+        self._has_captions = False
         self._decoder = Decoder(self.path, self.reading)
         try:
             self._scan = self._examine()
@@ -64,6 +67,8 @@ class Reader:
             self._unpack = Unpacker(first, self.path)
             codec_tag = self._decoder.stream.codec_context.codec_tag
             self.notes += self._unpack.notes + metadata_notes(first, codec_tag)
+            has_tag = STEREO_TAG in self._decoder.stream.metadata
+            self.notes += [*self._alpha_notes(), *space_notes(first, has_tag=has_tag)]
             self.info = self._describe()
         except BaseException:
             self.close()
@@ -131,6 +136,8 @@ class Reader:
                 yield replace(held, duration=self._last_duration(held))
         finally:
             self.notes += self._decoder.notes + self._change_notes() + self._field_notes()
+            if self._has_captions:
+                self.notes.append("closed captions left out: they lie in the frames of the source")
 
     def _examine(self) -> Scan:
         """Decode the first pictures until it is clear how they were scanned."""
@@ -177,6 +184,7 @@ class Reader:
     def _counted(self) -> Iterator[av.VideoFrame]:
         for picture in self._decoder.pictures():
             self._marked += picture.interlaced_frame
+            self._has_captions = self._has_captions or has_captions(picture)
             yield picture
 
     def _nothing_within(self) -> VideoError:
@@ -228,6 +236,14 @@ class Reader:
             return last.duration
         duration = round(end / self._tick) - last.pts
         return duration if 0 < duration <= most_ticks(self._tick) else last.duration
+
+    def _alpha_notes(self) -> list[str]:
+        tags = {key.lower(): tag for key, tag in self._decoder.stream.metadata.items()}
+        if tags.get(ALPHA_TAG) != "1" or has_alpha(self._first.format.name):
+            return []
+        return [
+            "alpha channel dropped: the stream has one beside its pictures, the output has none"
+        ]
 
     def _change_notes(self) -> list[str]:
         if not self._changes:

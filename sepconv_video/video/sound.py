@@ -1,4 +1,4 @@
-"""Sound made longer for slow motion, at its own pitch, and encoded again."""
+"""Sound encoded again: made longer for slow motion, at its own pitch, or of a kind not copied."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -8,6 +8,7 @@ from typing import cast
 import av
 from av.audio.codeccontext import AudioCodecContext
 from av.audio.frame import AudioFrame
+from av.audio.layout import AudioLayout
 from av.audio.stream import AudioStream
 from av.codec import Codec
 from av.codec.codec import UnknownCodecError
@@ -33,6 +34,8 @@ def encoder_for(container: str, source: AudioStream) -> str | None:
     """
     context = source.codec_context
     is_lossless = context.codec.lossless and not context.codec.lossy
+    if not context.sample_rate:  # nothing is known of it
+        return None
     others = (*_LOSSLESS, *_LOSSY) if is_lossless else (*_LOSSY, *_LOSSLESS)
     return next(
         (name for name in (codec_of(source), *others) if _fits(container, name, source)), None
@@ -57,7 +60,7 @@ def _declare(output: OutputContainer, name: str, source: AudioStream) -> AudioSt
     )
     stream = cast(AudioStream, output.add_stream(name, rate))
     encoder = stream.codec_context
-    encoder.layout = context.layout
+    encoder.layout = _known(context.layout)
     # of the encoder's formats the least that holds every bit of the source's
     formats = sorted(codec.audio_formats or [], key=lambda form: form.bytes)
     wanted = context.format.bytes if context.format else 0
@@ -85,9 +88,11 @@ class StretchedSound:
         describe_like(stream, source)
         self._encoder: AudioCodecContext = stream.codec_context
         self.stream: Stream = stream
+        again = f"encoded again as {self._encoder.codec.canonical_name}"
         self.note = (
-            f"{called(source)} made {window.slowdown} times longer and encoded again as "
-            f"{self._encoder.codec.canonical_name}"
+            f"{called(source)} {again}: it cannot be copied into a {output.format.name} file"
+            if window.slowdown == 1
+            else f"{called(source)} made {window.slowdown} times longer and {again}"
         )
         self._graph: Graph | None = None
         self._end_s = Fraction(0)  # of what came in, on the source's clock
@@ -132,7 +137,7 @@ class StretchedSound:
             graph.add_abuffer(
                 sample_rate=frame.sample_rate,
                 format=frame.format.name,
-                layout=frame.layout.name,
+                layout=_known(frame.layout).name,
                 time_base=tick,
             ),
             *(
@@ -176,6 +181,12 @@ class StretchedSound:
             self._next += frame.samples
         for packet in self._encoder.encode(frame):
             yield cast("Packet[Stream]", packet)
+
+
+def _known(layout: AudioLayout) -> AudioLayout:
+    """Take the usual layout where only the number of channels is known: no encoder goes without."""
+    is_unknown = layout.name == f"{layout.nb_channels} channels"
+    return AudioLayout(f"{layout.nb_channels}c") if is_unknown else layout
 
 
 def _shortened(frame: AudioFrame, samples: int) -> AudioFrame:

@@ -19,12 +19,14 @@ from av.stream import Disposition, Stream
 
 from sepconv_video.frames import Timeline
 from sepconv_video.video.holding import (
+    STEREO_TAG,
     called,
     can_hold,
     clone,
     fresh_tags,
     is_cover,
     losses,
+    lost_tags,
     refusal,
 )
 from sepconv_video.video.packets import SourcePackets
@@ -33,6 +35,9 @@ from sepconv_video.video.source import open_source
 from sepconv_video.video.subtitles import ConvertedText, text_codec
 
 _PICTURE_FILES = {"mjpeg": ("jpg", "image/jpeg"), "png": ("png", "image/png")}
+
+_TAKING_EQUAL_TIMES = {"matroska", "webm"}
+"""FFmpeg's muxers with the flag TS_NONSTRICT: packets of a stream may be decoded at one time."""
 
 
 class OtherStreams:
@@ -96,6 +101,9 @@ class OtherStreams:
                 "makes the sound longer too"
             )
             return
+        self._encode_again(output, sound)
+
+    def _encode_again(self, output: OutputContainer, sound: AudioStream) -> None:
         encoder = encoder_for(output.format.name, sound)
         if encoder is None:
             self.notes.append(refusal(output.format.name, sound))
@@ -105,7 +113,12 @@ class OtherStreams:
         self.notes.append(longer.note)
 
     def _convert(self, output: OutputContainer, stream: Stream) -> None:
-        """Convert text; what else the output cannot hold is left out."""
+        """Convert text, and sound for Matroska; what else the output cannot hold is left out."""
+        if isinstance(stream, AudioStream) and output.format.name == "matroska":
+            # it is where all goes that no other container takes; FFmpeg could copy e.g. WMA into
+            # it, but PyAV 18.1 refuses what has no name of Matroska's own
+            self._encode_again(output, stream)
+            return
         codec = text_codec(output.format.name, stream)
         if codec is None:
             self.notes.append(refusal(output.format.name, stream))
@@ -147,7 +160,11 @@ class OtherStreams:
         if chapters:
             output.set_chapters(chapters)
         lost = losses(output.format.name, self._found(bool(chapters), is_turned))
-        self.notes += [lost] if lost else []
+        container = output.format.name
+        # with such tags MP4 and MOV are written so that they take all; see the joiner
+        takes_all = self.has_foreign_tags() and container in {"mp4", "mov"}
+        few = "" if takes_all else lost_tags(container, fresh_tags(self._input.metadata))
+        self.notes += [note for note in (lost, few) if note]
 
     def _found(self, has_chapters: bool, is_turned: bool) -> set[str]:
         """List what there is beside streams, in the words of `losses`."""
@@ -158,6 +175,7 @@ class OtherStreams:
             "the file's tags": bool(fresh_tags(self._input.metadata)),
             "languages": any(s.language not in {None, "und"} for s in self._input.streams),
             "rotation": is_turned,
+            "3D": STEREO_TAG in self.main.metadata,
             "dispositions": bool(others),
             "dispositions but `default`": bool(others),
         }
@@ -172,9 +190,11 @@ class OtherStreams:
         bases = [audio.time_base for audio in self._input.streams.audio]
         return [base.denominator for base in bases if base]
 
-    def start(self) -> None:
+    def start(self, output: OutputContainer) -> None:
         """Begin to read packets; call once the output's header is written."""
-        self._source.begin(set(self._outputs))
+        copied = {index for index, made in self._outputs.items() if made.type == "audio"}
+        audible = set() if output.format.name in {"mp4", "mov"} else copied - set(self._sounds)
+        self._source.begin(set(self._outputs), audible)
 
     def advance(self, output: OutputContainer, until: Fraction | None) -> None:
         """Copy packets up to a decoding time in seconds of the output; None: all that are left."""
@@ -209,13 +229,12 @@ class OtherStreams:
         source_ends, notes = self._source.ends_s, []
         if self.main.index not in source_ends:
             return []
-        frame_s = 1 / Fraction(self.main.average_rate or self.main.guessed_rate or 25)
         for index, end_s in self.ends_s.items():
             apart = self.window.target(source_ends[index]) - self.window.target(
                 source_ends[self.main.index]
             )
             drift_s = end_s - video_end_s - apart
-            if abs(drift_s) > frame_s * self.window.slowdown:
+            if abs(drift_s) > self._frame_s():
                 notes.append(
                     f"{called(self._input.streams[index])} ends {abs(float(drift_s)):.3f} s "
                     f"{'later' if drift_s > 0 else 'earlier'} than in the source, against the "
@@ -264,12 +283,17 @@ class OtherStreams:
     def _mux(self, output: OutputContainer, packet: "Packet[Stream]", index: int) -> None:
         stream = self._outputs[index]
         assert stream.time_base is not None  # set by the muxer with the header
-        is_timed = stream.type in {"audio", "video"}
+        # short packets have equal times where ticks are coarse, and keep them if they may
+        takes_equal = output.format.name in _TAKING_EQUAL_TIMES
+        is_timed = stream.type in {"audio", "video"} and not takes_equal
         packet.stream = stream
         packet.rescale_ts(AVRational(stream.time_base.numerator, stream.time_base.denominator))
+        lowest = self._last_dts.get(stream.index)
         if packet.dts is None:
             packet.dts = packet.pts if packet.pts is not None else 0
-        lowest = self._last_dts.get(stream.index)
+            if stream.type == "video" and lowest is not None:
+                # what is shown later may come first, and must not push those shown before it
+                packet.dts = min(packet.dts, lowest + is_timed)
         if lowest is not None and packet.dts < lowest + is_timed:
             self._mended += packet.dts < lowest
             packet.dts = lowest + is_timed
@@ -277,9 +301,28 @@ class OtherStreams:
             packet.pts = packet.dts
         self._last_dts[stream.index] = packet.dts
         if stream.type == "audio":
+            self._note_late(output, packet, index)
             end_s = (packet.pts + (packet.duration or 0)) * Fraction(stream.time_base)
             self.ends_s[index] = max(end_s, self.ends_s.get(index, end_s))
         output.mux_one(packet)
+
+    def _note_late(self, output: OutputContainer, packet: "Packet[Stream]", index: int) -> None:
+        """Say of a sound's first packet whether an AVI, which has no times, plays it too early."""
+        if output.format.name != "avi" or index in self.ends_s:
+            return
+        tick = Fraction(self.main.time_base or 1)
+        begin_s = max(self.window.target((self.main.start_time or 0) * tick), Fraction(0))
+        late_s = (packet.pts or 0) * Fraction(packet.time_base) - begin_s
+        if late_s > self._frame_s():
+            self.notes.append(
+                f"{called(self._input.streams[index])} begins {float(late_s):.3f} s too early: "
+                "an avi file has no place for a late beginning, a matroska file has"
+            )
+
+    def _frame_s(self) -> Fraction:
+        """Say how long a frame of the source is shown in the output."""
+        rate = self.main.average_rate or self.main.guessed_rate or 25
+        return self.window.slowdown / Fraction(rate)
 
 
 def _read_covers(path: Path) -> dict[int, bytes]:

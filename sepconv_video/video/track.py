@@ -5,7 +5,7 @@ that joins them, whose header is then the one its packets were made for.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fractions import Fraction
 
 import av
@@ -188,14 +188,23 @@ class Track:
             "file cannot hold them, libx265 in any can"
         )
 
-    def rounding_note(self, rounded: int) -> str:
-        """Say how many of the times are not exact; an empty string if all are."""
+    def rounding_note(self, rounded: int, times: Collection[int]) -> str:
+        """Say how many of the times are not exact; an empty string if all are.
+
+        Args:
+            rounded: How many.
+            times: All, in ticks: where ticks of the container are too few, some become equal.
+        """
         if not rounded:
             return ""
         grid = _GRIDS.get(self.container, 1 / self.time_base)
+        ratio = self.time_base * grid
+        # halves go up, as FFmpeg rounds
+        shared = len(times) - len({math.floor(ticks * ratio + Fraction(1, 2)) for ticks in times})
+        equal = f", {shared} of them to the time of another frame" if shared else ""
         return (
             f"{rounded} frame times rounded to 1/{grid} s, the finest a {self.container} "
-            "file has; a name ending in `.mp4` keeps them exactly"
+            f"file has{equal}; a name ending in `.mp4` keeps them exactly"
         )
 
 

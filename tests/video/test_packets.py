@@ -1,0 +1,264 @@
+"""Packets that are copied: times as they were where FFmpeg's rules leave no doubt of them."""
+
+import hashlib
+import json
+import shutil
+import struct
+import subprocess
+
+import av
+import numpy as np
+import pytest
+
+from sepconv_video.engine import Engine
+from sepconv_video.options import Job
+from sepconv_video.pipeline import interpolate_file
+from sepconv_video.video.holding import can_hold, refusal
+from sepconv_video.video.sound import encoder_for
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="NO FFMPEG HERE"
+)
+
+PICTURE = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1"]
+SOUND = ["-f", "lavfi", "-i", "sine=r=48000:d=1"]
+
+
+def ffmpeg(*arguments):
+    command = ["ffmpeg", "-v", "error", "-y", *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+def average(left, right):
+    return (left + right) / 2
+
+
+def make(source, target):
+    return interpolate_file(Job(source=source, target=target), engine=Engine(average))
+
+
+def packets_of(path, stream):
+    command = ["ffprobe", "-v", "error", "-of", "json", "-show_packets", "-select_streams", stream]
+    done = subprocess.run([*command, str(path)], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)["packets"]
+
+
+def times_of(path, stream):
+    return [float(packet["pts_time"]) for packet in packets_of(path, stream)]
+
+
+def sound_of(path):
+    """A digest of the decoded sound."""
+    return hashlib.sha256(ffmpeg("-i", path, "-map", "0:a", "-f", "s32le", "-")).hexdigest()
+
+
+def test_packets_shorter_than_a_tick_keep_their_times(tmp_path):
+    """TrueHD has packets of 0.83 ms, and Matroska ticks of 1 ms."""
+    source, target = tmp_path / "a.mkv", tmp_path / "b.mkv"
+    ffmpeg(*PICTURE, *SOUND, "-c:v", "mpeg4", "-c:a", "truehd", "-strict", -2, source)
+    assert make(source, target).notes == []
+    assert times_of(target, "a") == times_of(source, "a")
+    assert sound_of(target) == sound_of(source)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "ts", "nut"])
+def test_a_second_video_with_b_frames_keeps_its_times(tmp_path, suffix):
+    """FFmpeg cannot tell when the first packets of one in Matroska are decoded."""
+    source, target = tmp_path / "a.mkv", tmp_path / f"b.{suffix}"
+    second = ["-f", "lavfi", "-i", "testsrc=s=32x32:r=25:d=1"]
+    ffmpeg(*PICTURE, *second, "-map", 0, "-map", 1, "-c:v", "libx264", "-bf", 3, source)
+    before = packets_of(source, "v:1")
+    assert "dts" not in before[0]
+    assert float(before[0]["pts_time"]) < float(before[2]["pts_time"])
+    assert make(source, target).notes == []
+    after = packets_of(target, "v:1")
+    lag = times_of(target, "v:0")[0]  # a transport stream begins later than at 0
+    times = [float(packet["pts_time"]) - lag for packet in after]
+    assert times == pytest.approx([float(packet["pts_time"]) for packet in before], abs=2e-5)
+    known = [float(packet["dts_time"]) for packet in after if "dts_time" in packet]
+    assert known == sorted(known)
+
+
+@pytest.mark.parametrize("late_s", [0, 0.3], ids=["together", "sound first"])
+def test_sound_goes_on_with_the_picture_where_the_clock_jumps_back(tmp_path, late_s):
+    """Three recordings, one behind the other, each two seconds of picture on the same clock."""
+    part, source, target = tmp_path / "a.ts", tmp_path / "b.ts", tmp_path / "c.mp4"
+    picture = ["-itsoffset", late_s, "-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=2"]
+    sound = ["-f", "lavfi", "-i", "sine=r=48000:d=2"]
+    ffmpeg(*picture, *sound, "-c:v", "libx264", "-bf", 2, "-c:a", "aac", part)
+    source.write_bytes(part.read_bytes() * 3)
+    report = make(source, target)
+    assert not any("than in the source" in note for note in report.notes)
+    alone = tmp_path / "d.mp4"
+    make(part, alone)
+    one, three = times_of(alone, "a"), times_of(target, "a")
+    wanted = [time + 2 * number for number in range(3) for time in one]
+    overlap = 2 + round(late_s * 48_000 / 1024)  # sound lasts longer than the picture
+    assert len(three) == len(wanted)
+    for place, (time, its) in enumerate(zip(three, wanted, strict=True)):
+        assert time == pytest.approx(its, abs=2e-4) or place % len(one) < overlap
+    shown = sorted(times_of(target, "v"))
+    assert shown[100] - shown[0] == pytest.approx(2, abs=2e-4)
+    assert shown[-1] - shown[0] == pytest.approx(5.98, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "rate"),
+    [("wmv", "wmav2", 48000), ("avi", "pcm_mulaw", 8000), ("flv", "adpcm_swf", 44100)],
+)
+def test_sound_that_matroska_has_no_name_for_is_encoded_again(tmp_path, suffix, codec, rate):
+    source, target = tmp_path / f"a.{suffix}", tmp_path / "b.mkv"
+    kind = "flv" if suffix == "flv" else "mpeg4"
+    tone = ["-f", "lavfi", "-i", f"sine=r={rate}:d=1", "-c:v", kind, "-c:a", codec]
+    ffmpeg(*PICTURE, *tone, source)
+    notes = make(source, target).notes
+    again = (
+        f"audio stream 1 ({codec}) encoded again as aac: it cannot be copied into a matroska file"
+    )
+    assert notes[0] == again
+    raw = ["-map", "0:a", "-ac", 1, "-f", "s16le", "-"]
+    before, after = (np.frombuffer(ffmpeg("-i", path, *raw), np.int16) for path in (source, target))
+    assert abs(len(after) - len(before)) < 0.2 * rate
+    middle = after[rate // 4 : 3 * rate // 4].astype(float)
+    assert abs(int(np.abs(np.fft.rfft(middle)).argmax()) - 220) <= 1  # 440 Hz in half a second
+    loudness = [float(np.std(wave[rate // 4 : 3 * rate // 4])) for wave in (before, after)]
+    assert loudness[1] == pytest.approx(loudness[0], rel=0.05)
+
+
+def test_sound_of_which_nothing_is_known_is_called_so(tmp_path):
+    """FFmpeg reads the first seconds of a file, and this begins later."""
+    source = tmp_path / "a.mpg"
+    picture = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=21"]
+    ffmpeg(*picture, "-itsoffset", 20, *SOUND, "-c:v", "mpeg1video", "-c:a", "mp2", source)
+    with av.open(str(source)) as file:
+        sound = file.streams.audio[0]
+        assert not can_hold("matroska", sound)
+        assert refusal("matroska", sound).endswith(
+            "left out: nothing is known of it, it begins too late in the file"
+        )
+        assert encoder_for("matroska", sound) is None
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "ts", "mov"])
+def test_sound_that_an_edit_list_hides_stays_unheard(tmp_path, suffix):
+    """`-ss` with `-c copy`: sound is in the file from the key frame on, heard from 0.55 s on."""
+    whole, source, target = (tmp_path / name for name in ("a.mp4", "b.mp4", f"c.{suffix}"))
+    ffmpeg(*PICTURE, *SOUND, "-c:v", "libx264", "-g", 50, "-bf", 0, "-c:a", "aac", whole)
+    ffmpeg("-ss", 0.55, "-i", whole, "-c", "copy", source)
+    raw = ["-map", "0:a", "-f", "s16le", "-"]
+    wanted = len(ffmpeg("-i", source, *raw)) / 2
+    held = sum("D" in packet["flags"] for packet in packets_of(source, "a"))
+    assert held > 20
+    assert make(source, target).notes == []
+    heard = len(ffmpeg("-i", target, *raw)) / 2
+    # two packets in part or whole before 0: decoders need them
+    assert wanted <= heard <= wanted + (0 if suffix == "mov" else 2 * 1024)
+
+
+def test_transparency_beside_the_pictures_is_named_and_no_longer_promised(tmp_path):
+    source, target = tmp_path / "a.webm", tmp_path / "b.webm"
+    see_through = "format=yuva420p,colorchannelmixer=aa=0.5"
+    ffmpeg(*PICTURE, "-vf", see_through, "-c:v", "libvpx-vp9", "-pix_fmt", "yuva420p", source)
+    assert any("alpha channel dropped" in note for note in make(source, target).notes)
+    with av.open(str(source)) as before, av.open(str(target)) as after:
+        assert "alpha_mode" in {key.lower() for key in before.streams.video[0].metadata}
+        assert "alpha_mode" not in {key.lower() for key in after.streams.video[0].metadata}
+
+
+@pytest.mark.parametrize("first", [0, 20])
+def test_closed_captions_are_named(tmp_path, first):
+    """Put behind the headers of MPEG-2 pictures, as ATSC A/53 has them, from the n-th on."""
+    bare, captioned = tmp_path / "a.m2v", tmp_path / "b.m2v"
+    ffmpeg(*PICTURE, "-c:v", "mpeg2video", "-bf", 0, bare)
+    caption = b"\0\0\1\xb2GA94\x03\x42\xff\xfc\x94\x20\xfd\x80\x80\xff"
+    parts = bare.read_bytes().split(b"\0\0\1\x01")  # where the first slice of a picture begins
+    assert len(parts) == 26
+    words = [caption if place >= first else b"" for place in range(25)]
+    content = b"".join(
+        part + word + b"\0\0\1\x01" for part, word in zip(parts, words, strict=False)
+    )
+    captioned.write_bytes(content + parts[-1])
+    for video, expected in ((bare, 0), (captioned, 1)):
+        notes = make(video, tmp_path / f"{video.stem}.mp4").notes
+        assert sum("closed captions left out" in note for note in notes) == expected
+
+
+@pytest.mark.parametrize(("late_s", "suffix"), [(0.5, "avi"), (0, "avi"), (0.5, "mkv")])
+def test_sound_that_an_avi_plays_too_early_is_named(tmp_path, late_s, suffix):
+    source, target = tmp_path / "a.mp4", tmp_path / f"b.{suffix}"
+    sound = ["-itsoffset", late_s, *SOUND, "-c:a", "libmp3lame"]
+    ffmpeg(*PICTURE, *sound, "-map", 0, "-map", 1, "-c:v", "libx264", source)
+    told = [note for note in make(source, target).notes if "too early" in note]
+    assert len(told) == (suffix == "avi" and late_s > 0)
+    assert all("a matroska file has" in note for note in told)
+    assert times_of(target, "a")[0] == pytest.approx(0 if suffix == "avi" else late_s, abs=0.03)
+
+
+def spherical(path):
+    """Put the boxes of 3D and of an equirectangular projection into an MP4, its index last."""
+
+    def box(name, content):
+        return struct.pack(">I", 8 + len(content)) + name + content
+
+    projection = box(b"prhd", bytes(16)) + box(b"equi", bytes(20))
+    boxes = box(b"st3d", b"\0\0\0\0\1")
+    boxes += box(b"sv3d", box(b"svhd", b"\0\0\0\0meta\0") + box(b"proj", projection))
+    data = bytearray(path.read_bytes())
+    index = data.index(b"moov")
+    entry = data.index(b"avc1", index) - 4
+    end = entry + struct.unpack_from(">I", data, entry)[0]
+    data[end:end] = boxes
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+        place = data.index(name, index) - 4
+        size = struct.unpack_from(">I", data, place)[0]
+        struct.pack_into(">I", data, place, size + len(boxes))
+    path.write_bytes(data)
+
+
+def test_the_space_that_a_picture_shows_is_named_where_it_is_lost(tmp_path):
+    source, target = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    ffmpeg(*PICTURE, "-c:v", "libx264", source)
+    spherical(source)
+    assert make(source, target).notes == [
+        "the picture no longer says how it lies around the viewer (360 degrees)",
+        "the picture no longer says which part of it each eye sees (3D)",
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_3d_that_a_tag_tells_is_kept_or_named(tmp_path, suffix):
+    source, target = tmp_path / "a.mkv", tmp_path / f"b.{suffix}"
+    stereo = ["-metadata:s:v", "stereo_mode=left_right"]
+    ffmpeg(*PICTURE, "-c:v", "libx264", *stereo, source)
+    notes = make(source, target).notes
+    with av.open(str(target)) as file:
+        kept = file.streams.video[0].metadata.get("stereo_mode") == "left_right"
+    assert kept == (suffix == "mkv")
+    assert bool(notes) != kept
+    assert all("3D left out: a mp4 file has no place" in note for note in notes)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "avi", "mkv"])
+def test_tags_that_a_container_has_no_place_for_are_named(tmp_path, suffix):
+    source, target = tmp_path / "a.mkv", tmp_path / f"b.{suffix}"
+    tags = ["-metadata", "title=A title", "-metadata", "DIRECTOR=Me", "-metadata", "IMDB=tt1"]
+    ffmpeg(*PICTURE, "-c:v", "libx264", *tags, source)
+    notes = [note for note in make(source, target).notes if "tags" in note]
+    with av.open(str(target)) as file:
+        kept = {key.lower() for key in file.metadata}
+    assert "title" in kept
+    assert ("imdb" in kept) == (suffix == "mkv")
+    assert [note.split(" left out")[0] for note in notes] == (
+        [] if suffix == "mkv" else ["tags DIRECTOR, IMDB"]
+    )
+
+
+@pytest.mark.parametrize(("rate", "shared"), [(400, 0), (1000, 19)])
+def test_frames_that_matroska_gives_one_time_are_counted(tmp_path, rate, shared):
+    source, target = tmp_path / "a.mp4", tmp_path / "b.mkv"
+    picture = ["-f", "lavfi", "-i", f"testsrc2=s=64x48:r={rate}", "-frames:v", 20]
+    ffmpeg(*picture, "-c:v", "libx264", source)
+    (note,) = (note for note in make(source, target).notes if "rounded" in note)
+    assert (f", {shared} of them to the time of another frame" in note) == bool(shared)
+    times = times_of(target, "v")
+    assert len(times) - len(set(times)) == shared
