@@ -334,16 +334,20 @@ def _crew(options: Options, chosen: dict[str, Any]) -> "Crew":
     """Decide who works: this process, one process per device, or a cluster."""
     from sepconv_video.crew import Alone, EngineWork, check, engine_work  # noqa: PLC0415
 
-    if chosen["ray"] and chosen["devices"]:
+    if chosen["ray"] and chosen["devices"] is not None:
         raise click.UsageError("--ray and --devices exclude each other: Ray finds the devices")
     if chosen["ray"]:
         from sepconv_video.cluster import Cluster, portable  # noqa: PLC0415 - imports ray
 
         return Cluster(chosen["ray"], partial(engine_work, portable(options)))
-    if chosen["devices"]:
-        devices = [name.strip() for name in chosen["devices"].split(",") if name.strip()]
+    if chosen["devices"] is not None:
         from sepconv_video.workers import Processes  # noqa: PLC0415
 
+        devices = [name.strip() for name in chosen["devices"].split(",") if name.strip()]
+        if not devices:  # nobody would work, and nothing would fail
+            raise click.UsageError(
+                f"`--devices {chosen['devices']}` names no device: list them as cuda:0,cuda:1"
+            )
         check(options, devices)
         return Processes(devices, partial(engine_work, options))
     return Alone(EngineWork(options))

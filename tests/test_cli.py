@@ -143,6 +143,8 @@ def test_bad_input_is_one_line_with_a_hint(tmp_path, capsys, kind):
         (["--device", "cuda:77"], 1, "no device `cuda:77`"),
         (["--device", "tpu"], 2, "unknown device `tpu`"),
         (["--precision", "fp16", "--device", "cpu"], 2, "slower than fp32"),
+        (["--devices", " , "], 2, "names no device"),
+        (["--devices", ""], 2, "names no device"),
         (["--batch", "0"], 2, "0 is not in the range"),
         (["--tile", "5"], 2, "tiles of 5 pixels are too small"),
         (["--tile", "-300"], 2, "tiles of -300 pixels are too small"),
