@@ -4,7 +4,7 @@ import fnmatch
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from sepconv_video.errors import OptionsError, SepConvVideoError
@@ -32,6 +32,7 @@ def find_jobs(
     A file goes to `output`, or to `NAME.2x.SUFFIX` beside it, or under its new name into
     `output` if that is a folder. Of a folder all videos in it and below go into `output`,
     under the same names in the same tree; hidden files and links to folders are left out.
+    So is what a pattern finds that another of the jobs makes.
 
     Args:
         inputs: Files, folders and patterns such as `clips/*.mp4`.
@@ -62,6 +63,7 @@ def find_jobs(
         else:
             jobs.append(Job(source=source, target=output))
     jobs = _distinct(sorted(jobs, key=lambda job: job.source))
+    jobs = _without_own(jobs, named=set(inputs))
     if is_folder(sources, output):
         _make_folders(jobs)  # `output` is a folder here, so it need not exist yet
     return jobs
@@ -246,6 +248,16 @@ def _distinct(jobs: Sequence[Job]) -> list[Job]:
         first[target] = Job(source=job.source, target=target)
         found.append(first[target])
     return found
+
+
+def _without_own(jobs: Sequence[Job], named: Collection[Path]) -> list[Job]:
+    """Leave out what patterns find since an earlier run, or another shard, has made it."""
+    makers = {os.path.realpath(job.target): job for job in jobs}
+    return [
+        job
+        for job in jobs
+        if job.source in named or makers.get(os.path.realpath(job.source), job) == job
+    ]
 
 
 def _default_target(source: Path, folder: Path | None, label: str) -> Path:

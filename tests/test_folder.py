@@ -144,6 +144,20 @@ def test_shards_are_the_whole_and_meet_nowhere(clips, tmp_path):
             shard(jobs, number, 3)
 
 
+@pytest.mark.parametrize("output", [None, "clips"])
+def test_what_patterns_made_is_no_source_of_theirs(clips, tmp_path, output):
+    def found(*inputs):
+        return find_jobs(inputs, output and tmp_path / "x" / ".." / output, "2x")
+
+    before = found(clips / "*.mkv", clips / "sub" / "c.mkv")
+    assert len(before) == 3
+    for job in shard(before, 1, 2):  # another shard has ended already
+        shutil.copy(job.source, job.target)
+    assert found(clips / "*.mkv", clips / "sub" / "c.mkv") == before
+    again = found(clips / "a.2x.mkv")  # who names one gets it
+    assert [job.target.name for job in again] == ["a.2x.2x.mkv"]
+
+
 # ---- one after the other -------------------------------------------------------------------
 
 
