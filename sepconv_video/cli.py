@@ -18,7 +18,7 @@ import click
 from click.core import ParameterSource
 
 from sepconv_video import __version__, timing
-from sepconv_video.display import display, one_line, show_error, show_times
+from sepconv_video.display import Display, display, one_line, show_error, show_times, tell_error
 from sepconv_video.errors import Interrupted, OptionsError, SepConvVideoError
 from sepconv_video.interrupts import Brake, leave_at_once, terminate
 from sepconv_video.options import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in arguments
+    debug, as_json = "--debug" in arguments, "--json" in arguments
     signal.signal(signal.SIGTERM, terminate)
     # torch's threads would spin while they wait, and take the cores from decoder and encoder
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -48,8 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # not standalone: click would turn Ctrl-C into exit code 1
         code = command.main(args=list(arguments), prog_name="sepconv-video", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+        code = _show_early(error, as_json=as_json)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted: what is finished is kept", err=True)
         leave_at_once(130)
@@ -58,12 +57,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SepConvVideoError as error:
         if debug:
             raise
-        show_error(error)
-        code = 2 if isinstance(error, OptionsError) else 1
+        code = _show_early(error, as_json=as_json)
     except BrokenPipeError:  # our output's reader has gone, as with `| head`
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - or Python complains at exit
         code = 1
     sys.exit(code or 0)
+
+
+def _show_early(error: click.ClickException | SepConvVideoError, *, as_json: bool) -> int:
+    """Show what kept the work from being begun, to programs too; the exit code."""
+    if isinstance(error, click.ClickException):
+        error.show()
+        code, message, hint = error.exit_code, error.format_message(), ""
+    else:
+        show_error(error)
+        code, message, hint = _code_of_end(error), error.message, error.hint
+    if as_json:
+        tell_error(message, hint, code)
+    return code
 
 
 def _list_models(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -220,12 +231,12 @@ def _run(
     if options.raw is not None:
         raise click.UsageError("--raw says what comes through standard input: name `-` as INPUT")
     if all(is_picture(path) and not is_pattern(path) for path in inputs):
-        return _join_pictures(inputs, output, options, chosen["quiet"])
+        return _join_pictures(inputs, output, options, chosen)
     return _run_videos(inputs, output, options, chosen)
 
 
 def _join_pictures(
-    inputs: Sequence[Path], output: Path | None, options: Options, quiet: bool
+    inputs: Sequence[Path], output: Path | None, options: Options, chosen: dict[str, Any]
 ) -> int:
     if len(inputs) != 2 or output is None:
         raise click.UsageError(
@@ -233,10 +244,12 @@ def _join_pictures(
             "sepconv-video first.png second.png -o middle.png; for many, name a pattern like "
             "frames/%05d.png or their folder"
         )
+    if chosen["as_json"]:
+        raise click.UsageError("--json is for videos: two pictures have no events to tell of")
     from sepconv_video.pipeline import interpolate_pictures  # noqa: PLC0415 - imports torch
 
     notes = interpolate_pictures(inputs[0], inputs[1], output, options)
-    if not quiet:
+    if not chosen["quiet"]:
         for note in notes:
             click.echo(f"note: {one_line(note)}", err=True)
         click.echo(f"wrote `{one_line(str(output))}`", err=True)
@@ -259,9 +272,8 @@ def _run_stream(
 
         try:
             report = interpolate_stream(job, options, on_progress=told, should_stop=brake.is_pulled)
-        except Interrupted as stop:
-            shown.error(stop, brake.code)
-            return brake.code
+        except SepConvVideoError as error:
+            return _end(error, shown, brake, debug=chosen["debug"])
         state = "damaged" if report.damage else "done"
         result = Result(job=job, state=state, report=report)
         code = _code_of(result, is_alone=True)
@@ -316,9 +328,8 @@ def _run_videos(
                     raise result.error
                 code = max(code, _code_of(result, is_alone=len(jobs) == 1))
                 shown.result(result)
-        except Interrupted as stop:
-            shown.error(stop, brake.code)
-            return brake.code
+        except SepConvVideoError as error:
+            return _end(error, shown, brake, debug=chosen["debug"])
         shown.end(code, crew.notes)
     return code
 
@@ -328,6 +339,20 @@ def _code_of(result: "Result", *, is_alone: bool) -> int:
     if is_alone and isinstance(result.error, OptionsError):
         return 2
     return 0 if result.is_good and not (is_alone and result.error) else 1
+
+
+def _end(error: SepConvVideoError, shown: Display, brake: Brake, *, debug: bool) -> int:
+    """Show what ended everything; the exit code."""
+    is_stop = isinstance(error, Interrupted)
+    if debug and not is_stop:
+        raise error
+    code = brake.code if is_stop else _code_of_end(error)
+    shown.error(error, code)
+    return code
+
+
+def _code_of_end(error: SepConvVideoError) -> int:
+    return 2 if isinstance(error, OptionsError) else 1
 
 
 def _crew(options: Options, chosen: dict[str, Any]) -> "Crew":

@@ -32,6 +32,11 @@ def show_error(error: SepConvVideoError) -> None:
         click.echo(f"\nhint: {one_line(error.hint)}", err=True)
 
 
+def tell_error(error: str, hint: str, exit_code: int) -> None:
+    """Print, for programs, what kept the work from being begun."""
+    _Json().error(error, hint, [], exit_code)
+
+
 def show_times(busy_s: Mapping[str, float], wall_s: float) -> None:
     """Print how long each stage of the work was busy, in seconds and as a share of the whole."""
     stages = ", ".join(
@@ -104,8 +109,7 @@ class Display:
         if self._bar:
             self._bar.close()
         if self._events:
-            self._events.say("error", error=error.message, hint=error.hint)
-            self._events.end(self._results, exit_code, [])
+            self._events.error(error.message, error.hint, self._results, exit_code)
         show_error(error)
 
 
@@ -270,6 +274,10 @@ class _Json:
         if result.error is not None:
             values |= {"error": result.error.message, "hint": result.error.hint}
         self.say("file", **_names(result.job), **values)
+
+    def error(self, error: str, hint: str, results: Sequence["Result"], exit_code: int) -> None:
+        self.say("error", error=error, hint=hint)
+        self.end(results, exit_code, [])
 
     def end(self, results: Sequence["Result"], exit_code: int, notes: Sequence[str]) -> None:
         states = Counter(result.state for result in results)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import av
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from clips import ClipSpec, make_clip
 
 from sepconv_video.cli import main
-from sepconv_video.video import Reader, write_picture
+from sepconv_video.video import Reader, pipes, write_picture
 
 
 def run(*arguments, capsys):
@@ -165,6 +166,37 @@ def test_bad_options(tmp_path, capsys, arguments, code, text):
     assert found == code
     assert "Traceback" not in err
     assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["clip.mp4", "-o", "x.mp4", "--device", "cuda:77"], 1, "no device"),
+        (["clip.mp4", "-o", "x.mp4", "--model", "nope"], 2, "unknown model"),
+        (["clip.mp4", "-o", "x.mp4", "--codec", "x"], 2, None),
+        (["-", "-o", "x.mp4"], 1, "cannot read `-`"),
+        (["empty", "-o", "x"], 2, "there is no video"),
+        (["clip.mp4", "--fps", "many"], 2, "not a number of frames"),
+        (["clip.mp4", "--devices", ","], 2, "names no device"),
+        (["a.png", "b.png", "-o", "c.png"], 2, "--json is for videos"),
+    ],
+)
+def test_events_tell_the_end_whatever_it_is(tmp_path, capsys, monkeypatch, arguments, code, text):
+    monkeypatch.chdir(tmp_path)
+    make_clip(tmp_path / "clip.mp4", ClipSpec(count=2))
+    (tmp_path / "empty").mkdir()
+    with Path(os.devnull).open() as nothing:
+        monkeypatch.setattr(pipes, "_STDIN", nothing.fileno())
+        found, out, err = run(*arguments, "--json", capsys=capsys)
+    events = [json.loads(line) for line in out.splitlines()]
+    assert found == code
+    assert (events[-1]["event"], events[-1]["exit_code"]) == ("end", code)
+    if text is None:  # a file that failed ends nothing
+        assert [event["event"] for event in events] == ["start", "file", "end"]
+    else:
+        assert events[-2]["event"] == "error"
+        assert text in events[-2]["error"]
+        assert text in err
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
