@@ -186,6 +186,20 @@ def test_what_is_not_the_same_is_done_again(clips, tmp_path):
     assert set(states(do(clips, out)).values()) == {"skipped"}  # nor is what is known of it lost
 
 
+def test_a_source_that_is_away_for_a_while_spoils_nothing(clips, tmp_path):
+    out, source = tmp_path / "out", clips / "a.mkv"
+    do(clips, out)
+    source.rename(tmp_path / "away")
+    source.touch()
+    assert states(do(clips, out))["a.mkv"] == "failed"
+    (tmp_path / "away").rename(source)
+    assert set(states(do(clips, out)).values()) == {"skipped"}
+    (out / "a.mkv").unlink()
+    source.write_bytes(b"")
+    assert states(do(clips, out))["a.mkv"] == "failed"
+    assert Ledger(out)._files["a.mkv"]["state"] == "failed"
+
+
 def test_no_resume_does_everything_again(clips, tmp_path):
     out = tmp_path / "out"
     do(clips, out)
