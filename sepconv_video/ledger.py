@@ -27,7 +27,7 @@ class Ledger:
         """Open the report of a folder that exists.
 
         Raises:
-            OptionsError: There is a `report.json` that is not ours.
+            OptionsError: There is a `report.json` that is not ours, or cannot be read.
         """
         self.folder, self.path = folder, folder / "report.json"
         self._files = self._read()
@@ -79,11 +79,17 @@ class Ledger:
     def _read(self) -> dict[str, Any]:
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
-            if content["format"] == FORMAT:
-                return dict(content["files"])
+            files = dict(content["files"])
+            if content["format"] == FORMAT and all(isinstance(e, dict) for e in files.values()):
+                return files
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
+            raise OptionsError(
+                f"cannot read `{self.path}`: {(error.strerror or str(error)).lower()}",
+                "check its rights, or choose another folder with `-o`",
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
             raise self._not_ours() from error
         raise self._not_ours()
 

@@ -19,7 +19,7 @@ from sepconv_video.batch import run_jobs
 from sepconv_video.crew import Alone
 from sepconv_video.errors import DeviceError, Interrupted, OptionsError, VideoError
 from sepconv_video.jobs import find_jobs, shard
-from sepconv_video.ledger import Ledger
+from sepconv_video.ledger import FORMAT, Ledger
 from sepconv_video.options import Job, Options
 from sepconv_video.video import Reader
 from sepconv_video.workers import Processes
@@ -225,11 +225,18 @@ def test_the_longest_comes_first(clips, tmp_path):
 def test_a_report_of_somebody_else_is_not_overwritten(clips, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    for content in ('{"my": "thesis"}', "not json", '["format"]'):
+    damaged = f'{{"format": "{FORMAT}", "files": {{"a.mkv": 1}}}}'
+    for content in ('{"my": "thesis"}', "not json", '["format"]', damaged):
         (out / "report.json").write_text(content)
         with pytest.raises(OptionsError, match="not a report of this program"):
             do(clips, out)
         assert (out / "report.json").read_text() == content
+
+
+def test_a_report_that_cannot_be_read_says_why(clips, tmp_path):
+    (tmp_path / "out" / "report.json").mkdir(parents=True)
+    with pytest.raises(OptionsError, match=r"cannot read `.*report.json`: is a directory"):
+        do(clips, tmp_path / "out")
 
 
 def test_a_link_out_of_the_output_folder_is_not_followed(clips, tmp_path):
