@@ -1,5 +1,6 @@
 """Folders and several workers: each file once, every failure told, nothing done again."""
 
+import errno
 import json
 import os
 import shutil
@@ -237,6 +238,24 @@ def test_a_report_that_cannot_be_read_says_why(clips, tmp_path):
     (tmp_path / "out" / "report.json").mkdir(parents=True)
     with pytest.raises(OptionsError, match=r"cannot read `.*report.json`: is a directory"):
         do(clips, tmp_path / "out")
+
+
+def test_a_report_that_cannot_be_written_ends_nothing(clips, tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    out, crew = tmp_path / "out", Alone(AverageWork("cpu"))
+    with monkeypatch.context() as patch:
+        patch.setattr("sepconv_video.ledger.write_json", full)
+        assert set(states(do(clips, out, crew)).values()) == {"done"}
+    assert crew.notes == [
+        "not all that was done is in the report: "
+        f"cannot write `{out / 'report.json'}`: no space left on device"
+    ]
+    assert len(list(out.rglob("*.parts"))) == 4  # by which the next run knows that they are done
+    assert set(states(do(clips, out, Alone(UnreadyWork("cpu")))).values()) == {"done"}
+    assert set(Ledger(out)._files) == {"a.mkv", "b.mkv", "sub/c.mkv", "sub/d.mkv"}
+    assert not list(out.rglob("*.parts"))
 
 
 def test_a_link_out_of_the_output_folder_is_not_followed(clips, tmp_path):
