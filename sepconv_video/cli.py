@@ -85,7 +85,7 @@ def _list_models(context: click.Context, parameter: click.Parameter, value: bool
     for model in shipped.shipped_models().values():
         click.echo(f"{model.name:8} {model.summary} ({model.licence})")
     for official in shipped.OFFICIAL_MODELS.values():
-        state = "" if official.file.is_file() else f"; to fetch: {official.command}"
+        state = f"; {official.missing}" if official.missing else ""
         click.echo(f"{official.name:8} {official.summary} ({shipped.OFFICIAL_LICENCE}){state}")
     context.exit()
 

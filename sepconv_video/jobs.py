@@ -126,7 +126,7 @@ def _sequence_job(inputs: Sequence[Path], output: Path | None) -> Job:
 
 def _refuse_url(path: Path) -> None:
     """Refuse what would become a strange folder here: `Path` makes `s3:/a` of `s3://a`."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) and not path.exists():
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) and not _exists(path):
         raise OptionsError(
             f"cannot work on `{path}`: it is a URL, not a file or folder",
             "mount the storage as a folder, e.g. with `rclone mount`, or copy the files",
@@ -145,6 +145,13 @@ def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
     except OSError:  # e.g. a name too long: opening it will say so
+        return False
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # one may not look: making it, or opening it, will say so
         return False
 
 
@@ -173,11 +180,12 @@ def _make_folders(jobs: Sequence[Job]) -> None:
 
 def _folder(source: Path, output: Path | None) -> Path:
     """Check that `output` can take what comes from a folder."""
-    if output is None or (output.exists() and not _is_folder(output)):
+    is_there = output is not None and _exists(output)
+    if output is None or (is_there and not _is_folder(output)):
         raise OptionsError(
             f"the folder `{source}` needs a folder to write to", "name one with `-o out/`"
         )
-    if output.exists() and output.samefile(source):
+    if is_there and output.samefile(source):
         raise OptionsError(
             f"cannot write into `{source}`: it is the source folder itself",
             "name another one with `-o out/`",
@@ -209,25 +217,32 @@ def _files(folder: Path, output: Path) -> Iterator[Path]:
             "make it readable, or name the others one by one",
         ) from error
 
-    forbidden = output.resolve()
+    forbidden = os.path.realpath(output)  # `Path` raises where links go in a circle
     for place, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [
             name
             for name in folders
             if not name.startswith(".")
             and not name.endswith(".parts")
-            and Path(place, name).resolve() != forbidden
+            and os.path.realpath(Path(place, name)) != forbidden
         ]
         yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _is_wanted(path: Path, folder: Path, pattern: str | None) -> bool:
-    if not path.is_file():  # a socket, or a link to nowhere
+    if not _may_be_file(path):  # a socket, or a link to nowhere
         return False
     if pattern is None:
         return path.suffix.lower() in VIDEO_SUFFIXES
     within = path.relative_to(folder).as_posix()
     return fnmatch.fnmatch(path.name, pattern) or fnmatch.fnmatch(within, pattern)
+
+
+def _may_be_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # one may not look: opening it will say so
+        return True
 
 
 def _distinct(jobs: Sequence[Job]) -> list[Job]:

@@ -52,6 +52,14 @@ class OfficialModel:
         """What fetches it."""
         return f"python scripts/download_weights.py {self.name}"
 
+    @property
+    def missing(self) -> str:
+        """Why it cannot be used: it is to be fetched, or not to be read; empty where it can."""
+        try:
+            return "" if _is_file(self.file) else f"to fetch: {self.command}"
+        except WeightsError as error:
+            return error.message
+
 
 OFFICIAL_MODELS = {
     model.name: model
@@ -141,13 +149,13 @@ def weights_file(name_or_path: str | Path) -> Path:
 
     Raises:
         OptionsError: There is none.
-        WeightsError: The official weights have not been fetched yet.
+        WeightsError: The official weights have not been fetched yet, or one may not look.
     """
     official = OFFICIAL_MODELS.get(str(name_or_path))
     if official is not None:
         return _fetched(official)
     path = Path(name_or_path)
-    if not path.is_file():
+    if not _is_file(path):
         raise OptionsError(
             f"unknown model `{name_or_path}`: neither a shipped model nor a file",
             f"use one of {', '.join(f'`{name}`' for name in shipped_models())}, or a weights file",
@@ -156,10 +164,21 @@ def weights_file(name_or_path: str | Path) -> Path:
 
 
 def _fetched(model: OfficialModel) -> Path:
-    if not model.file.is_file():
+    if not _is_file(model.file):
         raise WeightsError(
             f"the official weights `{model.name}` are not here: no file `{model.file}`",
             f"fetch them with `{model.command}`, which shows their licence first "
             f"({OFFICIAL_LICENCE})",
         )
     return model.file
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether there is such a file, where one may look and the name is none too long."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise WeightsError(
+            f"cannot read `{path}`: {(error.strerror or str(error)).lower()}",
+            "check its name and rights",
+        ) from error

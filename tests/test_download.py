@@ -183,6 +183,14 @@ def test_the_tool_says_how_to_fetch_and_then_finds_the_weights(
     assert any(line.endswith("l1: ok") for line in doctor._models())
 
 
+def test_a_cache_that_cannot_be_looked_at(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEPCONV_VIDEO_CACHE", str(tmp_path / ("x" * 300)))
+    assert listed(capsys)["l1"].endswith("l1.pytorch`: file name too long")
+    with pytest.raises(WeightsError, match=r"cannot read `.*`: file name too long"):
+        shipped.weights_digest("l1")
+    assert not any("l1" in line for line in doctor._models())
+
+
 def listed(capsys):
     """The lines of `--list-models` by name."""
     with pytest.raises(SystemExit):

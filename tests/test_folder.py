@@ -86,6 +86,17 @@ def test_hidden_foreign_and_own_files_are_left_out(clips):
     ]  # fmt: skip
 
 
+def test_what_cannot_be_looked_at_ends_no_search(clips, tmp_path):
+    (clips / "e.mkv").symlink_to("x" * 300)  # as what lies in a folder without rights
+    jobs = find_jobs([clips], tmp_path / "out", "2x")
+    assert [job.source.name for job in jobs] == ["a.mkv", "b.mkv", "e.mkv", "c.mkv", "d.mkv"]
+    with pytest.raises(OptionsError, match=r"cannot make the folder `.*`: File name too long"):
+        find_jobs([clips], tmp_path / ("x" * 300), "2x")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(OptionsError, match="cannot make the folder"):
+        find_jobs([clips], tmp_path / "circle", "2x")
+
+
 def test_patterns_choose_by_name_or_path_whatever_the_suffix(clips, tmp_path):
     (clips / "raw.dat").write_text("")
 
