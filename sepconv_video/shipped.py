@@ -80,14 +80,24 @@ OFFICIAL_LICENCE = "academic use only"
 
 
 def cache_folder() -> Path:
-    """Where fetched weights lie: `$SEPCONV_VIDEO_CACHE`, else in the platform's usual place."""
+    """Where fetched weights lie: `$SEPCONV_VIDEO_CACHE`, else in the platform's usual place.
+
+    Raises:
+        WeightsError: That place is in a home folder, and the user has none.
+    """
     if chosen := os.environ.get("SEPCONV_VIDEO_CACHE"):
         return Path(chosen)
     variable, usual = {
         "win32": ("LOCALAPPDATA", "~/AppData/Local"),
         "darwin": ("", "~/Library/Caches"),
     }.get(sys.platform, ("XDG_CACHE_HOME", "~/.cache"))
-    return Path(os.environ.get(variable) or usual).expanduser() / "sepconv-video"
+    try:
+        return Path(os.environ.get(variable) or usual).expanduser() / "sepconv-video"
+    except RuntimeError as error:  # as for a number without a name in a container
+        raise WeightsError(
+            "there is no place for fetched weights, as this user has no home folder",
+            "set `SEPCONV_VIDEO_CACHE` to a folder",
+        ) from error
 
 
 def git_blob_id(content: bytes) -> str:

@@ -191,6 +191,21 @@ def test_a_cache_that_cannot_be_looked_at(capsys, tmp_path, monkeypatch):
     assert not any("l1" in line for line in doctor._models())
 
 
+def test_a_user_without_a_home(script, capsys, tmp_path, monkeypatch):
+    for name in ("SEPCONV_VIDEO_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it then does
+    assert listed(capsys)["l1"].endswith("as this user has no home folder")
+    assert weights.load_model("fast")
+    with pytest.raises(WeightsError, match="no home folder") as caught:
+        weights.load_model("l1")
+    assert "SEPCONV_VIDEO_CACHE" in caught.value.hint
+    (tmp_path / "file").write_bytes(CONTENT)
+    failed = run(script, "l1", "--yes", "--from", tmp_path / "file", "--force")
+    assert failed.exit_code == 1
+    assert "SEPCONV_VIDEO_CACHE" in failed.stderr
+
+
 def listed(capsys):
     """The lines of `--list-models` by name."""
     with pytest.raises(SystemExit):
