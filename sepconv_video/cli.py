@@ -5,6 +5,7 @@ Exit codes: 0 all good, 1 some file failed, 2 usage, 130 or 143 interrupted.
 """
 
 import os
+import re
 import signal
 import sys
 import time
@@ -312,7 +313,7 @@ def _run_videos(
         raise click.UsageError("--cuts FILE is for one video: these are several")
     for note in () if chosen["quiet"] else passed_over(inputs, chosen["pattern"]):
         click.echo(f"note: {one_line(note)}", err=True)
-    if chosen["shard"]:
+    if chosen["shard"] is not None:
         jobs = shard(jobs, *_shard_numbers(chosen["shard"]))
     ledger = Ledger(output) if output is not None and is_folder(inputs, output) else None
     crew = _crew(options, chosen)
@@ -379,7 +380,7 @@ def _crew(options: Options, chosen: dict[str, Any]) -> "Crew":
 
 
 def _shard_numbers(text: str) -> tuple[int, int]:
-    number, slash, count = text.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal()):
+    found = re.fullmatch(r"(\d{1,9})/0*([1-9]\d{0,8})", text)
+    if found is None:
         raise click.UsageError(f"`--shard {text}` is not like 1/4: which part, of how many")
-    return int(number), int(count)
+    return int(found[1]), int(found[2])

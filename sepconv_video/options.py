@@ -154,12 +154,12 @@ def parse_rate(text: str) -> Fraction:
     """
     if text in _TELEVISION_RATES:
         return Fraction(round(float(text)) * 1000, 1001)
-    try:
-        return Fraction(text)
-    except (ValueError, ZeroDivisionError) as error:
+    # few digits: `1e99999999` would keep `Fraction` busy for hours
+    if re.fullmatch(r"\d{1,9}(\.\d{0,30})?|\d{1,9}/0*[1-9]\d{0,8}", text.strip()) is None:
         raise OptionsError(
             f"`{text}` is not a number of frames per second", "use e.g. `60` or `60000/1001`"
-        ) from error
+        )
+    return Fraction(text)
 
 
 def parse_time(text: str) -> Fraction:
