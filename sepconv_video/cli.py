@@ -19,7 +19,15 @@ import click
 from click.core import ParameterSource
 
 from sepconv_video import __version__, timing
-from sepconv_video.display import Display, display, one_line, show_error, show_times, tell_error
+from sepconv_video.display import (
+    Display,
+    display,
+    one_line,
+    say,
+    show_error,
+    show_times,
+    tell_error,
+)
 from sepconv_video.errors import Interrupted, OptionsError, SepConvVideoError
 from sepconv_video.interrupts import Brake, leave_at_once, terminate
 from sepconv_video.options import (
@@ -43,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug, as_json = "--debug" in arguments, "--json" in arguments
     signal.signal(signal.SIGTERM, terminate)
+    if sys.stderr is None:  # closed by who started us
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the end
     # torch's threads would spin while they wait, and take the cores from decoder and encoder
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
@@ -51,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         code = _show_early(error, as_json=as_json)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: what is finished is kept", err=True)
+        say("interrupted: what is finished is kept")
         leave_at_once(130)
     except SystemExit as request:  # by `terminate`
         leave_at_once(int(request.code or 0))
@@ -252,8 +262,8 @@ def _join_pictures(
     notes = interpolate_pictures(inputs[0], inputs[1], output, options)
     if not chosen["quiet"]:
         for note in notes:
-            click.echo(f"note: {one_line(note)}", err=True)
-        click.echo(f"wrote `{one_line(str(output))}`", err=True)
+            say(f"note: {one_line(note)}")
+        say(f"wrote `{one_line(str(output))}`")
     return 0
 
 
@@ -312,7 +322,7 @@ def _run_videos(
     if len(jobs) > 1 and options.cuts not in CUTS:
         raise click.UsageError("--cuts FILE is for one video: these are several")
     for note in () if chosen["quiet"] else passed_over(inputs, chosen["pattern"]):
-        click.echo(f"note: {one_line(note)}", err=True)
+        say(f"note: {one_line(note)}")
     if chosen["shard"] is not None:
         jobs = shard(jobs, *_shard_numbers(chosen["shard"]))
     ledger = Ledger(output) if output is not None and is_folder(inputs, output) else None

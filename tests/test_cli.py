@@ -205,6 +205,14 @@ def test_events_tell_the_end_whatever_it_is(tmp_path, capsys, monkeypatch, argum
         assert text in err
 
 
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-"])
+def test_what_nobody_can_read_ends_no_work(tmp_path, stderr):
+    source, target = make_clip(tmp_path / "clip.mp4", ClipSpec(count=2)), tmp_path / "out.mp4"
+    command = f"{sys.executable} -m sepconv_video {source} -o {target} {stderr}"
+    assert subprocess.run(["bash", "-c", command], check=False).returncode == 0
+    assert target.exists()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_unwritable_folder(tmp_path, capsys):
     source = make_clip(tmp_path / "clip.mp4", ClipSpec(count=2))
