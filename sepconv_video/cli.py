@@ -5,7 +5,6 @@ Exit codes: 0 all good, 1 some file failed, 2 usage, 130 or 143 interrupted.
 """
 
 import os
-import re
 import signal
 import sys
 import time
@@ -38,6 +37,7 @@ from sepconv_video.options import (
     Job,
     Options,
     parse_rate,
+    parse_shard,
     parse_time,
 )
 
@@ -82,7 +82,8 @@ def _show_early(error: click.ClickException | SepConvVideoError, *, as_json: boo
         code, message, hint = error.exit_code, error.format_message(), ""
     else:
         show_error(error)
-        code, message, hint = _code_of_end(error), error.message, error.hint
+        code = 2 if isinstance(error, OptionsError) else 1
+        message, hint = error.message, error.hint
     if as_json:
         tell_error(message, hint, code)
     return code
@@ -122,6 +123,14 @@ class _Read(click.ParamType[Fraction]):
         return value if isinstance(value, Fraction) else self._read(value)
 
 
+class _Target(click.Path):
+    """A file or folder to write; a slash at its end, which `Path` forgets, is remembered."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ANN401 - click's
+        ctx.meta["is_folder"] = str(value).endswith("/")
+        return super().convert(value, param, ctx)
+
+
 def _flag(name: str, callback: Callable[..., None], text: str) -> Callable[..., Any]:
     return click.option(
         name, is_flag=True, is_eager=True, expose_value=False, callback=callback, help=text
@@ -131,7 +140,7 @@ def _flag(name: str, callback: Callable[..., None], text: str) -> Callable[..., 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path), metavar="INPUT...")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path),
+    "-o", "--output", type=_Target(path_type=Path),
     help="File to write, or folder where the input is one.  [default: NAME.2x.SUFFIX beside it]",
 )  # fmt: skip
 @click.option(
@@ -318,13 +327,17 @@ def _run_videos(
     from sepconv_video.jobs import find_jobs, is_folder, passed_over, shard  # noqa: PLC0415 - imports av
     from sepconv_video.ledger import Ledger  # noqa: PLC0415
 
+    if output is not None and click.get_current_context().meta["is_folder"]:
+        from sepconv_video.jobs import make_folder  # noqa: PLC0415
+
+        make_folder(output)
     jobs = find_jobs(inputs, output, options.label, chosen["pattern"])
     if len(jobs) > 1 and options.cuts not in CUTS:
         raise click.UsageError("--cuts FILE is for one video: these are several")
     for note in () if chosen["quiet"] else passed_over(inputs, chosen["pattern"]):
         say(f"note: {one_line(note)}")
     if chosen["shard"] is not None:
-        jobs = shard(jobs, *_shard_numbers(chosen["shard"]))
+        jobs = shard(jobs, *parse_shard(chosen["shard"]))
     ledger = Ledger(output) if output is not None and is_folder(inputs, output) else None
     crew = _crew(options, chosen)
     code = 0
@@ -357,13 +370,10 @@ def _end(error: SepConvVideoError, shown: Display, brake: Brake, *, debug: bool)
     is_stop = isinstance(error, Interrupted)
     if debug and not is_stop:
         raise error
-    code = brake.code if is_stop else _code_of_end(error)
+    usual = 2 if isinstance(error, OptionsError) else 1
+    code = brake.code if is_stop else usual
     shown.error(error, code)
     return code
-
-
-def _code_of_end(error: SepConvVideoError) -> int:
-    return 2 if isinstance(error, OptionsError) else 1
 
 
 def _crew(options: Options, chosen: dict[str, Any]) -> "Crew":
@@ -387,10 +397,3 @@ def _crew(options: Options, chosen: dict[str, Any]) -> "Crew":
         check(options, devices)
         return Processes(devices, partial(engine_work, options))
     return Alone(EngineWork(options))
-
-
-def _shard_numbers(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,9})/0*([1-9]\d{0,8})", text)
-    if found is None:
-        raise click.UsageError(f"`--shard {text}` is not like 1/4: which part, of how many")
-    return int(found[1]), int(found[2])

@@ -168,14 +168,22 @@ def _expanded(given: Path) -> list[Path]:
 
 def _make_folders(jobs: Sequence[Job]) -> None:
     for job in jobs:
-        folder = job.target.parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OptionsError(
-                f"cannot make the folder `{folder}`: {error.strerror}",
-                "choose another one with `-o`",
-            ) from error
+        make_folder(job.target.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those it is in.
+
+    Raises:
+        OptionsError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionsError(
+            f"cannot make the folder `{folder}`: {error.strerror}",
+            "choose another one with `-o`",
+        ) from error
 
 
 def _folder(source: Path, output: Path | None) -> Path:

@@ -70,6 +70,16 @@ def test_a_folder_of_one_video_makes_its_output_folder_too(tmp_path, capsys):
     assert names(tmp_path / "new") == ["out/a.mp4", "out/report.json"]
 
 
+def test_a_target_that_ends_with_a_slash_is_a_folder(tmp_path, capsys):
+    source = make_clip(tmp_path / "clip.mp4", ClipSpec(count=2))
+    code, _, _ = run(source, "-o", f"{tmp_path}/new/out/", capsys=capsys)
+    assert code == 0
+    assert names(tmp_path / "new") == ["out/clip.2x.mp4", "out/report.json"]
+    code, _, err = run(source, "-o", f"{source}/", capsys=capsys)
+    assert code == 2
+    assert "cannot make the folder" in err
+
+
 def test_two_pictures(tmp_path, capsys):
     for name, level in (("a", 10), ("b", 90)):
         write_picture(tmp_path / f"{name}.png", np.full((20, 30, 3), level, np.uint8))
