@@ -79,7 +79,7 @@ def run_jobs(
         SepConvVideoError: No worker can be had: no such device, or all were lost.
     """
     weights_digest(options.model)  # or each file would fail for the want of the same model
-    with _Desk(options, crew.size, ledger, on_step) as desk:
+    with _Desk(options, crew, ledger, on_step) as desk:
         todo = desk.sorted(jobs)
         while todo:
             for outcome in crew.run(desk.tasks(todo), desk.count, should_stop):
@@ -104,9 +104,9 @@ class _Desk:
     """Hands out tasks, keeps the claims, and finishes what is complete."""
 
     def __init__(
-        self, options: Options, workers: int, ledger: Ledger | None, on_step: OnStep | None
+        self, options: Options, crew: Crew, ledger: Ledger | None, on_step: OnStep | None
     ) -> None:
-        self._options, self._workers = options, workers
+        self._options, self._workers, self._notes = options, crew.size, crew.notes
         self._ledger, self._on_step = ledger, on_step
         self._open: dict[Job, _OpenJob] = {}
         self._news: deque[Result] = deque()
@@ -231,8 +231,8 @@ class _Desk:
         """Write down what became of a job, and only then remove its pieces and let it go."""
         opened = self._open.pop(job)
         with opened.claim:
-            self._tell(job, production=opened.production, report=report, error=error)
-            if report is not None:
+            is_known = self._tell(job, production=opened.production, report=report, error=error)
+            if report is not None and is_known:  # or the next run has to find it out by them
                 opened.production.clean()
 
     def _tell(
@@ -242,14 +242,23 @@ class _Desk:
         production: Production | None,
         report: Report | None = None,
         error: SepConvVideoError | None = None,
-    ) -> None:
+    ) -> bool:
+        """Give the news, and write it down; whether that could be done."""
         state = "failed" if report is None else "damaged" if report.damage else "done"
         result = Result(job=job, state=state, report=report, error=error)
         self._news.append(result)
         # what is known of a target that is not to be touched stays
         is_foreign = isinstance(error, OptionsError) and production and job.target.exists()
-        if self._ledger is not None and not is_foreign:
+        if self._ledger is None or is_foreign:
+            return True
+        try:
             self._ledger.record(job.target, _entry(result, production))
+        except SepConvVideoError as failure:  # e.g. a full disk, which the next file may fit on
+            note = f"not all that was done is in the report: {failure.message}"
+            if note not in self._notes:
+                self._notes.append(note)
+            return False
+        return True
 
     def news(self) -> Iterator[Result]:
         """Give the results there are since the last time."""

@@ -18,7 +18,15 @@ import click
 from click.core import ParameterSource
 
 from sepconv_video import __version__, timing
-from sepconv_video.display import display, one_line, show_error, show_times
+from sepconv_video.display import (
+    Display,
+    display,
+    one_line,
+    say,
+    show_error,
+    show_times,
+    tell_error,
+)
 from sepconv_video.errors import Interrupted, OptionsError, SepConvVideoError
 from sepconv_video.interrupts import Brake, leave_at_once, terminate
 from sepconv_video.options import (
@@ -29,6 +37,7 @@ from sepconv_video.options import (
     Job,
     Options,
     parse_rate,
+    parse_shard,
     parse_time,
 )
 
@@ -40,30 +49,44 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in arguments
+    debug, as_json = "--debug" in arguments, "--json" in arguments
     signal.signal(signal.SIGTERM, terminate)
+    if sys.stderr is None:  # closed by who started us
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the end
     # torch's threads would spin while they wait, and take the cores from decoder and encoder
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         # not standalone: click would turn Ctrl-C into exit code 1
         code = command.main(args=list(arguments), prog_name="sepconv-video", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+        code = _show_early(error, as_json=as_json)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: what is finished is kept", err=True)
+        say("interrupted: what is finished is kept")
         leave_at_once(130)
     except SystemExit as request:  # by `terminate`
         leave_at_once(int(request.code or 0))
     except SepConvVideoError as error:
         if debug:
             raise
-        show_error(error)
-        code = 2 if isinstance(error, OptionsError) else 1
+        code = _show_early(error, as_json=as_json)
     except BrokenPipeError:  # our output's reader has gone, as with `| head`
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - or Python complains at exit
         code = 1
     sys.exit(code or 0)
+
+
+def _show_early(error: click.ClickException | SepConvVideoError, *, as_json: bool) -> int:
+    """Show what kept the work from being begun, to programs too; the exit code."""
+    if isinstance(error, click.ClickException):
+        error.show()
+        code, message, hint = error.exit_code, error.format_message(), ""
+    else:
+        show_error(error)
+        code = 2 if isinstance(error, OptionsError) else 1
+        message, hint = error.message, error.hint
+    if as_json:
+        tell_error(message, hint, code)
+    return code
 
 
 def _list_models(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -74,7 +97,7 @@ def _list_models(context: click.Context, parameter: click.Parameter, value: bool
     for model in shipped.shipped_models().values():
         click.echo(f"{model.name:8} {model.summary} ({model.licence})")
     for official in shipped.OFFICIAL_MODELS.values():
-        state = "" if official.file.is_file() else f"; to fetch: {official.command}"
+        state = f"; {official.missing}" if official.missing else ""
         click.echo(f"{official.name:8} {official.summary} ({shipped.OFFICIAL_LICENCE}){state}")
     context.exit()
 
@@ -100,6 +123,14 @@ class _Read(click.ParamType[Fraction]):
         return value if isinstance(value, Fraction) else self._read(value)
 
 
+class _Target(click.Path):
+    """A file or folder to write; a slash at its end, which `Path` forgets, is remembered."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ANN401 - click's
+        ctx.meta["is_folder"] = str(value).endswith("/")
+        return super().convert(value, param, ctx)
+
+
 def _flag(name: str, callback: Callable[..., None], text: str) -> Callable[..., Any]:
     return click.option(
         name, is_flag=True, is_eager=True, expose_value=False, callback=callback, help=text
@@ -109,7 +140,7 @@ def _flag(name: str, callback: Callable[..., None], text: str) -> Callable[..., 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path), metavar="INPUT...")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path),
+    "-o", "--output", type=_Target(path_type=Path),
     help="File to write, or folder where the input is one.  [default: NAME.2x.SUFFIX beside it]",
 )  # fmt: skip
 @click.option(
@@ -220,12 +251,12 @@ def _run(
     if options.raw is not None:
         raise click.UsageError("--raw says what comes through standard input: name `-` as INPUT")
     if all(is_picture(path) and not is_pattern(path) for path in inputs):
-        return _join_pictures(inputs, output, options, chosen["quiet"])
+        return _join_pictures(inputs, output, options, chosen)
     return _run_videos(inputs, output, options, chosen)
 
 
 def _join_pictures(
-    inputs: Sequence[Path], output: Path | None, options: Options, quiet: bool
+    inputs: Sequence[Path], output: Path | None, options: Options, chosen: dict[str, Any]
 ) -> int:
     if len(inputs) != 2 or output is None:
         raise click.UsageError(
@@ -233,13 +264,15 @@ def _join_pictures(
             "sepconv-video first.png second.png -o middle.png; for many, name a pattern like "
             "frames/%05d.png or their folder"
         )
+    if chosen["as_json"]:
+        raise click.UsageError("--json is for videos: two pictures have no events to tell of")
     from sepconv_video.pipeline import interpolate_pictures  # noqa: PLC0415 - imports torch
 
     notes = interpolate_pictures(inputs[0], inputs[1], output, options)
-    if not quiet:
+    if not chosen["quiet"]:
         for note in notes:
-            click.echo(f"note: {one_line(note)}", err=True)
-        click.echo(f"wrote `{one_line(str(output))}`", err=True)
+            say(f"note: {one_line(note)}")
+        say(f"wrote `{one_line(str(output))}`")
     return 0
 
 
@@ -259,9 +292,8 @@ def _run_stream(
 
         try:
             report = interpolate_stream(job, options, on_progress=told, should_stop=brake.is_pulled)
-        except Interrupted as stop:
-            shown.error(stop, brake.code)
-            return brake.code
+        except SepConvVideoError as error:
+            return _end(error, shown, brake, debug=chosen["debug"])
         state = "damaged" if report.damage else "done"
         result = Result(job=job, state=state, report=report)
         code = _code_of(result, is_alone=True)
@@ -295,13 +327,17 @@ def _run_videos(
     from sepconv_video.jobs import find_jobs, is_folder, passed_over, shard  # noqa: PLC0415 - imports av
     from sepconv_video.ledger import Ledger  # noqa: PLC0415
 
+    if output is not None and click.get_current_context().meta["is_folder"]:
+        from sepconv_video.jobs import make_folder  # noqa: PLC0415
+
+        make_folder(output)
     jobs = find_jobs(inputs, output, options.label, chosen["pattern"])
     if len(jobs) > 1 and options.cuts not in CUTS:
         raise click.UsageError("--cuts FILE is for one video: these are several")
     for note in () if chosen["quiet"] else passed_over(inputs, chosen["pattern"]):
-        click.echo(f"note: {one_line(note)}", err=True)
-    if chosen["shard"]:
-        jobs = shard(jobs, *_shard_numbers(chosen["shard"]))
+        say(f"note: {one_line(note)}")
+    if chosen["shard"] is not None:
+        jobs = shard(jobs, *parse_shard(chosen["shard"]))
     ledger = Ledger(output) if output is not None and is_folder(inputs, output) else None
     crew = _crew(options, chosen)
     code = 0
@@ -316,9 +352,8 @@ def _run_videos(
                     raise result.error
                 code = max(code, _code_of(result, is_alone=len(jobs) == 1))
                 shown.result(result)
-        except Interrupted as stop:
-            shown.error(stop, brake.code)
-            return brake.code
+        except SepConvVideoError as error:
+            return _end(error, shown, brake, debug=chosen["debug"])
         shown.end(code, crew.notes)
     return code
 
@@ -330,27 +365,35 @@ def _code_of(result: "Result", *, is_alone: bool) -> int:
     return 0 if result.is_good and not (is_alone and result.error) else 1
 
 
+def _end(error: SepConvVideoError, shown: Display, brake: Brake, *, debug: bool) -> int:
+    """Show what ended everything; the exit code."""
+    is_stop = isinstance(error, Interrupted)
+    if debug and not is_stop:
+        raise error
+    usual = 2 if isinstance(error, OptionsError) else 1
+    code = brake.code if is_stop else usual
+    shown.error(error, code)
+    return code
+
+
 def _crew(options: Options, chosen: dict[str, Any]) -> "Crew":
     """Decide who works: this process, one process per device, or a cluster."""
     from sepconv_video.crew import Alone, EngineWork, check, engine_work  # noqa: PLC0415
 
-    if chosen["ray"] and chosen["devices"]:
+    if chosen["ray"] and chosen["devices"] is not None:
         raise click.UsageError("--ray and --devices exclude each other: Ray finds the devices")
     if chosen["ray"]:
         from sepconv_video.cluster import Cluster, portable  # noqa: PLC0415 - imports ray
 
         return Cluster(chosen["ray"], partial(engine_work, portable(options)))
-    if chosen["devices"]:
-        devices = [name.strip() for name in chosen["devices"].split(",") if name.strip()]
+    if chosen["devices"] is not None:
         from sepconv_video.workers import Processes  # noqa: PLC0415
 
+        devices = [name.strip() for name in chosen["devices"].split(",") if name.strip()]
+        if not devices:  # nobody would work, and nothing would fail
+            raise click.UsageError(
+                f"`--devices {chosen['devices']}` names no device: list them as cuda:0,cuda:1"
+            )
         check(options, devices)
         return Processes(devices, partial(engine_work, options))
     return Alone(EngineWork(options))
-
-
-def _shard_numbers(text: str) -> tuple[int, int]:
-    number, slash, count = text.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal()):
-        raise click.UsageError(f"`--shard {text}` is not like 1/4: which part, of how many")
-    return int(number), int(count)

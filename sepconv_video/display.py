@@ -4,6 +4,7 @@ Human text goes to stderr, JSON to stdout, one object a line.
 """
 
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -25,11 +26,24 @@ JSON_PROGRESS_S = 1.0
 """One JSON object of progress per file in this time."""
 
 
+def say(text: str) -> None:
+    """Print a line for people; where nobody can read it any more, the work goes on without."""
+    try:
+        click.echo(text, err=True)
+    except OSError:  # a terminal that was closed, a full disk
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - or Python fails at exit too
+
+
 def show_error(error: SepConvVideoError) -> None:
     """Print what failed and why and, after an empty line, what to do about it."""
-    click.echo(f"error: {one_line(error.message)}", err=True)
+    say(f"error: {one_line(error.message)}")
     if error.hint:
-        click.echo(f"\nhint: {one_line(error.hint)}", err=True)
+        say(f"\nhint: {one_line(error.hint)}")
+
+
+def tell_error(error: str, hint: str, exit_code: int) -> None:
+    """Print, for programs, what kept the work from being begun."""
+    _Json().error(error, hint, [], exit_code)
 
 
 def show_times(busy_s: Mapping[str, float], wall_s: float) -> None:
@@ -37,7 +51,7 @@ def show_times(busy_s: Mapping[str, float], wall_s: float) -> None:
     stages = ", ".join(
         f"{stage} {seconds:.2f} s ({seconds / wall_s:.0%})" for stage, seconds in busy_s.items()
     )
-    click.echo(f"busy, side by side: {stages}; {wall_s:.1f} s in all", err=True)
+    say(f"busy, side by side: {stages}; {wall_s:.1f} s in all")
 
 
 def one_line(text: str) -> str:
@@ -94,46 +108,42 @@ class Display:
         if self._events:
             self._events.end(self._results, exit_code, notes)
         for note in notes:
-            click.echo(f"warning: {one_line(note)}", err=True)
+            say(f"warning: {one_line(note)}")
         if len(self._results) > 1 and not self._quiet:
             for line in _table(self._results):
-                click.echo(line, err=True)
+                say(line)
 
     def error(self, error: SepConvVideoError, exit_code: int) -> None:
         """Show what ended everything."""
         if self._bar:
             self._bar.close()
         if self._events:
-            self._events.say("error", error=error.message, hint=error.hint)
-            self._events.end(self._results, exit_code, [])
+            self._events.error(error.message, error.hint, self._results, exit_code)
         show_error(error)
 
 
 def _show_result(result: "Result", *, quiet: bool) -> None:
     """Print what became of one file: its error, or its figures and what is worth knowing."""
     if result.state == "taken" and not quiet:
-        click.echo(
-            f"another sepconv-video is making `{one_line(str(result.job.target))}`", err=True
-        )
+        say(f"another sepconv-video is making `{one_line(str(result.job.target))}`")
     elif result.error is not None:
         show_error(result.error)
     report = result.report
     if report is None:
         return
     if report.damage:
-        click.echo(
+        say(
             f"warning: `{one_line(str(result.job.source))}` is damaged: {one_line(report.damage)}; "
-            f"what could be decoded of it, {report.source_frames} frames, was used",
-            err=True,
+            f"what could be decoded of it, {report.source_frames} frames, was used"
         )
     if quiet:
         return
     target = one_line(str(report.target))
     if result.state == "skipped":
-        click.echo(f"`{target}` is complete already", err=True)
+        say(f"`{target}` is complete already")
         return
     for note in report.notes:
-        click.echo(f"note: {one_line(note)}", err=True)
+        say(f"note: {one_line(note)}")
     held = [
         f"{count} {noun if count == 1 else noun + 's'}"
         for count, noun in (
@@ -144,11 +154,10 @@ def _show_result(result: "Result", *, quiet: bool) -> None:
         if count
     ]
     kept = f", {report.kept_frames} of them kept from before" if report.kept_frames else ""
-    click.echo(
+    say(
         f"wrote `{target}`: {report.source_frames} frames became {report.frames}{kept} "
         f"in {report.seconds:.1f} s ({report.frames_per_s:.1f} frames/s)"
-        + (f"; held at {', '.join(held)}" if held else ""),
-        err=True,
+        + (f"; held at {', '.join(held)}" if held else "")
     )
 
 
@@ -238,7 +247,7 @@ class _Lines:
         rate = max(done - kept, 1) / (now - self._started)
         of = f"/{expected}" if expected else ""
         left = f", {max(0, expected - done) / rate:.0f} s left" if expected else ""
-        click.echo(f"{done}{of} frames, {rate:.1f} frames/s{left}", err=True)
+        say(f"{done}{of} frames, {rate:.1f} frames/s{left}")
 
     def forget(self, job: Job) -> None:
         self._counts.forget(job)
@@ -270,6 +279,10 @@ class _Json:
         if result.error is not None:
             values |= {"error": result.error.message, "hint": result.error.hint}
         self.say("file", **_names(result.job), **values)
+
+    def error(self, error: str, hint: str, results: Sequence["Result"], exit_code: int) -> None:
+        self.say("error", error=error, hint=hint)
+        self.end(results, exit_code, [])
 
     def end(self, results: Sequence["Result"], exit_code: int, notes: Sequence[str]) -> None:
         states = Counter(result.state for result in results)

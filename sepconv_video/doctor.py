@@ -82,7 +82,7 @@ def _try_operator(name: str) -> str:
 
 def _models() -> Iterator[str]:
     try:
-        fetched = [name for name, model in OFFICIAL_MODELS.items() if model.file.is_file()]
+        fetched = [name for name, model in OFFICIAL_MODELS.items() if not model.missing]
         for name in (*shipped_models(), *fetched):
             load_model(name)
             yield f"model         {name}: ok"

@@ -60,4 +60,5 @@ class Brake:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
         self.code = 128 + number
         # not through `print`, in the middle of which the signal may have come
-        os.write(2, b"\nstopping after the frame in hand; once more to stop at once\n")
+        with suppress(OSError):  # nobody reads it any more
+            os.write(2, b"\nstopping after the frame in hand; once more to stop at once\n")

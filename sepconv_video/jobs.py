@@ -4,7 +4,7 @@ import fnmatch
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from sepconv_video.errors import OptionsError, SepConvVideoError
@@ -32,6 +32,7 @@ def find_jobs(
     A file goes to `output`, or to `NAME.2x.SUFFIX` beside it, or under its new name into
     `output` if that is a folder. Of a folder all videos in it and below go into `output`,
     under the same names in the same tree; hidden files and links to folders are left out.
+    So is what a pattern finds that another of the jobs makes.
 
     Args:
         inputs: Files, folders and patterns such as `clips/*.mp4`.
@@ -62,6 +63,7 @@ def find_jobs(
         else:
             jobs.append(Job(source=source, target=output))
     jobs = _distinct(sorted(jobs, key=lambda job: job.source))
+    jobs = _without_own(jobs, named=set(inputs))
     if is_folder(sources, output):
         _make_folders(jobs)  # `output` is a folder here, so it need not exist yet
     return jobs
@@ -124,7 +126,7 @@ def _sequence_job(inputs: Sequence[Path], output: Path | None) -> Job:
 
 def _refuse_url(path: Path) -> None:
     """Refuse what would become a strange folder here: `Path` makes `s3:/a` of `s3://a`."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) and not path.exists():
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) and not _exists(path):
         raise OptionsError(
             f"cannot work on `{path}`: it is a URL, not a file or folder",
             "mount the storage as a folder, e.g. with `rclone mount`, or copy the files",
@@ -146,6 +148,13 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # one may not look: making it, or opening it, will say so
+        return False
+
+
 def _expanded(given: Path) -> list[Path]:
     if os.path.lexists(given) or not glob.has_magic(str(given)):
         return [given]
@@ -159,23 +168,32 @@ def _expanded(given: Path) -> list[Path]:
 
 def _make_folders(jobs: Sequence[Job]) -> None:
     for job in jobs:
-        folder = job.target.parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OptionsError(
-                f"cannot make the folder `{folder}`: {error.strerror}",
-                "choose another one with `-o`",
-            ) from error
+        make_folder(job.target.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those it is in.
+
+    Raises:
+        OptionsError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionsError(
+            f"cannot make the folder `{folder}`: {error.strerror}",
+            "choose another one with `-o`",
+        ) from error
 
 
 def _folder(source: Path, output: Path | None) -> Path:
     """Check that `output` can take what comes from a folder."""
-    if output is None or (output.exists() and not _is_folder(output)):
+    is_there = output is not None and _exists(output)
+    if output is None or (is_there and not _is_folder(output)):
         raise OptionsError(
             f"the folder `{source}` needs a folder to write to", "name one with `-o out/`"
         )
-    if output.exists() and output.samefile(source):
+    if is_there and output.samefile(source):
         raise OptionsError(
             f"cannot write into `{source}`: it is the source folder itself",
             "name another one with `-o out/`",
@@ -207,25 +225,32 @@ def _files(folder: Path, output: Path) -> Iterator[Path]:
             "make it readable, or name the others one by one",
         ) from error
 
-    forbidden = output.resolve()
+    forbidden = os.path.realpath(output)  # `Path` raises where links go in a circle
     for place, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [
             name
             for name in folders
             if not name.startswith(".")
             and not name.endswith(".parts")
-            and Path(place, name).resolve() != forbidden
+            and os.path.realpath(Path(place, name)) != forbidden
         ]
         yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _is_wanted(path: Path, folder: Path, pattern: str | None) -> bool:
-    if not path.is_file():  # a socket, or a link to nowhere
+    if not _may_be_file(path):  # a socket, or a link to nowhere
         return False
     if pattern is None:
         return path.suffix.lower() in VIDEO_SUFFIXES
     within = path.relative_to(folder).as_posix()
     return fnmatch.fnmatch(path.name, pattern) or fnmatch.fnmatch(within, pattern)
+
+
+def _may_be_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # one may not look: opening it will say so
+        return True
 
 
 def _distinct(jobs: Sequence[Job]) -> list[Job]:
@@ -246,6 +271,16 @@ def _distinct(jobs: Sequence[Job]) -> list[Job]:
         first[target] = Job(source=job.source, target=target)
         found.append(first[target])
     return found
+
+
+def _without_own(jobs: Sequence[Job], named: Collection[Path]) -> list[Job]:
+    """Leave out what patterns find since an earlier run, or another shard, has made it."""
+    makers = {os.path.realpath(job.target): job for job in jobs}
+    return [
+        job
+        for job in jobs
+        if job.source in named or makers.get(os.path.realpath(job.source), job) == job
+    ]
 
 
 def _default_target(source: Path, folder: Path | None, label: str) -> Path:

@@ -27,7 +27,7 @@ class Ledger:
         """Open the report of a folder that exists.
 
         Raises:
-            OptionsError: There is a `report.json` that is not ours.
+            OptionsError: There is a `report.json` that is not ours, or cannot be read.
         """
         self.folder, self.path = folder, folder / "report.json"
         self._files = self._read()
@@ -37,17 +37,20 @@ class Ledger:
 
         The file must still have the size and the time it had when it was finished.
         """
-        entry = self._files.get(self._name(target), {})
-        if entry.get("file") != _look_of(target):
+        entry = self._whole(target)
+        return entry if entry.get("identity") == identity else None
+
+    def _whole(self, target: Path) -> dict[str, Any]:
+        """Give the entry of a target that is still the file that was finished; empty if not."""
+        entry, look = self._files.get(self._name(target), {}), _look_of(target)
+        if entry.get("file") != look:
             self._files = self._read()  # another process may have finished it since
             entry = self._files.get(self._name(target), {})
-        if entry.get("state") not in _FINISHED or entry.get("identity") != identity:
-            return None
-        look = _look_of(target)
-        return entry if look is not None and look == entry.get("file") else None
+        is_whole = look is not None and entry.get("file") == look
+        return entry if is_whole and entry.get("state") in _FINISHED else {}
 
     def record(self, target: Path, entry: Mapping[str, Any]) -> None:
-        """Write down what became of a target.
+        """Write down what became of a target; a failure not where a finished one stands yet.
 
         Args:
             target: A path in the folder.
@@ -59,6 +62,8 @@ class Ledger:
         entry = {**entry, "file": _look_of(target)}
         if self._files.get(self._name(target)) == entry:
             return  # it failed before in the same way
+        if entry["state"] not in _FINISHED and self._whole(target):
+            return  # a source that is missing for a while makes it no worse
         lock = self.folder / ".report.lock"
         with explained(self.path), FileLock(lock):
             self._files = self._read()
@@ -74,11 +79,17 @@ class Ledger:
     def _read(self) -> dict[str, Any]:
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
-            if content["format"] == FORMAT:
-                return dict(content["files"])
+            files = dict(content["files"])
+            if content["format"] == FORMAT and all(isinstance(e, dict) for e in files.values()):
+                return files
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
+            raise OptionsError(
+                f"cannot read `{self.path}`: {(error.strerror or str(error)).lower()}",
+                "check its rights, or choose another folder with `-o`",
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
             raise self._not_ours() from error
         raise self._not_ours()
 

@@ -154,12 +154,12 @@ def parse_rate(text: str) -> Fraction:
     """
     if text in _TELEVISION_RATES:
         return Fraction(round(float(text)) * 1000, 1001)
-    try:
-        return Fraction(text)
-    except (ValueError, ZeroDivisionError) as error:
+    # few digits: `1e99999999` would keep `Fraction` busy for hours
+    if re.fullmatch(r"\d{1,9}(\.\d{0,30})?|\d{1,9}/0*[1-9]\d{0,8}", text.strip()) is None:
         raise OptionsError(
             f"`{text}` is not a number of frames per second", "use e.g. `60` or `60000/1001`"
-        ) from error
+        )
+    return Fraction(text)
 
 
 def parse_time(text: str) -> Fraction:
@@ -178,3 +178,17 @@ def parse_time(text: str) -> Fraction:
         )
     hours, minutes, seconds = match.groups()
     return int(hours or 0) * 3600 + int(minutes or 0) * 60 + Fraction(seconds)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read which part of how many, as `2/4`, both from 1 on.
+
+    Raises:
+        OptionsError: It is no such thing.
+    """
+    match = re.fullmatch(r"(\d{1,9})/0*([1-9]\d{0,8})", text)
+    if match is None:
+        raise OptionsError(
+            f"`--shard {text}` is not like 1/4: which part, of how many", "use e.g. `--shard 1/4`"
+        )
+    return int(match[1]), int(match[2])

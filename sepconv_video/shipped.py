@@ -52,6 +52,14 @@ class OfficialModel:
         """What fetches it."""
         return f"python scripts/download_weights.py {self.name}"
 
+    @property
+    def missing(self) -> str:
+        """Why it cannot be used: it is to be fetched, or not to be read; empty where it can."""
+        try:
+            return "" if _is_file(self.file) else f"to fetch: {self.command}"
+        except WeightsError as error:
+            return error.message
+
 
 OFFICIAL_MODELS = {
     model.name: model
@@ -72,14 +80,24 @@ OFFICIAL_LICENCE = "academic use only"
 
 
 def cache_folder() -> Path:
-    """Where fetched weights lie: `$SEPCONV_VIDEO_CACHE`, else in the platform's usual place."""
+    """Where fetched weights lie: `$SEPCONV_VIDEO_CACHE`, else in the platform's usual place.
+
+    Raises:
+        WeightsError: That place is in a home folder, and the user has none.
+    """
     if chosen := os.environ.get("SEPCONV_VIDEO_CACHE"):
         return Path(chosen)
     variable, usual = {
         "win32": ("LOCALAPPDATA", "~/AppData/Local"),
         "darwin": ("", "~/Library/Caches"),
     }.get(sys.platform, ("XDG_CACHE_HOME", "~/.cache"))
-    return Path(os.environ.get(variable) or usual).expanduser() / "sepconv-video"
+    try:
+        return Path(os.environ.get(variable) or usual).expanduser() / "sepconv-video"
+    except RuntimeError as error:  # as for a number without a name in a container
+        raise WeightsError(
+            "there is no place for fetched weights, as this user has no home folder",
+            "set `SEPCONV_VIDEO_CACHE` to a folder",
+        ) from error
 
 
 def git_blob_id(content: bytes) -> str:
@@ -141,13 +159,13 @@ def weights_file(name_or_path: str | Path) -> Path:
 
     Raises:
         OptionsError: There is none.
-        WeightsError: The official weights have not been fetched yet.
+        WeightsError: The official weights have not been fetched yet, or one may not look.
     """
     official = OFFICIAL_MODELS.get(str(name_or_path))
     if official is not None:
         return _fetched(official)
     path = Path(name_or_path)
-    if not path.is_file():
+    if not _is_file(path):
         raise OptionsError(
             f"unknown model `{name_or_path}`: neither a shipped model nor a file",
             f"use one of {', '.join(f'`{name}`' for name in shipped_models())}, or a weights file",
@@ -156,10 +174,21 @@ def weights_file(name_or_path: str | Path) -> Path:
 
 
 def _fetched(model: OfficialModel) -> Path:
-    if not model.file.is_file():
+    if not _is_file(model.file):
         raise WeightsError(
             f"the official weights `{model.name}` are not here: no file `{model.file}`",
             f"fetch them with `{model.command}`, which shows their licence first "
             f"({OFFICIAL_LICENCE})",
         )
     return model.file
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether there is such a file, where one may look and the name is none too long."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise WeightsError(
+            f"cannot read `{path}`: {(error.strerror or str(error)).lower()}",
+            "check its name and rights",
+        ) from error

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import av
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from clips import ClipSpec, make_clip
 
 from sepconv_video.cli import main
-from sepconv_video.video import Reader, write_picture
+from sepconv_video.video import Reader, pipes, write_picture
 
 
 def run(*arguments, capsys):
@@ -67,6 +68,16 @@ def test_a_folder_of_one_video_makes_its_output_folder_too(tmp_path, capsys):
     code, _, _ = run(tmp_path / "clips", "-o", tmp_path / "new" / "out", capsys=capsys)
     assert code == 0
     assert names(tmp_path / "new") == ["out/a.mp4", "out/report.json"]
+
+
+def test_a_target_that_ends_with_a_slash_is_a_folder(tmp_path, capsys):
+    source = make_clip(tmp_path / "clip.mp4", ClipSpec(count=2))
+    code, _, _ = run(source, "-o", f"{tmp_path}/new/out/", capsys=capsys)
+    assert code == 0
+    assert names(tmp_path / "new") == ["out/clip.2x.mp4", "out/report.json"]
+    code, _, err = run(source, "-o", f"{source}/", capsys=capsys)
+    assert code == 2
+    assert "cannot make the folder" in err
 
 
 def test_two_pictures(tmp_path, capsys):
@@ -137,12 +148,20 @@ def test_bad_input_is_one_line_with_a_hint(tmp_path, capsys, kind):
         (["--factor", "3"], 2, "'3' is not one of"),
         (["--fps", "60", "--factor", "2"], 2, "exclude each other"),
         (["--fps", "many"], 2, "not a number of frames per second"),
+        (["--fps", "1e99999999"], 2, "not a number of frames per second"),
+        (["--source-fps", "1e400"], 2, "not a number of frames per second"),
+        (["--fps", "1/0"], 2, "not a number of frames per second"),
+        (["--shard", "1/0"], 2, "is not like 1/4"),
+        (["--shard", f"{'9' * 5000}/3"], 2, "is not like 1/4"),
+        (["--shard", ""], 2, "is not like 1/4"),
         (["--fps", "60", "--slowmo"], 2, "exclude each other"),
         (["--start", "soon"], 2, "is not a time"),
         (["--start", "3", "--end", "2"], 2, "nothing lies between"),
         (["--device", "cuda:77"], 1, "no device `cuda:77`"),
         (["--device", "tpu"], 2, "unknown device `tpu`"),
         (["--precision", "fp16", "--device", "cpu"], 2, "slower than fp32"),
+        (["--devices", " , "], 2, "names no device"),
+        (["--devices", ""], 2, "names no device"),
         (["--batch", "0"], 2, "0 is not in the range"),
         (["--tile", "5"], 2, "tiles of 5 pixels are too small"),
         (["--tile", "-300"], 2, "tiles of -300 pixels are too small"),
@@ -163,6 +182,45 @@ def test_bad_options(tmp_path, capsys, arguments, code, text):
     assert found == code
     assert "Traceback" not in err
     assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["clip.mp4", "-o", "x.mp4", "--device", "cuda:77"], 1, "no device"),
+        (["clip.mp4", "-o", "x.mp4", "--model", "nope"], 2, "unknown model"),
+        (["clip.mp4", "-o", "x.mp4", "--codec", "x"], 2, None),
+        (["-", "-o", "x.mp4"], 1, "cannot read `-`"),
+        (["empty", "-o", "x"], 2, "there is no video"),
+        (["clip.mp4", "--fps", "many"], 2, "not a number of frames"),
+        (["clip.mp4", "--devices", ","], 2, "names no device"),
+        (["a.png", "b.png", "-o", "c.png"], 2, "--json is for videos"),
+    ],
+)
+def test_events_tell_the_end_whatever_it_is(tmp_path, capsys, monkeypatch, arguments, code, text):
+    monkeypatch.chdir(tmp_path)
+    make_clip(tmp_path / "clip.mp4", ClipSpec(count=2))
+    (tmp_path / "empty").mkdir()
+    with Path(os.devnull).open() as nothing:
+        monkeypatch.setattr(pipes, "_STDIN", nothing.fileno())
+        found, out, err = run(*arguments, "--json", capsys=capsys)
+    events = [json.loads(line) for line in out.splitlines()]
+    assert found == code
+    assert (events[-1]["event"], events[-1]["exit_code"]) == ("end", code)
+    if text is None:  # a file that failed ends nothing
+        assert [event["event"] for event in events] == ["start", "file", "end"]
+    else:
+        assert events[-2]["event"] == "error"
+        assert text in events[-2]["error"]
+        assert text in err
+
+
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-"])
+def test_what_nobody_can_read_ends_no_work(tmp_path, stderr):
+    source, target = make_clip(tmp_path / "clip.mp4", ClipSpec(count=2)), tmp_path / "out.mp4"
+    command = f"{sys.executable} -m sepconv_video {source} -o {target} {stderr}"
+    assert subprocess.run(["bash", "-c", command], check=False).returncode == 0
+    assert target.exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -183,6 +183,29 @@ def test_the_tool_says_how_to_fetch_and_then_finds_the_weights(
     assert any(line.endswith("l1: ok") for line in doctor._models())
 
 
+def test_a_cache_that_cannot_be_looked_at(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEPCONV_VIDEO_CACHE", str(tmp_path / ("x" * 300)))
+    assert listed(capsys)["l1"].endswith("l1.pytorch`: file name too long")
+    with pytest.raises(WeightsError, match=r"cannot read `.*`: file name too long"):
+        shipped.weights_digest("l1")
+    assert not any("l1" in line for line in doctor._models())
+
+
+def test_a_user_without_a_home(script, capsys, tmp_path, monkeypatch):
+    for name in ("SEPCONV_VIDEO_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it then does
+    assert listed(capsys)["l1"].endswith("as this user has no home folder")
+    assert weights.load_model("fast")
+    with pytest.raises(WeightsError, match="no home folder") as caught:
+        weights.load_model("l1")
+    assert "SEPCONV_VIDEO_CACHE" in caught.value.hint
+    (tmp_path / "file").write_bytes(CONTENT)
+    failed = run(script, "l1", "--yes", "--from", tmp_path / "file", "--force")
+    assert failed.exit_code == 1
+    assert "SEPCONV_VIDEO_CACHE" in failed.stderr
+
+
 def listed(capsys):
     """The lines of `--list-models` by name."""
     with pytest.raises(SystemExit):

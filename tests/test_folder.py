@@ -1,5 +1,6 @@
 """Folders and several workers: each file once, every failure told, nothing done again."""
 
+import errno
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from sepconv_video.batch import run_jobs
 from sepconv_video.crew import Alone
 from sepconv_video.errors import DeviceError, Interrupted, OptionsError, VideoError
 from sepconv_video.jobs import find_jobs, shard
-from sepconv_video.ledger import Ledger
+from sepconv_video.ledger import FORMAT, Ledger
 from sepconv_video.options import Job, Options
 from sepconv_video.video import Reader
 from sepconv_video.workers import Processes
@@ -85,6 +86,17 @@ def test_hidden_foreign_and_own_files_are_left_out(clips):
     ]  # fmt: skip
 
 
+def test_what_cannot_be_looked_at_ends_no_search(clips, tmp_path):
+    (clips / "e.mkv").symlink_to("x" * 300)  # as what lies in a folder without rights
+    jobs = find_jobs([clips], tmp_path / "out", "2x")
+    assert [job.source.name for job in jobs] == ["a.mkv", "b.mkv", "e.mkv", "c.mkv", "d.mkv"]
+    with pytest.raises(OptionsError, match=r"cannot make the folder `.*`: File name too long"):
+        find_jobs([clips], tmp_path / ("x" * 300), "2x")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(OptionsError, match="cannot make the folder"):
+        find_jobs([clips], tmp_path / "circle", "2x")
+
+
 def test_patterns_choose_by_name_or_path_whatever_the_suffix(clips, tmp_path):
     (clips / "raw.dat").write_text("")
 
@@ -144,6 +156,20 @@ def test_shards_are_the_whole_and_meet_nowhere(clips, tmp_path):
             shard(jobs, number, 3)
 
 
+@pytest.mark.parametrize("output", [None, "clips"])
+def test_what_patterns_made_is_no_source_of_theirs(clips, tmp_path, output):
+    def found(*inputs):
+        return find_jobs(inputs, output and tmp_path / "x" / ".." / output, "2x")
+
+    before = found(clips / "*.mkv", clips / "sub" / "c.mkv")
+    assert len(before) == 3
+    for job in shard(before, 1, 2):  # another shard has ended already
+        shutil.copy(job.source, job.target)
+    assert found(clips / "*.mkv", clips / "sub" / "c.mkv") == before
+    again = found(clips / "a.2x.mkv")  # who names one gets it
+    assert [job.target.name for job in again] == ["a.2x.2x.mkv"]
+
+
 # ---- one after the other -------------------------------------------------------------------
 
 
@@ -172,6 +198,20 @@ def test_what_is_not_the_same_is_done_again(clips, tmp_path):
     assert set(states(do(clips, out)).values()) == {"skipped"}  # nor is what is known of it lost
 
 
+def test_a_source_that_is_away_for_a_while_spoils_nothing(clips, tmp_path):
+    out, source = tmp_path / "out", clips / "a.mkv"
+    do(clips, out)
+    source.rename(tmp_path / "away")
+    source.touch()
+    assert states(do(clips, out))["a.mkv"] == "failed"
+    (tmp_path / "away").rename(source)
+    assert set(states(do(clips, out)).values()) == {"skipped"}
+    (out / "a.mkv").unlink()
+    source.write_bytes(b"")
+    assert states(do(clips, out))["a.mkv"] == "failed"
+    assert Ledger(out)._files["a.mkv"]["state"] == "failed"
+
+
 def test_no_resume_does_everything_again(clips, tmp_path):
     out = tmp_path / "out"
     do(clips, out)
@@ -197,11 +237,36 @@ def test_the_longest_comes_first(clips, tmp_path):
 def test_a_report_of_somebody_else_is_not_overwritten(clips, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    for content in ('{"my": "thesis"}', "not json", '["format"]'):
+    damaged = f'{{"format": "{FORMAT}", "files": {{"a.mkv": 1}}}}'
+    for content in ('{"my": "thesis"}', "not json", '["format"]', damaged):
         (out / "report.json").write_text(content)
         with pytest.raises(OptionsError, match="not a report of this program"):
             do(clips, out)
         assert (out / "report.json").read_text() == content
+
+
+def test_a_report_that_cannot_be_read_says_why(clips, tmp_path):
+    (tmp_path / "out" / "report.json").mkdir(parents=True)
+    with pytest.raises(OptionsError, match=r"cannot read `.*report.json`: is a directory"):
+        do(clips, tmp_path / "out")
+
+
+def test_a_report_that_cannot_be_written_ends_nothing(clips, tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    out, crew = tmp_path / "out", Alone(AverageWork("cpu"))
+    with monkeypatch.context() as patch:
+        patch.setattr("sepconv_video.ledger.write_json", full)
+        assert set(states(do(clips, out, crew)).values()) == {"done"}
+    assert crew.notes == [
+        "not all that was done is in the report: "
+        f"cannot write `{out / 'report.json'}`: no space left on device"
+    ]
+    assert len(list(out.rglob("*.parts"))) == 4  # by which the next run knows that they are done
+    assert set(states(do(clips, out, Alone(UnreadyWork("cpu")))).values()) == {"done"}
+    assert set(Ledger(out)._files) == {"a.mkv", "b.mkv", "sub/c.mkv", "sub/d.mkv"}
+    assert not list(out.rglob("*.parts"))
 
 
 def test_a_link_out_of_the_output_folder_is_not_followed(clips, tmp_path):

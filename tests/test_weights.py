@@ -42,6 +42,11 @@ def test_unknown_name_lists_what_there_is():
     assert "`fast`" in caught.value.hint
 
 
+def test_a_name_that_cannot_be_looked_at():
+    with pytest.raises(WeightsError, match=r"cannot read `x*`: file name too long"):
+        weights.load_model("x" * 300)
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 1000])
 def test_files_that_are_no_weights(tmp_path, suffix, content):
