@@ -4,7 +4,7 @@
       lock             held by the process at work, and free again however that ends
       manifest.json    the source and the settings that the pieces belong to
       next.json        those of a run that has begun, until its first piece is finished: only
-                       then do pieces go that are of no use to it (`clearing.*` while they do)
+                       then do pieces go that are of no use to it (`clearing` while they do)
       00000120.nut     a segment, named after the first source frame in it ...
       00000120.json    ... and its `Part`, written last: without it the segment does not count
       joined.mp4       the whole, until it is renamed over the target; a folder for pictures
@@ -36,7 +36,7 @@ Identity = Mapping[str, Any]
 """What pieces belong to: `source`, what file it was, and the settings, all as JSON has them."""
 
 _PIECES = re.compile(r"((manifest|report)\.json|joined\.\w+|\d{8}\.(nut|json))")
-_OURS = re.compile(rf"({_PIECES.pattern}|lock|next\.json|clearing\.(json|lock))(\.[\w-]+\.new)?")
+_OURS = re.compile(rf"({_PIECES.pattern}|lock|next\.json|clearing(\.json)?)(\.[\w-]+\.new)?")
 _TOKEN = secrets.token_hex(4)  # process numbers are not unique on a shared file system
 _PART_FILES = "[0-9]" * 8 + ".json"
 _SAMPLE_BYTES = 2**20
@@ -125,7 +125,7 @@ class Parts:
         Raises:
             VideoError: It cannot be removed, or pieces of other settings are made meanwhile.
         """
-        with explained(self.target), FileLock(self.folder / "clearing.lock"):
+        with explained(self.target), FileLock(self.folder / "clearing"):
             if self.begun() != self.identity:  # this worker's run died, and another one has begun
                 raise VideoError(
                     f"cannot write `{self.target}`: it is made with other settings meanwhile",

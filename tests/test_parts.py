@@ -56,7 +56,7 @@ def test_what_was_added_is_found_again_in_order(parts):
     later, earlier = add(parts, 5), add(parts, 0)
     assert Parts(parts.target, IDENTITY).finished() == [earlier, later]
     assert {path.name for path in parts.folder.iterdir()} == {
-        "lock", "clearing.lock", "manifest.json",
+        "lock", "clearing", "manifest.json",
         "00000000.nut", "00000000.json", "00000005.nut", "00000005.json",
     }  # fmt: skip
 
