@@ -82,8 +82,7 @@ def _show_early(error: click.ClickException | SepConvVideoError, *, as_json: boo
         code, message, hint = error.exit_code, error.format_message(), ""
     else:
         show_error(error)
-        code = 2 if isinstance(error, OptionsError) else 1
-        message, hint = error.message, error.hint
+        code, message, hint = _code_of_end(error), error.message, error.hint
     if as_json:
         tell_error(message, hint, code)
     return code
@@ -324,12 +323,10 @@ def _run_videos(
     inputs: Sequence[Path], output: Path | None, options: Options, chosen: dict[str, Any]
 ) -> int:
     from sepconv_video.batch import run_jobs  # noqa: PLC0415 - imports torch
-    from sepconv_video.jobs import find_jobs, is_folder, passed_over, shard  # noqa: PLC0415 - imports av
+    from sepconv_video.jobs import find_jobs, is_folder, make_folder, passed_over, shard  # noqa: PLC0415 - imports av
     from sepconv_video.ledger import Ledger  # noqa: PLC0415
 
     if output is not None and click.get_current_context().meta["is_folder"]:
-        from sepconv_video.jobs import make_folder  # noqa: PLC0415
-
         make_folder(output)
     jobs = find_jobs(inputs, output, options.label, chosen["pattern"])
     if len(jobs) > 1 and options.cuts not in CUTS:
@@ -370,10 +367,13 @@ def _end(error: SepConvVideoError, shown: Display, brake: Brake, *, debug: bool)
     is_stop = isinstance(error, Interrupted)
     if debug and not is_stop:
         raise error
-    usual = 2 if isinstance(error, OptionsError) else 1
-    code = brake.code if is_stop else usual
+    code = brake.code if is_stop else _code_of_end(error)
     shown.error(error, code)
     return code
+
+
+def _code_of_end(error: SepConvVideoError) -> int:
+    return 2 if isinstance(error, OptionsError) else 1
 
 
 def _crew(options: Options, chosen: dict[str, Any]) -> "Crew":

@@ -16,7 +16,7 @@ from sepconv_video.kernels.looks import BORDER, LANES, look, look_cubic
 from sepconv_video.kernels.motion import MODES, Warping, Weights
 from sepconv_video.kernels.vectors import clamp, compiled, copy_flat
 
-LOOKS = 0xA3A17D9B  # CRC-32 of `vectors.py` and `looks.py`, as `VECTORS` of `cpu`
+LOOKS = 0x860AB2FC  # CRC-32 of `vectors.py` and `looks.py`, as `VECTORS` of `cpu`
 LEAST_ROWS = 16  # of a strip
 STRIPS = 2  # for each thread, so that all end at the same time
 LEAST_WARPED, LEAST_BOXED = 50_000, 300_000  # fewer are done before a second thread has begun
@@ -174,10 +174,8 @@ def halve(maps: Tensor, weights: Weights) -> Tensor:
     rows, columns = -(-H // 2), -(-W // 2)
     made = torch.empty(N, channels, rows, columns)
     given = as_array(maps).reshape(N * channels, H, W)
-    result, shares = (
-        made.numpy().reshape(N * channels, rows, columns),
-        np.array(weights, np.float32),
-    )
+    result = made.numpy().reshape(N * channels, rows, columns)
+    shares = np.array(weights, np.float32)
 
     def work(k: int, some: Two, own: Buffers) -> None:
         _halve_strip(given[k], result[k], own[0], shares, some)

@@ -50,7 +50,7 @@ def halve(maps: Tensor, weights: Weights) -> Tensor:
     """Do what `motion.halve` says, float32 or half precision."""
     planes = maps.contiguous().view(-1, 1, *maps.shape[2:])
     result = maps.new_empty(*maps.shape[:2], *(-(-size // 2) for size in maps.shape[2:]))
-    _launch("halve", (planes, result, result), PLAIN, weights=weights)  # likewise
+    _launch("halve", (planes, result, result), PLAIN, weights=weights)  # without any, too
     return result
 
 

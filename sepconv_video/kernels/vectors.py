@@ -301,8 +301,11 @@ def _build_copy(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     return context.get_dummy_value()
 
 
+copy_flat = cast("Callable[..., None]", intrinsic(_type_copy))
+
+
 def _type_copy_block(_: Any, target: Any, at: Any, source: Any, source_at: Any) -> Any:
-    """Copy BLOCK elements likewise: a third of the time, without a call."""
+    """Copy BLOCK elements likewise, without a call."""
     return types.void(target, at, source, source_at), _build_copy_block
 
 
@@ -315,7 +318,6 @@ def _build_copy_block(context: Any, builder: Any, signature: Any, args: Any) -> 
 
 
 _copy_block = cast("Callable[..., None]", intrinsic(_type_copy_block))
-copy_flat = cast("Callable[..., None]", intrinsic(_type_copy))
 
 
 def _type_clamp(_: Any, value: Any, low: Any, high: Any) -> Any:

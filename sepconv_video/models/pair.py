@@ -55,8 +55,6 @@ LEAST_FAR, SURELY_FAR = 16, 24
 does not show what is to be made: it cannot know how far that lies beyond the edge."""
 HELP = 2.0
 """By how much, as the logarithm of the odds."""
-
-
 FLAT = 0.08
 """A frame whose deviation is a smaller share of the other one's shows nothing, as before a fade."""
 LEVEL = 1 / 255

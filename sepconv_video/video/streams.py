@@ -159,8 +159,8 @@ class OtherStreams:
                 chapters.append(chapter | {"start": max(0, start), "end": end})
         if chapters:
             output.set_chapters(chapters)
-        lost = losses(output.format.name, self._found(bool(chapters), is_turned))
         container = output.format.name
+        lost = losses(container, self._found(bool(chapters), is_turned))
         # with such tags MP4 and MOV are written so that they take all; see the joiner
         takes_all = self.has_foreign_tags() and container in {"mp4", "mov"}
         few = "" if takes_all else lost_tags(container, fresh_tags(self._input.metadata))
