@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from sepconv_video.crew import Crew, ShouldStop, Task
@@ -172,7 +172,7 @@ class _Desk:
             self._open[job] = _OpenJob(production, claim, 0, production.kept_frames, {})
             if report is None:
                 return production.spans()
-            self._close(job, report=report)
+            self._close(job, report=report, was_complete=True)
         return []
 
     def _is_finished(self, job: Job, production: Production) -> bool:
@@ -226,12 +226,23 @@ class _Desk:
             self._close(job, report=report)
 
     def _close(
-        self, job: Job, report: Report | None = None, error: SepConvVideoError | None = None
+        self,
+        job: Job,
+        report: Report | None = None,
+        error: SepConvVideoError | None = None,
+        *,
+        was_complete: bool = False,
     ) -> None:
         """Write down what became of a job, and only then remove its pieces and let it go."""
         opened = self._open.pop(job)
         with opened.claim:
-            is_known = self._tell(job, production=opened.production, report=report, error=error)
+            is_known = self._tell(
+                job,
+                production=opened.production,
+                report=report,
+                error=error,
+                was_complete=was_complete,
+            )
             if report is not None and is_known:  # or the next run has to find it out by them
                 opened.production.clean()
 
@@ -242,11 +253,12 @@ class _Desk:
         production: Production | None,
         report: Report | None = None,
         error: SepConvVideoError | None = None,
+        was_complete: bool = False,
     ) -> bool:
         """Give the news, and write it down; whether that could be done."""
         state = "failed" if report is None else "damaged" if report.damage else "done"
         result = Result(job=job, state=state, report=report, error=error)
-        self._news.append(result)
+        self._news.append(replace(result, state="skipped") if was_complete else result)
         # what is known of a target that is not to be touched stays
         is_foreign = isinstance(error, OptionsError) and production and job.target.exists()
         if self._ledger is None or is_foreign:

@@ -260,7 +260,13 @@ class _Json:
         self._told: dict[Job, float] = {}
 
     def say(self, event: str, **values: object) -> None:
-        click.echo(json.dumps({"event": event, **values}))
+        try:
+            click.echo(json.dumps({"event": event, **values}))
+        except BrokenPipeError:  # the program that wanted them has gone
+            raise
+        except OSError as error:  # a full disk: no reason to lose the video
+            say(f"warning: no more events: standard output: {(error.strerror or '').lower()}")
+            sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the end
 
     def start(self, jobs: Sequence[Job]) -> None:
         self.say("start", jobs=[_names(job) for job in jobs])

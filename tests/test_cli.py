@@ -215,12 +215,26 @@ def test_events_tell_the_end_whatever_it_is(tmp_path, capsys, monkeypatch, argum
         assert text in err
 
 
-@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-"])
-def test_what_nobody_can_read_ends_no_work(tmp_path, stderr):
+@pytest.mark.parametrize("where", ["2>/dev/full", "2>&-", "--json >/dev/full"])
+def test_what_nobody_can_read_ends_no_work(tmp_path, where):
     source, target = make_clip(tmp_path / "clip.mp4", ClipSpec(count=2)), tmp_path / "out.mp4"
-    command = f"{sys.executable} -m sepconv_video {source} -o {target} {stderr}"
-    assert subprocess.run(["bash", "-c", command], check=False).returncode == 0
+    command = f"{sys.executable} -m sepconv_video {source} -o {target} {where}"
+    done = subprocess.run(["bash", "-c", command], check=False, capture_output=True, text=True)
+    assert done.returncode == 0
     assert target.exists()
+    assert done.stderr.count("no more events: standard output: no space") == ("json" in where)
+
+
+def test_a_target_that_kept_its_pieces_is_known_to_be_complete(tmp_path, capsys):
+    source, target = make_clip(tmp_path / "clip.mp4", ClipSpec(count=2)), tmp_path / "out.mp4"
+    assert run(source, "-o", target, "--keep-parts", capsys=capsys)[0] == 0
+    before = target.stat().st_mtime_ns
+    code, out, err = run(source, "-o", target, "--keep-parts", "--json", capsys=capsys)
+    assert code == 0
+    assert "is complete already" in err
+    states = [json.loads(line).get("state") for line in out.splitlines()]
+    assert states == [None, "skipped", None]
+    assert target.stat().st_mtime_ns == before
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
