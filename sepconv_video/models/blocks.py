@@ -73,6 +73,7 @@ class ResidualBlock(nn.Module):
 
 def conv_act(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3x3 convolution and leaky ReLU; `stride` 2 halves the resolution."""
+    # in a sequence of one, as the keys of trained weights have a number for it
     return nn.Sequential(_conv_act(inputs, outputs, stride))
 
 
