@@ -234,7 +234,8 @@ def _serve(
     stop: "multiprocessing.synchronize.Event",
 ) -> None:
     """Do tasks until there are no more or the other side is gone (worker process)."""
-    _ignore_interrupts()
+    # Ctrl-C reaches every process of the terminal; the master decides what it means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     work = make_work(device)
     with suppress(EOFError, OSError):  # our master is gone: so is our purpose
         while (task := connection.recv()) is not None:
@@ -261,8 +262,3 @@ def _answer(
     except SepConvVideoError as error:
         is_fatal = not isinstance(error, Interrupted)
         return Message(is_end=True, is_fatal=is_fatal, error=error)
-
-
-def _ignore_interrupts() -> None:
-    # Ctrl-C reaches every process of the terminal; the master decides what it means
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
