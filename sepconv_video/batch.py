@@ -6,11 +6,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sepconv_video.crew import Crew, ShouldStop, Task
+from sepconv_video.crew import Crew, Task
 from sepconv_video.errors import BusyError, OptionsError, SepConvVideoError
 from sepconv_video.ledger import Ledger
 from sepconv_video.options import Job, Options
-from sepconv_video.production import Production, Report, Span
+from sepconv_video.production import Production, Report, ShouldStop, Span
 from sepconv_video.scribe import SEGMENT_FRAMES
 from sepconv_video.shipped import weights_digest
 from sepconv_video.video import Extent, measure
@@ -158,7 +158,7 @@ class _Desk:
             production = Production(job, self._options)
             if self._is_finished(job, production):
                 return []
-            claim.enter_context(production.claim())
+            claim.enter_context(production.parts.claim())
             if job.target.exists() and self._is_finished(job, production):
                 claim.close()  # by another process, since we looked
                 return []
@@ -279,7 +279,7 @@ class _Desk:
     def _is_free(self, job: Job) -> bool:
         with ExitStack() as trial:
             try:
-                trial.enter_context(Production(job, self._options).claim())
+                trial.enter_context(Production(job, self._options).parts.claim())
             except SepConvVideoError:
                 return False
         return True

@@ -8,7 +8,7 @@ what is finished of it survives in `TARGET.parts` whatever happens.
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -49,8 +49,10 @@ MANY_REPEATS = 0.2
 PATIENCE_S = 600.0
 """After so long without a decoded frame the source's file system counts as dead."""
 
-Progress = Callable[[int, int | None], None]
+OnProgress = Callable[[int, int | None], None]
 """Called with the frames done so far and, if the source's header tells, those expected."""
+ShouldStop = Callable[[], bool]
+"""Asked now and then; True ends the work soon and keeps what is finished."""
 Span = tuple[int, int | None]
 """Source frames to begin with and to end before; None for the end of the source."""
 
@@ -105,8 +107,8 @@ class Report:
 class Watch:
     """Who looks on while frames are made, and may end it."""
 
-    on_progress: Progress | None = None
-    should_stop: Callable[[], bool] | None = None
+    on_progress: OnProgress | None = None
+    should_stop: ShouldStop | None = None
     """Asked after each interval; True finishes the segment in hand and raises `Interrupted`."""
 
     def after(self, frames: int) -> "Watch":
@@ -124,7 +126,7 @@ class Watch:
 class Production:
     """One target in the making: its pieces, what is still to do, and the end.
 
-    Only whoever holds the claim may `begin`, `join` and `clean`; several processes may `make`
+    Only whoever holds `parts.claim` may `begin`, `join` and `clean`; several processes may `make`
     different spans at the same time.
 
     Attributes:
@@ -145,10 +147,6 @@ class Production:
         self._reading = reading_of(options)
         self._started = time.monotonic()
         self.kept_frames, self._note = 0, ""
-
-    def claim(self) -> AbstractContextManager[Parts]:
-        """Hold the target against other processes; see `Parts.claim`."""
-        return self.parts.claim()
 
     def begin(self) -> Report | None:
         """Find out what an earlier run left: the report if it was all and counts, else None.
