@@ -5,7 +5,7 @@ codecs, are in the `Segment` that belongs to it.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,12 +141,22 @@ def _container_of(codec: str) -> str:
     return "nut" if holds("nut", codec) else "mov"
 
 
-def packets(path: Path) -> Iterator["Packet[VideoStream]"]:
-    """Read a segment's packets in the order of decoding; their times mean nothing.
+def packets(path: Path, times: Sequence[int]) -> Iterator[tuple["Packet[VideoStream]", int]]:
+    """Read a segment's packets in the order of decoding, and give each its time of `times`.
+
+    Their own times mean nothing.
 
     Raises:
-        SegmentError: If the file cannot be read.
+        SegmentError: If the file cannot be read, or holds fewer pictures than it did.
     """
+    found = 0
+    for found, timed in enumerate(zip(_demuxed(path), times, strict=False), 1):  # noqa: B007
+        yield timed
+    if found != len(times):
+        raise _damaged(path, f"{found} of {len(times)} frames are left in it")
+
+
+def _demuxed(path: Path) -> Iterator["Packet[VideoStream]"]:
     try:
         with av.open(f"file:{path}") as container:
             stream = container.streams.video[0]
@@ -155,16 +165,6 @@ def packets(path: Path) -> Iterator["Packet[VideoStream]"]:
                     yield packet
     except (av.FFmpegError, OSError, IndexError) as fault:
         raise _damaged(path, "it is damaged") from fault
-
-
-def reject_short(path: Path, segment: Segment, found: int) -> None:
-    """Refuse a segment that holds fewer pictures than it did.
-
-    Raises:
-        SegmentError: It does.
-    """
-    if found != len(segment.pts):
-        raise _damaged(path, f"{found} of {len(segment.pts)} frames are left in it")
 
 
 def _damaged(path: Path, reason: str) -> SegmentError:
