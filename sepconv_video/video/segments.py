@@ -71,7 +71,7 @@ class SegmentWriter:
         Raises:
             VideoError: If the file cannot be written.
         """
-        self._track, self._clock, self._called = track, track.clock(), called
+        self._track, self._rescaler, self._called = track, track.rescaler(), called
         self._pts: list[int] = []
         self._end_pts = 0
         with translated("write", called):
@@ -104,7 +104,7 @@ class SegmentWriter:
         Raises:
             VideoError: If the file cannot be written, e.g. because the disk is full.
         """
-        pts, duration = self._clock.pts(frame.pts), self._clock.duration(frame.duration)
+        pts, duration = self._rescaler.pts(frame.pts), self._rescaler.duration(frame.duration)
         self._end_pts = pts + max(1, duration)
         picture = self._track.picture(frame, pts, duration)
         with translated("write", self._called):
@@ -126,8 +126,8 @@ class SegmentWriter:
             os.fsync(self._file.fileno())
             self._file.close()
         if end_pts is not None:
-            self._end_pts = self._clock.duration(end_pts)
-        return Segment(pts=tuple(self._pts), end_pts=self._end_pts, rounded=self._clock.rounded)
+            self._end_pts = self._rescaler.duration(end_pts)
+        return Segment(pts=tuple(self._pts), end_pts=self._end_pts, rounded=self._rescaler.rounded)
 
     def _mux(self, packets: Iterable["Packet[VideoStream]"]) -> None:
         for packet in packets:
