@@ -10,7 +10,8 @@ from sepconv_video.crew import Crew, Task
 from sepconv_video.errors import BusyError, OptionsError, SepConvVideoError
 from sepconv_video.ledger import Ledger
 from sepconv_video.options import Job, Options
-from sepconv_video.production import Production, Report, ShouldStop, Span
+from sepconv_video.pieces import Span
+from sepconv_video.production import Production, Report, ShouldStop
 from sepconv_video.scribe import SEGMENT_FRAMES
 from sepconv_video.shipped import weights_digest
 from sepconv_video.video import Extent, measure

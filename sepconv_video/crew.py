@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from sepconv_video.errors import DeviceError, Interrupted, SepConvVideoError
 from sepconv_video.options import Job, Options
-from sepconv_video.production import Production, ShouldStop, Span, Watch, check_frames
+from sepconv_video.pieces import Span
+from sepconv_video.production import Production, ShouldStop, Watch, check_frames
 
 if TYPE_CHECKING:
     from sepconv_video.engine import Engine

@@ -6,13 +6,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from sepconv_video import timing
 from sepconv_video.engine import Engine
 from sepconv_video.errors import Interrupted, OptionsError, VideoError
-from sepconv_video.frames import Frame, Timeline, VideoInfo
+from sepconv_video.frames import Frame, Picture, Timeline, VideoInfo
 from sepconv_video.numbered import is_pattern, numbered
 from sepconv_video.options import Job, Options
 from sepconv_video.parts import Parts
@@ -46,8 +43,6 @@ from sepconv_video.video import (
     read_picture,
     write_picture,
 )
-
-Picture = npt.NDArray[np.uint8]
 
 
 def interpolate_file(

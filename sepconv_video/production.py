@@ -20,7 +20,7 @@ from sepconv_video.errors import DeviceError, Interrupted, VideoError
 from sepconv_video.frames import Frame, Reading, Timeline, VideoInfo
 from sepconv_video.options import Job, Options
 from sepconv_video.parts import Identity, Parts, identify
-from sepconv_video.pieces import Seen, gaps, sum_up
+from sepconv_video.pieces import Seen, Span, gaps, sum_up
 from sepconv_video.schedule import Grid, by_factor, by_rate
 from sepconv_video.scribe import CONTEXT_FRAMES, Judge, Scribe, one_frame
 from sepconv_video.shipped import weights_digest
@@ -53,8 +53,6 @@ OnProgress = Callable[[int, int | None], None]
 """Called with the frames done so far and, if the source's header tells, those expected."""
 ShouldStop = Callable[[], bool]
 """Asked now and then; True ends the work soon and keeps what is finished."""
-Span = tuple[int, int | None]
-"""Source frames to begin with and to end before; None for the end of the source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

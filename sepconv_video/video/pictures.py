@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import av
 import numpy as np
-import numpy.typing as npt
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from sepconv_video.errors import OptionsError, VideoError
+from sepconv_video.frames import Picture
 from sepconv_video.video.faults import translated
 from sepconv_video.video.formats import Layout, frame_of
 from sepconv_video.video.source import (
@@ -20,8 +20,6 @@ from sepconv_video.video.source import (
     reject_giant,
     why_without_size,
 )
-
-Picture = npt.NDArray[np.uint8]
 
 # suffix -> encoder, its pixel format and settings
 _ENCODERS: dict[str, tuple[str, str, dict[str, str]]] = {
