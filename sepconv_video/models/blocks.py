@@ -103,7 +103,7 @@ def upsample(maps: Tensor, factor: int) -> Tensor:
 
 
 def ramp(values: Tensor, zero: float, one: float) -> Tensor:
-    """0 up to the one value, 1 from the other one on, in proportion between; either may be less."""
+    """Map values linearly: `zero` becomes 0 and `one` 1, clamped; `one` may be the lesser."""
     return ((values - zero) / (one - zero)).clamp_(0, 1)
 
 
