@@ -81,7 +81,7 @@ def run_jobs(
     """
     weights_digest(options.model)  # or each file would fail for the want of the same model
     with _Desk(options, crew, ledger, on_step) as desk:
-        todo = desk.sorted(jobs)
+        todo = desk.longest_first(jobs)
         while todo:
             for outcome in crew.run(desk.tasks(todo), desk.count, should_stop):
                 desk.end_of(outcome.task, outcome.error)
@@ -121,7 +121,7 @@ class _Desk:
         for opened in self._open.values():
             opened.claim.close()
 
-    def sorted(self, jobs: Sequence[Job]) -> list[Job]:
+    def longest_first(self, jobs: Sequence[Job]) -> list[Job]:
         """Measure the jobs and put the longest first, that the end may not wait for it."""
         if len(jobs) > 1 or self._workers > 1:
             self._extents = {job: measure(job.source) for job in jobs}

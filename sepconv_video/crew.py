@@ -7,12 +7,15 @@ died is given to the next. It knows nothing of claims, targets and reports.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from sepconv_video.errors import DeviceError, Interrupted, SepConvVideoError
 from sepconv_video.options import Job, Options
 from sepconv_video.pieces import Span
-from sepconv_video.production import Production, ShouldStop, Watch, check_frames
+from sepconv_video.production import Production, ShouldStop, Watch, reading_of
+from sepconv_video.scribe import one_frame
+from sepconv_video.video import Reader
 
 if TYPE_CHECKING:
     from sepconv_video.engine import Engine
@@ -112,8 +115,11 @@ class EngineWork:
         self._engine: Engine | None = None
 
     def check(self, task: Task) -> None:
-        """Decode a frame or two; see `Work`."""
-        check_frames(task.job.source, task.options, task.span)
+        """Decode a frame or two, without which no engine is worth its start; see `Work`."""
+        source = task.job.source
+        with Reader(source, reading_of(task.options)) as reader:
+            if task.span[0] == 0 and len(list(islice(reader.frames(), 2))) < 2:
+                raise one_frame(source)
 
     def prepare(self) -> None:
         """Build the engine, if there is none yet; see `Work`."""

@@ -7,7 +7,7 @@ what is finished of it survives in `TARGET.parts` whatever happens.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -20,15 +20,16 @@ from sepconv_video.errors import DeviceError, Interrupted, VideoError
 from sepconv_video.frames import Frame, Reading, Timeline, VideoInfo
 from sepconv_video.options import Job, Options
 from sepconv_video.parts import Identity, Parts, identify
-from sepconv_video.pieces import Seen, Span, gaps, sum_up
+from sepconv_video.pieces import Part, Seen, Span, gaps, sum_up
 from sepconv_video.schedule import Grid, by_factor, by_rate
-from sepconv_video.scribe import CONTEXT_FRAMES, Judge, Scribe, one_frame
+from sepconv_video.scribe import CONTEXT_FRAMES, Judge, Scribe
 from sepconv_video.shipped import weights_digest
 from sepconv_video.stream import prefetch
 from sepconv_video.targets import check_free, check_place
 from sepconv_video.video import (
     ENCODERS_VERSION,
     Encoding,
+    Joined,
     Reader,
     Segment,
     SegmentError,
@@ -227,26 +228,7 @@ class Production:
                 f"cannot finish `{job.target}`: `{job.source}` changed while it was read",
                 "run the same command again when nothing writes to it any more",
             )
-        with Reader(job.source, self._reading) as reader:
-            grid = grid_of(self.options, reader.info)
-            track = track_of(job.target, reader.info, grid, self.options)
-        pieces = [
-            (
-                self.parts.segment_path(part.first),
-                # what ends the video may be the end of a part that shows no new frame
-                Segment(pts=part.pts, end_pts=parts[-1].end_pts, rounded=part.rounded),
-            )
-            for part in parts
-            if part.frames
-        ]
-        timeline = self._reading.timeline
-        try:
-            with self.parts.joining():
-                joined = join(pieces, self.parts.joined, track, job.source, job.target, timeline)
-                check_free(job, self.options)  # somebody else may have made it meanwhile
-        except SegmentError as fault:
-            self.parts.discard(fault.path)
-            raise
+        joined = self._joined(parts)
         seen = sum_up([part.seen for part in parts])
         advice = advise(seen, parts[-1].end, self.options)
         report = Report(
@@ -263,6 +245,30 @@ class Production:
         )
         self.parts.complete(report.as_json())
         return report
+
+    def _joined(self, parts: Sequence[Part]) -> Joined:
+        """Write the whole beside the pieces; one that is damaged is to be made again."""
+        job, timeline = self.job, self._reading.timeline
+        with Reader(job.source, self._reading) as reader:
+            grid = grid_of(self.options, reader.info)
+            track = track_of(job.target, reader.info, grid, self.options)
+        pieces = [
+            (
+                self.parts.segment_path(part.first),
+                # what ends the video may be the end of a part that shows no new frame
+                Segment(pts=part.pts, end_pts=parts[-1].end_pts, rounded=part.rounded),
+            )
+            for part in parts
+            if part.frames
+        ]
+        try:
+            with self.parts.joining():
+                joined = join(pieces, self.parts.joined, track, job.source, job.target, timeline)
+                check_free(job, self.options)  # somebody else may have made it meanwhile
+        except SegmentError as fault:
+            self.parts.discard(fault.path)
+            raise
+        return joined
 
     def clean(self) -> None:
         """Remove the pieces of a complete target, if they are not to be kept."""
@@ -333,17 +339,6 @@ def advise(seen: Seen, source_frames: int, options: Options) -> list[str]:
             "twos: `--dedup` makes frames between the drawings instead"
         )
     return notes
-
-
-def check_frames(source: Path, options: Options, span: Span) -> None:
-    """Decode what must be there for a span to be worth an engine.
-
-    Raises:
-        VideoError: Nothing can be decoded, or there is one frame only.
-    """
-    with Reader(source, reading_of(options)) as reader:
-        if span[0] == 0 and len(list(islice(reader.frames(), 2))) < 2:
-            raise one_frame(source)
 
 
 def identity_of(job: Job, options: Options) -> Identity:

@@ -8,7 +8,7 @@ import av
 
 from sepconv_video.video.encoders import Encoding
 from sepconv_video.video.holding import container_for
-from sepconv_video.video.joiner import join, rehearse
+from sepconv_video.video.joiner import Joined, join, rehearse
 from sepconv_video.video.pictures import is_picture, read_picture, write_picture
 from sepconv_video.video.pipes import PIPE, Evenness, PipeWriter, lost_in_pipe
 from sepconv_video.video.reader import Reader
@@ -25,6 +25,7 @@ __all__ = [
     "Encoding",
     "Evenness",
     "Extent",
+    "Joined",
     "PipeWriter",
     "Reader",
     "Segment",

@@ -113,13 +113,18 @@ def _replace(path: Path, content: bytes) -> None:
     # a short name of its own, since the target's may be as long as names can be
     new = path.with_name(f".{secrets.token_hex(8)}.new")
     try:
-        with new.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(new, content)
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a new file so that it survives a loss of power."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def encode_picture(rgb: av.VideoFrame, suffix: str) -> bytes:

@@ -1,6 +1,5 @@
 """Numbered pictures: read as the packets of a video, and written out of its segments."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from fractions import Fraction
@@ -14,7 +13,7 @@ from av.video.stream import VideoStream
 
 from sepconv_video.numbered import numbered
 from sepconv_video.video.faults import translated
-from sepconv_video.video.pictures import encode_picture
+from sepconv_video.video.pictures import encode_picture, write_synced
 from sepconv_video.video.pipes import Evenness, left_out
 from sepconv_video.video.segments import Segment, packets
 from sepconv_video.video.source import LARGEST_PIXELS, main_video, open_source
@@ -74,7 +73,8 @@ def save_pictures(
         timed = chain.from_iterable(packets(path, segment.pts) for path, segment in pieces)
         for number, (packet, pts) in enumerate(timed, 1):
             even.add(pts)
-            _write(numbered(making / called.name, number), packet)
+            picture = numbered(making / called.name, number)
+            write_synced(picture, _stored(picture, packet))
         making.replace(folder)
     with open_source(source) as container:
         lost = left_out(
@@ -94,10 +94,3 @@ def _stored(path: Path, packet: "Packet[VideoStream]") -> bytes:
     assert isinstance(context, VideoCodecContext)
     (picture,) = [*context.decode(packet), *context.decode(None)]
     return encode_picture(picture, path.suffix)
-
-
-def _write(path: Path, packet: "Packet[VideoStream]") -> None:
-    with path.open("wb") as file:
-        file.write(_stored(path, packet))
-        file.flush()
-        os.fsync(file.fileno())
