@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sepconv_video import color
+from sepconv_video import color, timing
 from sepconv_video.bars import Area, picture_area
 from sepconv_video.devices import choose_device, choose_dtype, frames_dtype
 from sepconv_video.errors import DeviceError
@@ -30,7 +30,7 @@ from sepconv_video.models.bending import UNKNOWN, Known
 from sepconv_video.neighbours import Neighbours, Step, halved, joined, stacked
 from sepconv_video.options import Options
 from sepconv_video.schedule import held_frame, is_made
-from sepconv_video.timing import busy, measure, read_events
+from sepconv_video.timing import busy, read_events
 from sepconv_video.weights import load_model
 
 T = TypeVar("T")
@@ -139,7 +139,7 @@ class Engine:
         model = load_model(options.model, device)
         dtype = choose_dtype(options.precision, device, bf16_suffices=bool(model.bf16_suffices))
         model.to(dtype)
-        measure(options.verbose)
+        timing.enable(options.verbose)
         if device.type == "cpu":
             keep_freed()
         return cls(
