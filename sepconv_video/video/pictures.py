@@ -8,12 +8,12 @@ from typing import Any, cast
 import av
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 
 from sepconv_video.errors import OptionsError, VideoError
 from sepconv_video.frames import Picture
 from sepconv_video.video.faults import translated
-from sepconv_video.video.formats import Layout, frame_of
+from sepconv_video.video.formats import ACCURATE, Layout, frame_of
 from sepconv_video.video.source import (
     display_matrix_of,
     open_source,
@@ -31,7 +31,6 @@ _ENCODERS: dict[str, tuple[str, str, dict[str, str]]] = {
     ".tif": ("tiff", "rgb24", {}),
     ".tiff": ("tiff", "rgb24", {}),
 }
-_ACCURATE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _DEEP = {".png": "rgb48be", ".tif": "rgb48le", ".tiff": "rgb48le"}
 """Formats for more than 8 bits."""
 _BT601 = 5
@@ -75,7 +74,7 @@ def read_picture(path: Path | str) -> Picture:
             rgb = VideoReformatter().reformat(
                 frame,
                 format="rgb24",
-                interpolation=_ACCURATE,
+                interpolation=ACCURATE,
                 # JPEG and WebP are BT.601 and seldom say so
                 src_colorspace=_BT601 if frame.colorspace == 2 else None,
                 src_color_range=frame.color_range,
