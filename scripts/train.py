@@ -55,28 +55,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
     show_default=True,
     help="Use each n-th triple of the validation clips; 0 leaves validation out.",
 )
-def main(**options: object) -> None:
-    run_training(**options)  # type: ignore[arg-type]
-
-
-def run_training(
-    *,
-    model: str,
-    data: Path,
-    run: Path,
-    steps: int,
-    minutes: float,
-    save_minutes: float,
-    batch: int,
-    patch: int,
-    rate: float,
-    loss: str,
-    autocast: str,
-    device: str,
-    seed: int,
-    start: Path | None,
-    validate_every: int,
-) -> None:
+def main(  # the options above
+    *, model, data, run, steps, minutes, save_minutes, batch, patch, rate, loss, autocast, device,
+    seed, start, validate_every,
+) -> None:  # fmt: skip
     """Set a run up, or continue it, and train until the time or the schedule ends."""
     run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)

@@ -15,19 +15,19 @@ from sepconv_video.frames import Plane
 DARK = 6
 """Levels of 255 above black that a sample of a bar may have: what compression makes of it."""
 LEAST_LIT = 0.4
-"""Share of samples brighter than that, from which on a line is one of the picture."""
+"""A line with this share of samples brighter than that, or more, belongs to the picture."""
 MOST_LIT = 0.25
-"""Share that a line of a bar may have: a subtitle, if it is at rest."""
+"""Share of such samples that a line of a bar may have, as where a subtitle stands on it."""
 MOST_CHANGED = 0.02
 """Share of its samples that may change by more than DARK."""
 MOST_CHANGE = 8
 """Times DARK that any of its samples may change by: a lamp that moves in the night is no noise."""
 MOST_LIT_BESIDE = 0.05
-"""Share that the last line of a bar may have: what is dark in a picture rarely ends so abruptly."""
+"""As MOST_LIT, for a bar's last line: what is dark in a picture rarely ends so abruptly."""
 SOFT_LINES = 2
 """Lines between bar and picture that may be anything, as scaling and compression blur the edge."""
 DIMMED = 0.8
-"""What is less bright by this factor than the line after it is one of these."""
+"""A line with less than this share of the next one's light is one of these soft lines."""
 LEAST_PICTURE = 0.25
 """Share of the rows, and of the columns, that are the picture's."""
 STRIP = 64

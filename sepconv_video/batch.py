@@ -6,11 +6,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from sepconv_video.crew import Crew, ShouldStop, Task
+from sepconv_video.crew import Crew, Task
 from sepconv_video.errors import BusyError, OptionsError, SepConvVideoError
 from sepconv_video.ledger import Ledger
 from sepconv_video.options import Job, Options
-from sepconv_video.production import Production, Report, Span
+from sepconv_video.pieces import Span
+from sepconv_video.production import Production, Report, ShouldStop
 from sepconv_video.scribe import SEGMENT_FRAMES
 from sepconv_video.shipped import weights_digest
 from sepconv_video.video import Extent, measure
@@ -80,7 +81,7 @@ def run_jobs(
     """
     weights_digest(options.model)  # or each file would fail for the want of the same model
     with _Desk(options, crew, ledger, on_step) as desk:
-        todo = desk.sorted(jobs)
+        todo = desk.longest_first(jobs)
         while todo:
             for outcome in crew.run(desk.tasks(todo), desk.count, should_stop):
                 desk.end_of(outcome.task, outcome.error)
@@ -120,7 +121,7 @@ class _Desk:
         for opened in self._open.values():
             opened.claim.close()
 
-    def sorted(self, jobs: Sequence[Job]) -> list[Job]:
+    def longest_first(self, jobs: Sequence[Job]) -> list[Job]:
         """Measure the jobs and put the longest first, that the end may not wait for it."""
         if len(jobs) > 1 or self._workers > 1:
             self._extents = {job: measure(job.source) for job in jobs}
@@ -158,7 +159,7 @@ class _Desk:
             production = Production(job, self._options)
             if self._is_finished(job, production):
                 return []
-            claim.enter_context(production.claim())
+            claim.enter_context(production.parts.claim())
             if job.target.exists() and self._is_finished(job, production):
                 claim.close()  # by another process, since we looked
                 return []
@@ -291,7 +292,7 @@ class _Desk:
     def _is_free(self, job: Job) -> bool:
         with ExitStack() as trial:
             try:
-                trial.enter_context(Production(job, self._options).claim())
+                trial.enter_context(Production(job, self._options).parts.claim())
             except SepConvVideoError:
                 return False
         return True

@@ -6,12 +6,16 @@ died is given to the next. It knows nothing of claims, targets and reports.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from sepconv_video.errors import DeviceError, Interrupted, SepConvVideoError
 from sepconv_video.options import Job, Options
-from sepconv_video.production import Production, Span, Watch, check_frames
+from sepconv_video.pieces import Span
+from sepconv_video.production import Production, ShouldStop, Watch, reading_of
+from sepconv_video.scribe import one_frame
+from sepconv_video.video import Reader
 
 if TYPE_CHECKING:
     from sepconv_video.engine import Engine
@@ -37,9 +41,23 @@ class Outcome:
     error: SepConvVideoError | None = None
 
 
-Frames = Callable[[Task, int, int | None], None]
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a worker in another process says, of itself or of the task it has."""
+
+    frames: int = 0
+    expected: int | None = None
+    is_end: bool = False
+    """Whether it has done with what it was told to do."""
+    is_fatal: bool = False
+    """Whether no other task can be done by this worker either."""
+    error: SepConvVideoError | None = None
+    busy: dict[str, float] = field(default_factory=dict)
+    """Where its time went, in seconds per stage; with the end of a task."""
+
+
+OnFrames = Callable[[Task, int, int | None], None]
 """Called with the frames a task has written and those expected of its whole video."""
-ShouldStop = Callable[[], bool]
 
 
 class Crew(Protocol):
@@ -53,7 +71,7 @@ class Crew(Protocol):
         """How many tasks can be done at a time."""
 
     def run(
-        self, tasks: Iterator[Task], on_frames: Frames, should_stop: ShouldStop
+        self, tasks: Iterator[Task], on_frames: OnFrames, should_stop: ShouldStop
     ) -> Iterator[Outcome]:
         """Do tasks, taken one by one as workers get free, and yield as they end.
 
@@ -97,8 +115,11 @@ class EngineWork:
         self._engine: Engine | None = None
 
     def check(self, task: Task) -> None:
-        """Decode a frame or two; see `Work`."""
-        check_frames(task.job.source, task.options, task.span)
+        """Decode a frame or two, without which no engine is worth its start; see `Work`."""
+        source = task.job.source
+        with Reader(source, reading_of(task.options)) as reader:
+            if task.span[0] == 0 and len(list(islice(reader.frames(), 2))) < 2:
+                raise one_frame(source)
 
     def prepare(self) -> None:
         """Build the engine, if there is none yet; see `Work`."""
@@ -122,7 +143,7 @@ class Alone:
         self._work, self.notes = work, list[str]()
 
     def run(
-        self, tasks: Iterator[Task], on_frames: Frames, should_stop: ShouldStop
+        self, tasks: Iterator[Task], on_frames: OnFrames, should_stop: ShouldStop
     ) -> Iterator[Outcome]:
         """Do the tasks one after the other; see `Crew`."""
         for task in tasks:
@@ -131,7 +152,7 @@ class Alone:
             yield do(self._work, task, on_frames, should_stop)
 
 
-def do(work: Work, task: Task, on_frames: Frames, should_stop: ShouldStop) -> Outcome:
+def do(work: Work, task: Task, on_frames: OnFrames, should_stop: ShouldStop) -> Outcome:
     """Do one task here and turn its failure into an outcome.
 
     Raises:

@@ -19,6 +19,7 @@ from sepconv_video.options import Job
 
 if TYPE_CHECKING:
     from sepconv_video.batch import Result, Step
+    from sepconv_video.production import Report
 
 PLAIN_PROGRESS_S = 10.0
 """Without a terminal, one line of progress in this time."""
@@ -144,21 +145,22 @@ def _show_result(result: "Result", *, quiet: bool) -> None:
         return
     for note in report.notes:
         say(f"note: {one_line(note)}")
-    held = [
-        f"{count} {noun if count == 1 else noun + 's'}"
-        for count, noun in (
-            (len(report.cuts), "cut"),
-            (len(report.flashes), "flash edge"),
-            (report.stills, "still pair"),
-        )
-        if count
-    ]
     kept = f", {report.kept_frames} of them kept from before" if report.kept_frames else ""
     say(
         f"wrote `{target}`: {report.source_frames} frames became {report.frames}{kept} "
-        f"in {report.seconds:.1f} s ({report.frames_per_s:.1f} frames/s)"
-        + (f"; held at {', '.join(held)}" if held else "")
+        f"in {report.seconds:.1f} s ({report.frames_per_s:.1f} frames/s){_held(report)}"
     )
+
+
+def _held(report: "Report") -> str:
+    """Say where nothing was made, e.g. `; held at 2 cuts, 1 still pair`; empty if nowhere."""
+    counts = (
+        (len(report.cuts), "cut"),
+        (len(report.flashes), "flash edge"),
+        (report.stills, "still pair"),
+    )
+    held = [f"{count} {noun if count == 1 else noun + 's'}" for count, noun in counts if count]
+    return f"; held at {', '.join(held)}" if held else ""
 
 
 def _table(results: Sequence["Result"]) -> Iterator[str]:

@@ -10,15 +10,14 @@ from itertools import count
 from typing import Self, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sepconv_video import color
+from sepconv_video import color, timing
 from sepconv_video.bars import Area, picture_area
 from sepconv_video.devices import choose_device, choose_dtype, frames_dtype
 from sepconv_video.errors import DeviceError
-from sepconv_video.frames import POSITIONS, Frame, Interval, Plane, VideoInfo
+from sepconv_video.frames import POSITIONS, Frame, Interval, Picture, Plane, VideoInfo
 from sepconv_video.groups import Group, area_of
 from sepconv_video.memory import (
     Interpolator,
@@ -31,7 +30,7 @@ from sepconv_video.models.bending import UNKNOWN, Known
 from sepconv_video.neighbours import Neighbours, Step, halved, joined, stacked
 from sepconv_video.options import Options
 from sepconv_video.schedule import held_frame, is_made
-from sepconv_video.timing import busy, measure, read_events
+from sepconv_video.timing import busy, read_events
 from sepconv_video.weights import load_model
 
 T = TypeVar("T")
@@ -140,7 +139,7 @@ class Engine:
         model = load_model(options.model, device)
         dtype = choose_dtype(options.precision, device, bf16_suffices=bool(model.bf16_suffices))
         model.to(dtype)
-        measure(options.verbose)
+        timing.enable(options.verbose)
         if device.type == "cpu":
             keep_freed()
         return cls(
@@ -206,21 +205,16 @@ class Engine:
             yield from _finish(pending, numbers)
 
     @torch.inference_mode()
-    def middle_picture(
-        self, left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8]
-    ) -> npt.NDArray[np.uint8]:
-        """Make the picture between two pictures (H, W, 3) of 8-bit RGB.
+    def middle_picture(self, left: Picture, right: Picture) -> Picture:
+        """Make the picture between two pictures of one size.
 
         Raises:
             DeviceError: They do not fit into the memory.
         """
         self._ladder.begin(left.shape[1], left.shape[0], made=1)
-        made: npt.NDArray[np.uint8] = self._within_memory(lambda: self._picture(left, right))
-        return made
+        return self._within_memory(lambda: self._picture(left, right))
 
-    def _picture(
-        self, left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8]
-    ) -> npt.NDArray[np.uint8]:
+    def _picture(self, left: Picture, right: Picture) -> Picture:
         part = picture_area(left.max(-1), right.max(-1), black=0, bits=8).part
         pair = torch.from_numpy(np.stack((left[part], right[part]))).to(self.device, self.dtype)
         pair = pair.permute(0, 3, 1, 2) / 255

@@ -28,6 +28,11 @@ class SepConvVideoError(Exception):
         self.hint = hint
 
 
+def reason_of(error: Exception) -> str:
+    """Say in lower case why the system refused something, for a message."""
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
 class OptionsError(SepConvVideoError):
     """An option, a path or a combination of them that makes no sense."""
 

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 Plane = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+Picture = npt.NDArray[np.uint8]
+"""(H, W, 3), RGB."""
 
 
 LUMA_WEIGHTS = {

@@ -64,8 +64,9 @@ def find_jobs(
             jobs.append(Job(source=source, target=output))
     jobs = _distinct(sorted(jobs, key=lambda job: job.source))
     jobs = _without_own(jobs, named=set(inputs))
-    if is_folder(sources, output):
-        _make_folders(jobs)  # `output` is a folder here, so it need not exist yet
+    if is_folder(sources, output):  # which need not exist yet
+        for job in jobs:
+            make_folder(job.target.parent)
     return jobs
 
 
@@ -119,9 +120,8 @@ def _sequence_job(inputs: Sequence[Path], output: Path | None) -> Job:
             f"cannot write the videos in `{source}` to one name, `{output}`",
             "name one of them, or a folder with `-o out/`",
         )
-    job = Job(source=source, target=output)
-    _make_folders([job])
-    return job
+    make_folder(output.parent)
+    return Job(source=source, target=output)
 
 
 def _refuse_url(path: Path) -> None:
@@ -142,17 +142,12 @@ def is_folder(inputs: Sequence[Path], output: Path | None) -> bool:
 
 
 def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # e.g. a name too long: opening it will say so
-        return False
+    # where one may not look, or a name is too long, `Path` raises; opening it will say so
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # one may not look: making it, or opening it, will say so
-        return False
+    return os.path.exists(path)  # noqa: PTH110 - likewise
 
 
 def _expanded(given: Path) -> list[Path]:
@@ -164,11 +159,6 @@ def _expanded(given: Path) -> list[Path]:
             f"no file is like `{given}`", "check the pattern; `**` stands for folders in folders"
         )
     return [Path(name) for name in found]
-
-
-def _make_folders(jobs: Sequence[Job]) -> None:
-    for job in jobs:
-        make_folder(job.target.parent)
 
 
 def make_folder(folder: Path) -> None:

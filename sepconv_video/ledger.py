@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from sepconv_video.errors import OptionsError
+from sepconv_video.errors import OptionsError, reason_of
 from sepconv_video.parts import Identity, explained, write_json
 
 FORMAT = "sepconv-video report 1"
@@ -86,7 +86,7 @@ class Ledger:
             return {}
         except OSError as error:
             raise OptionsError(
-                f"cannot read `{self.path}`: {(error.strerror or str(error)).lower()}",
+                f"cannot read `{self.path}`: {reason_of(error)}",
                 "check its rights, or choose another folder with `-o`",
             ) from error
         except (ValueError, KeyError, TypeError) as error:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from sepconv_video.errors import OptionsError, VideoError
+from sepconv_video.errors import OptionsError, VideoError, reason_of
 
 PICTURE_SUFFIXES = frozenset(
     {".bmp", ".dpx", ".exr", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -102,8 +102,9 @@ def pictures_at(path: Path) -> Pictures | None:
             return _like(path)
         files = pictures_in(path) if path.is_dir() else []
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise VideoError(f"cannot read `{path}`: {reason}", "check its name and rights") from error
+        raise VideoError(
+            f"cannot read `{path}`: {reason_of(error)}", "check its name and rights"
+        ) from error
     if not files:
         return None
     _reject_mixed(path, files)
@@ -119,16 +120,6 @@ def _like(pattern: Path) -> Pictures:
         )
     first = min(found)
     return Pictures(files=tuple(found.values()), places=tuple(number - first for number in found))
-
-
-def files_of(source: Path) -> tuple[Path, ...]:
-    """List the files that a source consists of: itself, or its pictures.
-
-    Raises:
-        SepConvVideoError: As `pictures_at`.
-    """
-    pictures = pictures_at(source)
-    return (source,) if pictures is None else pictures.files
 
 
 def _reject_mixed(folder: Path, files: list[Path]) -> None:

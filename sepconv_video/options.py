@@ -57,7 +57,7 @@ class Options:
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`."""
     precision: str = "auto"
-    """`auto` is fp16 on a GPU and fp32 on a CPU."""
+    """`auto` is fp16 on a GPU, bf16 on a CPU with AMX where the network allows it, else fp32."""
     batch: int | None = None
     """Pairs of frames in the network at once; None chooses by the memory at hand."""
     tile: int | None = None

@@ -28,8 +28,8 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from sepconv_video.errors import BusyError, VideoError
-from sepconv_video.numbered import existing, files_of, is_pattern, publish
+from sepconv_video.errors import BusyError, VideoError, reason_of
+from sepconv_video.numbered import existing, is_pattern, pictures_at, publish
 from sepconv_video.pieces import Part, part_of
 
 Identity = Mapping[str, Any]
@@ -248,7 +248,8 @@ def identify(source: Path) -> dict[str, Any]:
     Raises:
         SepConvVideoError: It cannot be read.
     """
-    files = files_of(source)
+    pictures = pictures_at(source)
+    files = (source,) if pictures is None else pictures.files
     digest = hashlib.sha256()
     try:
         stats = [path.stat() for path in files]
@@ -264,9 +265,8 @@ def identify(source: Path) -> dict[str, Any]:
                 file.seek(max(0, stats[chosen].st_size - _SAMPLE_BYTES) * place // 3)
                 digest.update(file.read(_SAMPLE_BYTES))
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
         raise VideoError(
-            f"cannot read `{source}`: {reason}", "check its name and rights"
+            f"cannot read `{source}`: {reason_of(error)}", "check its name and rights"
         ) from error
     return {
         "bytes": sum(status.st_size for status in stats),
@@ -316,9 +316,8 @@ def explained(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
         raise VideoError(
-            f"cannot write `{target}`: {reason}",
+            f"cannot write `{target}`: {reason_of(error)}",
             "free some space, check the rights of its folder, or choose another one with `-o`",
         ) from error
 

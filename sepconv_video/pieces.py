@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, get_args, get_origin
 
+Span = tuple[int, int | None]
+"""Source frames to begin with and to end before; None for the end of the source."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
@@ -62,13 +65,13 @@ class Part:
         return self.first + self.source_frames
 
 
-def gaps(parts: Sequence[Part]) -> list[tuple[int, int | None]]:
-    """List the source frames still to be done, as (first, end) with None for the source's end.
+def gaps(parts: Sequence[Part]) -> list[Span]:
+    """List the source frames still to be done.
 
     Args:
         parts: Finished pieces, in order and without overlap.
     """
-    missing: list[tuple[int, int | None]] = []
+    missing: list[Span] = []
     position = 0
     for part in parts:
         if part.first > position:

@@ -1,25 +1,23 @@
 """One file, one stream through a pipe, or one picture between two, from beginning to end."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from sepconv_video import timing
 from sepconv_video.engine import Engine
 from sepconv_video.errors import Interrupted, OptionsError, VideoError
-from sepconv_video.frames import Frame, Timeline, VideoInfo
+from sepconv_video.frames import Frame, Picture, Timeline, VideoInfo
 from sepconv_video.numbered import is_pattern, numbered
 from sepconv_video.options import Job, Options
 from sepconv_video.parts import Parts
 from sepconv_video.production import (
+    OnProgress,
     Production,
-    Progress,
     Report,
+    ShouldStop,
     Watch,
     advise,
     explained_frames,
@@ -46,16 +44,14 @@ from sepconv_video.video import (
     write_picture,
 )
 
-Picture = npt.NDArray[np.uint8]
-
 
 def interpolate_file(
     job: Job,
     options: Options | None = None,
     *,
     engine: Engine | None = None,
-    on_progress: Progress | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
 ) -> Report:
     """Raise the frame rate of one video.
 
@@ -79,7 +75,7 @@ def interpolate_file(
         SepConvVideoError: Anything that keeps the video from being made, with a hint.
     """
     production = Production(job, options or Options())
-    with production.claim():
+    with production.parts.claim():
         report = production.begin()
         if report is None:
             engine = engine or Engine.from_options(production.options)
@@ -96,8 +92,8 @@ def interpolate_stream(
     options: Options | None = None,
     *,
     engine: Engine | None = None,
-    on_progress: Progress | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
 ) -> Report:
     """Raise the frame rate of a video that comes or goes through a pipe, in one go.
 

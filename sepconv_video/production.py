@@ -7,8 +7,8 @@ what is finished of it survives in `TARGET.parts` whatever happens.
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -20,15 +20,16 @@ from sepconv_video.errors import DeviceError, Interrupted, VideoError
 from sepconv_video.frames import Frame, Reading, Timeline, VideoInfo
 from sepconv_video.options import Job, Options
 from sepconv_video.parts import Identity, Parts, identify
-from sepconv_video.pieces import Seen, gaps, sum_up
+from sepconv_video.pieces import Part, Seen, Span, gaps, sum_up
 from sepconv_video.schedule import Grid, by_factor, by_rate
-from sepconv_video.scribe import CONTEXT_FRAMES, Judge, Scribe, one_frame
+from sepconv_video.scribe import CONTEXT_FRAMES, Judge, Scribe
 from sepconv_video.shipped import weights_digest
 from sepconv_video.stream import prefetch
 from sepconv_video.targets import check_free, check_place
 from sepconv_video.video import (
     ENCODERS_VERSION,
     Encoding,
+    Joined,
     Reader,
     Segment,
     SegmentError,
@@ -49,10 +50,10 @@ MANY_REPEATS = 0.2
 PATIENCE_S = 600.0
 """After so long without a decoded frame the source's file system counts as dead."""
 
-Progress = Callable[[int, int | None], None]
+OnProgress = Callable[[int, int | None], None]
 """Called with the frames done so far and, if the source's header tells, those expected."""
-Span = tuple[int, int | None]
-"""Source frames to begin with and to end before; None for the end of the source."""
+ShouldStop = Callable[[], bool]
+"""Asked now and then; True ends the work soon and keeps what is finished."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +106,8 @@ class Report:
 class Watch:
     """Who looks on while frames are made, and may end it."""
 
-    on_progress: Progress | None = None
-    should_stop: Callable[[], bool] | None = None
+    on_progress: OnProgress | None = None
+    should_stop: ShouldStop | None = None
     """Asked after each interval; True finishes the segment in hand and raises `Interrupted`."""
 
     def after(self, frames: int) -> "Watch":
@@ -124,7 +125,7 @@ class Watch:
 class Production:
     """One target in the making: its pieces, what is still to do, and the end.
 
-    Only whoever holds the claim may `begin`, `join` and `clean`; several processes may `make`
+    Only whoever holds `parts.claim` may `begin`, `join` and `clean`; several processes may `make`
     different spans at the same time.
 
     Attributes:
@@ -145,10 +146,6 @@ class Production:
         self._reading = reading_of(options)
         self._started = time.monotonic()
         self.kept_frames, self._note = 0, ""
-
-    def claim(self) -> AbstractContextManager[Parts]:
-        """Hold the target against other processes; see `Parts.claim`."""
-        return self.parts.claim()
 
     def begin(self) -> Report | None:
         """Find out what an earlier run left: the report if it was all and counts, else None.
@@ -231,26 +228,7 @@ class Production:
                 f"cannot finish `{job.target}`: `{job.source}` changed while it was read",
                 "run the same command again when nothing writes to it any more",
             )
-        with Reader(job.source, self._reading) as reader:
-            grid = grid_of(self.options, reader.info)
-            track = track_of(job.target, reader.info, grid, self.options)
-        pieces = [
-            (
-                self.parts.segment_path(part.first),
-                # what ends the video may be the end of a part that shows no new frame
-                Segment(pts=part.pts, end_pts=parts[-1].end_pts, rounded=part.rounded),
-            )
-            for part in parts
-            if part.frames
-        ]
-        timeline = self._reading.timeline
-        try:
-            with self.parts.joining():
-                joined = join(pieces, self.parts.joined, track, job.source, job.target, timeline)
-                check_free(job, self.options)  # somebody else may have made it meanwhile
-        except SegmentError as fault:
-            self.parts.discard(fault.path)
-            raise
+        joined = self._joined(parts)
         seen = sum_up([part.seen for part in parts])
         advice = advise(seen, parts[-1].end, self.options)
         report = Report(
@@ -267,6 +245,30 @@ class Production:
         )
         self.parts.complete(report.as_json())
         return report
+
+    def _joined(self, parts: Sequence[Part]) -> Joined:
+        """Write the whole beside the pieces; one that is damaged is to be made again."""
+        job, timeline = self.job, self._reading.timeline
+        with Reader(job.source, self._reading) as reader:
+            grid = grid_of(self.options, reader.info)
+            track = track_of(job.target, reader.info, grid, self.options)
+        pieces = [
+            (
+                self.parts.segment_path(part.first),
+                # what ends the video may be the end of a part that shows no new frame
+                Segment(pts=part.pts, end_pts=parts[-1].end_pts, rounded=part.rounded),
+            )
+            for part in parts
+            if part.frames
+        ]
+        try:
+            with self.parts.joining():
+                joined = join(pieces, self.parts.joined, track, job.source, job.target, timeline)
+                check_free(job, self.options)  # somebody else may have made it meanwhile
+        except SegmentError as fault:
+            self.parts.discard(fault.path)
+            raise
+        return joined
 
     def clean(self) -> None:
         """Remove the pieces of a complete target, if they are not to be kept."""
@@ -337,17 +339,6 @@ def advise(seen: Seen, source_frames: int, options: Options) -> list[str]:
             "twos: `--dedup` makes frames between the drawings instead"
         )
     return notes
-
-
-def check_frames(source: Path, options: Options, span: Span) -> None:
-    """Decode what must be there for a span to be worth an engine.
-
-    Raises:
-        VideoError: Nothing can be decoded, or there is one frame only.
-    """
-    with Reader(source, reading_of(options)) as reader:
-        if span[0] == 0 and len(list(islice(reader.frames(), 2))) < 2:
-            raise one_frame(source)
 
 
 def identity_of(job: Job, options: Options) -> Identity:

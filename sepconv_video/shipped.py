@@ -10,7 +10,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from sepconv_video.errors import OptionsError, WeightsError
+from sepconv_video.errors import OptionsError, WeightsError, reason_of
 
 _HERE = Path(__file__).resolve().parent
 
@@ -189,6 +189,5 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError as error:
         raise WeightsError(
-            f"cannot read `{path}`: {(error.strerror or str(error)).lower()}",
-            "check its name and rights",
+            f"cannot read `{path}`: {reason_of(error)}", "check its name and rights"
         ) from error

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sepconv_video.errors import OptionsError
+from sepconv_video.errors import OptionsError, reason_of
 from sepconv_video.numbered import existing, is_pattern
 from sepconv_video.options import Job, Options
 
@@ -19,9 +19,8 @@ def check_place(job: Job) -> None:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise OptionsError(
-            f"cannot write `{target}`: {reason}", "choose another name with `-o`"
+            f"cannot write `{target}`: {reason_of(error)}", "choose another name with `-o`"
         ) from error
     if _meet(source, target):
         raise OptionsError(

@@ -2,7 +2,7 @@
 
 Any thread may be busy; each of them counts, so that stages side by side add up to more than
 the time on the clock. A stage within another one is its own and not the other's: the operator
-is no part of the network. Nothing is measured, and hardly anything done, until `measure(True)`.
+is no part of the network. Nothing is measured, and hardly anything done, until `enable(True)`.
 """
 
 import threading
@@ -36,7 +36,7 @@ _lock = threading.Lock()
 _thread = threading.local()  # .stage: what this thread is busy with
 
 
-def measure(wanted: bool) -> None:
+def enable(wanted: bool) -> None:
     """Begin to measure, or stop; what has been measured stays until it is taken."""
     _state.is_on = wanted
 

@@ -6,21 +6,21 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
 from sepconv_video import timing
 from sepconv_video.crew import (
     MOST_ATTEMPTS,
-    Frames,
+    Message,
+    OnFrames,
     Outcome,
-    ShouldStop,
     Task,
     Work,
     do,
     interrupted,
 )
 from sepconv_video.errors import Interrupted, SepConvVideoError, VideoError
+from sepconv_video.production import ShouldStop
 
 _TELL_S = 0.5  # how often a worker tells how far it is
 
@@ -41,7 +41,7 @@ class Processes:
         self._stop = self._context.Event()
 
     def run(
-        self, tasks: Iterator[Task], on_frames: Frames, should_stop: ShouldStop
+        self, tasks: Iterator[Task], on_frames: OnFrames, should_stop: ShouldStop
     ) -> Iterator[Outcome]:
         """Do the tasks in the workers; see `Crew`."""
         shift = _Shift(self._start, self._devices, tasks, self.notes)
@@ -86,20 +86,6 @@ class _Worker:
         return f"was killed by signal {-code}" if code and code < 0 else f"ended with code {code}"
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What a worker says of the task it has."""
-
-    frames: int = 0
-    expected: int | None = None
-    is_end: bool = False
-    is_fatal: bool = False
-    """Whether no other task can be done by this worker either."""
-    error: SepConvVideoError | None = None
-    busy: dict[str, float] = field(default_factory=dict)
-    """Where its time went, in seconds per stage; with the end of a task."""
-
-
 class _Shift:
     """The workers while they work through tasks."""
 
@@ -117,7 +103,7 @@ class _Shift:
         self._workers: list[_Worker] = []
 
     def outcomes(
-        self, on_frames: Frames, should_stop: ShouldStop, stop: Callable[[], None]
+        self, on_frames: OnFrames, should_stop: ShouldStop, stop: Callable[[], None]
     ) -> Iterator[Outcome]:
         is_stopping = False
         while self._assign(is_stopping=is_stopping):
@@ -130,7 +116,7 @@ class _Shift:
         if is_stopping:
             raise interrupted()
 
-    def _listen(self, on_frames: Frames) -> Iterator[Outcome]:
+    def _listen(self, on_frames: OnFrames) -> Iterator[Outcome]:
         busy = {worker.connection: worker for worker in self._workers if worker.task}
         for connection in wait(list(busy), timeout=0.2):
             outcome = self._hear(busy[connection], on_frames)  # type: ignore[index]
@@ -153,7 +139,7 @@ class _Shift:
         self._workers.append(worker)
         return worker
 
-    def _hear(self, worker: _Worker, on_frames: Frames) -> Outcome | None:
+    def _hear(self, worker: _Worker, on_frames: OnFrames) -> Outcome | None:
         """Take a worker's message; an outcome if it has done with its task."""
         task = worker.task
         assert task is not None  # only busy ones are listened to
@@ -234,7 +220,8 @@ def _serve(
     stop: "multiprocessing.synchronize.Event",
 ) -> None:
     """Do tasks until there are no more or the other side is gone (worker process)."""
-    _ignore_interrupts()
+    # Ctrl-C reaches every process of the terminal; the master decides what it means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     work = make_work(device)
     with suppress(EOFError, OSError):  # our master is gone: so is our purpose
         while (task := connection.recv()) is not None:
@@ -261,8 +248,3 @@ def _answer(
     except SepConvVideoError as error:
         is_fatal = not isinstance(error, Interrupted)
         return Message(is_end=True, is_fatal=is_fatal, error=error)
-
-
-def _ignore_interrupts() -> None:
-    # Ctrl-C reaches every process of the terminal; the master decides what it means
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -217,7 +217,7 @@ def tasks_of(jobs, stack):
     """One whole task for each job, begun as `run_jobs` would."""
     for job in jobs:
         production = Production(job, OPTIONS)
-        stack.enter_context(production.claim())
+        stack.enter_context(production.parts.claim())
         production.begin()
         yield Task(job=job, options=OPTIONS, span=(0, None))
 

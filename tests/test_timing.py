@@ -16,10 +16,10 @@ LINE = re.compile(r"busy, side by side: (.*); (\d+\.\d) s in all\n")
 
 @pytest.fixture
 def measuring():
-    timing.measure(True)
+    timing.enable(True)
     timing.take()
     yield
-    timing.measure(False)
+    timing.enable(False)
     timing.take()
 
 

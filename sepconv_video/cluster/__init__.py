@@ -16,8 +16,9 @@ Nodes that join later are put to work too.
 
 from collections.abc import Callable, Iterator
 
-from sepconv_video.crew import Frames, Outcome, ShouldStop, Task, Work
+from sepconv_video.crew import OnFrames, Outcome, Task, Work
 from sepconv_video.errors import DeviceError
+from sepconv_video.production import ShouldStop
 
 try:
     from ray.exceptions import RayError, RayTaskError
@@ -58,7 +59,7 @@ class Cluster:
             )
 
     def run(
-        self, tasks: Iterator[Task], on_frames: Frames, should_stop: ShouldStop
+        self, tasks: Iterator[Task], on_frames: OnFrames, should_stop: ShouldStop
     ) -> Iterator[Outcome]:
         """Do the tasks on the cluster; see `crew.Crew`."""
         shift = Shift(self._device, self._make_work, tasks, self.notes)

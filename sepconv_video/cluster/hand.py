@@ -3,32 +3,19 @@
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import ray
 
 from sepconv_video import timing
-from sepconv_video.crew import Task, Work, do
+from sepconv_video.crew import Message, Task, Work, do
 from sepconv_video.errors import Interrupted, SepConvVideoError, VideoError
 from sepconv_video.parts import Parts
 from sepconv_video.production import identity_of
 
 SIGHT_S = 5.0
 """So long a network file system may take to show one node what another one wrote."""
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """What a worker says, of itself or of its task."""
-
-    frames: int = 0
-    expected: int | None = None
-    error: SepConvVideoError | None = None
-    is_fatal: bool = False
-    """Whether no other task can be done by this worker either."""
-    busy: dict[str, float] = field(default_factory=dict)
-    """Where its time went, in seconds per stage; with the end of a task."""
 
 
 class Hand:
@@ -41,10 +28,10 @@ class Hand:
         self._make_work, self._device, self._node = make_work, device, node
         self._threads = threads
         self._work: Work | None = None
-        self._word = Word()
+        self._told = Message()
         self._is_stopping = False
 
-    def prepare(self) -> Word:
+    def prepare(self) -> Message:
         """Build the engine."""
         # read when torch is imported, which comes with the engine
         os.environ |= {"OMP_NUM_THREADS": str(self._threads), "OMP_WAIT_POLICY": "PASSIVE"}
@@ -52,33 +39,33 @@ class Hand:
             self._work = self._make_work(self._device)
             self._work.prepare()
         except SepConvVideoError as error:
-            return Word(error=self._here(error), is_fatal=True)
-        return Word()
+            return Message(is_end=True, is_fatal=True, error=self._here(error))
+        return Message(is_end=True)
 
-    def do(self, task: Task) -> Word:
+    def do(self, task: Task) -> Message:
         """Do a task; whatever a user may meet comes back as a value."""
         assert self._work is not None  # prepared before
-        self._word = Word()
+        self._told = Message()
         try:
             self._check_sight(task)
         except SepConvVideoError as error:
-            return Word(error=error)
+            return Message(is_end=True, error=error)
         try:
             outcome = do(self._work, task, self._tell, lambda: self._is_stopping)
         except Interrupted as stopped:
-            return replace(self._word, error=stopped)
+            return replace(self._told, is_end=True, error=stopped)
         except SepConvVideoError as lost:
-            return replace(self._word, error=self._here(lost), is_fatal=True)
-        return replace(self._word, error=outcome.error, busy=timing.take())
+            return replace(self._told, is_end=True, is_fatal=True, error=self._here(lost))
+        return replace(self._told, is_end=True, error=outcome.error, busy=timing.take())
 
     @ray.method(concurrency_group="control")
-    def pulse(self, is_stopping: bool) -> Word:
+    def pulse(self, is_stopping: bool) -> Message:
         """Hear whether to stop, and say how far the task is."""
         self._is_stopping = is_stopping
-        return self._word
+        return self._told
 
     def _tell(self, _: Task, frames: int, expected: int | None) -> None:
-        self._word = Word(frames, expected)
+        self._told = Message(frames, expected)
 
     def _here(self, error: SepConvVideoError) -> SepConvVideoError:
         return type(error)(f"node `{self._node}`: {error.message}", error.hint)

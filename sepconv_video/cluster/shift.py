@@ -11,11 +11,19 @@ import ray
 from ray.exceptions import ActorUnschedulableError, RayActorError, RayError, RayTaskError
 
 from sepconv_video import timing
-from sepconv_video.cluster.hand import Word
 from sepconv_video.cluster.places import Place, living_nodes, places
-from sepconv_video.crew import MOST_ATTEMPTS, Frames, Outcome, ShouldStop, Task, Work, interrupted
+from sepconv_video.crew import (
+    MOST_ATTEMPTS,
+    Message,
+    OnFrames,
+    Outcome,
+    Task,
+    Work,
+    interrupted,
+)
 from sepconv_video.errors import DeviceError, Interrupted, SepConvVideoError, VideoError
 from sepconv_video.options import CUTS, Job, Options
+from sepconv_video.production import ShouldStop
 from sepconv_video.shipped import OFFICIAL_MODELS, shipped_models
 
 PATIENCE_S = 120.0
@@ -90,7 +98,7 @@ class Shift:
         self._manned = 0.0
         self._stopped: float | None = None
 
-    def outcomes(self, on_frames: Frames, should_stop: ShouldStop) -> Iterator[Outcome]:
+    def outcomes(self, on_frames: OnFrames, should_stop: ShouldStop) -> Iterator[Outcome]:
         """Do the tasks; see `crew.Crew`."""
         self._manned = time.monotonic()
         while self._assign() and not self._is_patience_over():
@@ -147,9 +155,9 @@ class Shift:
                 self._workers.append(_Worker(place, actor, is_founder=self._hired is None))
         self._hired = now
 
-    def _listen(self, on_frames: Frames) -> Iterator[Outcome]:
+    def _listen(self, on_frames: OnFrames) -> Iterator[Outcome]:
         """Wait a little for what the workers say."""
-        speakers = {word: worker for worker in self._workers for word in worker.awaited()}
+        speakers = {answer: worker for worker in self._workers for answer in worker.awaited()}
         if not speakers:
             time.sleep(0.2)
             return
@@ -157,34 +165,31 @@ class Shift:
         for reference in ready:
             worker = speakers[reference]
             try:
-                word = ray.get(reference)
+                message = ray.get(reference)
             except RayTaskError:
                 raise  # as it may be another error's subclass as well
             except (RayActorError, ActorUnschedulableError) as error:
                 outcome = self._bury(worker, error)
             else:
-                is_end = reference == worker.answer
-                outcome = self._hear(worker, word, on_frames, is_end=is_end)
+                outcome = self._hear(worker, message, on_frames)
             if outcome is not None and not isinstance(outcome.error, Interrupted):
                 yield outcome
 
-    def _hear(
-        self, worker: _Worker, word: Word, on_frames: Frames, *, is_end: bool
-    ) -> Outcome | None:
+    def _hear(self, worker: _Worker, message: Message, on_frames: OnFrames) -> Outcome | None:
         """Take what a worker says; an outcome if it has done with its task."""
         task = worker.task
-        if task is not None and word.frames:
-            on_frames(task, word.frames, word.expected)
-        if not is_end:
+        if task is not None and message.frames:
+            on_frames(task, message.frames, message.expected)
+        if not message.is_end:
             worker.pulse = None
             return None
         worker.answer = worker.pulse = worker.task = None
-        timing.give(word.busy)
-        if word.error is not None and word.is_fatal:
-            self._refuse(worker, task, word.error)
+        timing.give(message.busy)
+        if message.error is not None and message.is_fatal:
+            self._refuse(worker, task, message.error)
             return None
         worker.is_ready = True
-        return Outcome(task=task, error=word.error) if task else None
+        return Outcome(task=task, error=message.error) if task else None
 
     def _refuse(self, worker: _Worker, task: Task | None, error: SepConvVideoError) -> None:
         """A place is of no use: the others go on, unless it is the first thing that happens."""

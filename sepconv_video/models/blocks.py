@@ -73,6 +73,7 @@ class ResidualBlock(nn.Module):
 
 def conv_act(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3x3 convolution and leaky ReLU; `stride` 2 halves the resolution."""
+    # in a sequence of one, as the keys of trained weights have a number for it
     return nn.Sequential(_conv_act(inputs, outputs, stride))
 
 
@@ -102,7 +103,7 @@ def upsample(maps: Tensor, factor: int) -> Tensor:
 
 
 def ramp(values: Tensor, zero: float, one: float) -> Tensor:
-    """0 up to the one value, 1 from the other one on, in proportion between; either may be less."""
+    """Map values linearly: `zero` becomes 0 and `one` 1, clamped; `one` may be the lesser."""
     return ((values - zero) / (one - zero)).clamp_(0, 1)
 
 

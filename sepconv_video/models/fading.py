@@ -44,21 +44,22 @@ REFITS = 2
 MOST_GAIN = 8.0
 """Of a frame that is darker still nothing is to be seen."""
 UNSURE, SURE = 0.9, 0.7
-"""Share of the differences that is left, from which down, and from which down fully, a gain and an
-offset are believed: where there is no fade they explain few of them."""
+"""A gain and an offset are believed if they leave less than the first share of the differences, and
+fully if they leave less than the second: where there is no fade they explain little."""
 MOST_LEFT, LITTLE_LEFT = 0.3, 0.2
-"""In normalised brightness: what is left of the differences then, from which down, and from which
-down fully, cells are taken to lie on top of each other at all."""
+"""In normalised brightness: if more than the first is left of the differences, the cells do not lie
+on top of each other at all; if less than the second is, they surely do."""
 WINDOW = 7
 """Cells a side over which it is told how much brighter a place is."""
 UNSURE_HERE, SURE_HERE = 0.5, 0.3
-"""The share of the differences that is left, there."""
+"""As `UNSURE` and `SURE`, for one place."""
 LEAST_ALIKE, SURELY_ALIKE = 0.7, 0.85
-"""How alike what is seen there has to be: something white that comes into sight is no lamp."""
+"""How alike, 0 to 1, what both frames show there must be to count, and to count fully: something
+white that comes into sight is no lamp."""
 LEAST_KNOWN, SURELY_KNOWN = 0.65, 0.75
-"""How alike all of the frame has to be: if little of it is found again, some of that is chance."""
+"""Likewise all of the frame: if little of it is found again, some of that is chance."""
 LEAST_HERE, FULLY_HERE = 0.02, 0.04
-"""Gain beyond 1 from which on, and from which on fully, a place is brighter."""
+"""A place is brighter if its gain is away from 1 by more than the first, fully by the second."""
 
 Average = Callable[[Tensor], Tensor]
 """Of (N, C, H, W) over rows, columns, places or all of it; its height or width may become 1."""

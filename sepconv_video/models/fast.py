@@ -147,7 +147,7 @@ class Aligned(nn.Module):
 
 
 class Fast(Aligned):
-    """About 37,000 multiply-accumulates per pixel, a tenth of the 2017 network's."""
+    """37,000 multiply-accumulates per pixel, operator included: a tenth of the 2017 network's."""
 
     bytes_per_pixel = 400
     frame_bytes_per_pixel = 68

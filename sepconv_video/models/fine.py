@@ -8,7 +8,7 @@ from sepconv_video.models.fast import Aligned
 
 
 class Fine(Aligned):
-    """About 145,000 multiply-accumulates per pixel, a little over a third of the 2017 network's."""
+    """147,000 multiply-accumulates per pixel, operator included: a third of the 2017 network's."""
 
     bytes_per_pixel = 700
     frame_bytes_per_pixel = 74

@@ -24,7 +24,7 @@ REACH = 14
 UNEXPLAINED = 0.2
 """Cells that differ by more, in normalised brightness, are sought."""
 SHARE = 0.7
-"""What is found differs by less than this share of it."""
+"""What is found must differ by less than this share of what the cell differed by before."""
 PENALTY = 0.02
 """Difference that a deviation by the whole reach is worth: of equals the nearest one is taken."""
 MATCHING = Matching(WINDOW, REACH, UNEXPLAINED, SHARE, PENALTY)

@@ -51,10 +51,10 @@ MOST_SHOWN = 24.0
 """Pixels of motion that it is shown at most: of more it had seen little in training, and blurred
 what moves further."""
 LEAST_FAR, SURELY_FAR = 16, 24
-"""Pixels of motion from which on, and from which on fully, it is helped where one of the frames
-does not show what is to be made: it cannot know how far that lies beyond the edge."""
+"""Pixels of motion: from the first on, fully from the second on, the network is helped where one of
+the frames does not show what is to be made. It cannot know how far beyond the edge that lies."""
 HELP = 2.0
-"""By how much, as the logarithm of the odds."""
+"""How much more the other frame is trusted there, as the logarithm of the odds."""
 FLAT = 0.08
 """A frame whose deviation is a smaller share of the other one's shows nothing, as before a fade."""
 LEVEL = 1 / 255

@@ -23,14 +23,14 @@ LEAST_CONTRAST, SURE_CONTRAST = 0.6, 0.9
 SURE_DIFFERENCE, MOST_DIFFERENCE = 0.01, 0.05
 """Shares of its contrast: what differs by less stands still, what differs by more does not."""
 ELSEWHERE = 0.1
-"""The same, of single cells: more counts as this, as what shows between two strokes moves."""
+"""Of a single cell such a share counts as this at most, as what shows between two strokes moves."""
 SHADOW = 9
 """Cells a side over which a difference may be a shadow that falls on what stands still."""
 SURE_MATCH, LEAST_MATCH = 0.1, 0.2
 """Shares of the contrast: what differs by less from where the motion leads has moved, what differs
 by more has not."""
 FAR_OFF = 0.5
-"""The same, of single cells: more counts as this."""
+"""Of a single cell such a share counts as this at most."""
 LEAST_MOTION, SURE_MOTION = 1, 2
 """Pixels from frame to frame: less is none, more is."""
 AROUND = 17

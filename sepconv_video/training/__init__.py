@@ -1,4 +1,4 @@
 """How the shipped weights are made: data, losses and the training loop.
 
-The package proper never imports this; it needs the extra `train` (OpenCV, matplotlib).
+The package proper never imports this; it needs OpenCV, of the extra `train`.
 """

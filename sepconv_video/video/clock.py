@@ -5,7 +5,7 @@ from fractions import Fraction
 import av
 from av.video.stream import VideoStream
 
-from sepconv_video.video.source import HIGHEST_RATE, most_ticks
+from sepconv_video.video.source import HIGHEST_RATE, most_ticks, tick_of
 
 
 class Clock:
@@ -26,7 +26,7 @@ class Clock:
             has_times: Whether the file says when pictures are shown.
             first_dts: Decoding time of the packet that decoding began with, if known.
         """
-        self.tick = tick = Fraction(stream.time_base or Fraction(1, av.time_base))
+        self.tick = tick = tick_of(stream)
         self._has_times = has_times
         self._most = most_ticks(tick)
         self._start = self._usable(first_dts) or 0

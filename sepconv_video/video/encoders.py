@@ -65,7 +65,7 @@ class Encoding:
     crf: int | None = None
     """Constant quality, lower is better; only for encoders that have such a setting."""
     container: str | None = None
-    """FFmpeg's name of a container; None takes it from the target's suffix."""
+    """FFmpeg's name of a container; None is `matroska`."""
     preset: str | None = None
     """The encoder's own word for how hard it tries; only for encoders that have such words."""
     pix_fmt: str | None = None

@@ -23,7 +23,7 @@ from av.video.stream import VideoStream
 from sepconv_video.frames import Timeline
 from sepconv_video.video.faults import translated
 from sepconv_video.video.holding import ALPHA_TAG, fresh_tags, keeps_aspect
-from sepconv_video.video.segments import Segment, packets, reject_short
+from sepconv_video.video.segments import Segment, packets
 from sepconv_video.video.sequences import save_pictures
 from sepconv_video.video.streams import OtherStreams
 from sepconv_video.video.track import Track
@@ -211,15 +211,13 @@ def _timed(
     pieces: Sequence[tuple[Path, Segment]], track: Track, times: "_Times"
 ) -> Iterator["Packet[VideoStream]"]:
     """Give all packets the times they have in the whole, in the order of decoding."""
-    for (path, segment), all_pts in zip(pieces, times.pts, strict=True):
-        found = 0
-        for found, (packet, pts) in enumerate(zip(packets(path), all_pts, strict=False), 1):  # noqa: B007
+    for (path, _), all_pts in zip(pieces, times.pts, strict=True):
+        for packet, pts in packets(path, all_pts):
             packet.time_base = track.time_base
             packet.pts, packet.dts, packet.duration = times.next(pts)
             if track.container in {"mp4", "mov"}:
                 packet.duration = times.decoding_duration(packet.duration)
             yield packet
-        reject_short(path, segment, found)
 
 
 class _Times:

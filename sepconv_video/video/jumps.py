@@ -91,7 +91,7 @@ class Jumps:
 
     def _is_ahead(self, packet: "Packet[Stream]") -> bool:
         """Tell whether another stream's clock has jumped back before the picture's."""
-        index, time_s = packet.stream.index, _time_of(packet)
+        index, time_s = packet.stream.index, _decoded_s(packet)
         if any(waiting.stream.index == index for waiting in self._waiting):
             return True
         last_s = self._last_s.get(index)
@@ -106,7 +106,7 @@ class Jumps:
         """Tell by how much to move a packet: is it from before the picture's jump or after it?"""
         index, time_s, part, before = (
             packet.stream.index,
-            _time_of(packet),
+            _decoded_s(packet),
             self._part,
             self._before,
         )
@@ -124,7 +124,7 @@ class Jumps:
         return part.offset_s
 
 
-def _time_of(packet: "Packet[Stream]") -> Fraction | None:
+def _decoded_s(packet: "Packet[Stream]") -> Fraction | None:
     ticks = packet.pts if packet.dts is None else packet.dts
     return None if ticks is None else ticks * Fraction(packet.time_base)
 

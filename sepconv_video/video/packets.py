@@ -75,7 +75,7 @@ class SourcePackets:
             first = next(iter(self.container.demux()), None)
         except (av.FFmpegError, IndexError):
             return False
-        time_s = None if first is None else _time_of(first)
+        time_s = None if first is None else _shown_s(first)
         if time_s is None or not self.window.is_before(time_s):
             return False
         return seek(self.container, self.main, point_s)  # once more, for that packet
@@ -156,7 +156,7 @@ class SourcePackets:
             return True
         if stream.index == self.main.index and self.container.format.name == "avi":
             packet.pts = None  # made up, and wrong where there are B-frames; see the reader
-        time_s = _time_of(packet)
+        time_s = _shown_s(packet)
         if time_s is None:  # belongs to the one before
             time_s = self._last_s.get(stream.index)
             if time_s is None:
@@ -195,7 +195,7 @@ class SourcePackets:
         self.ends_s[index] = max(end_s, self.ends_s.get(index, end_s))
 
 
-def _time_of(packet: "Packet[Stream]") -> Fraction | None:
+def _shown_s(packet: "Packet[Stream]") -> Fraction | None:
     ticks = packet.dts if packet.pts is None else packet.pts
     return None if ticks is None else ticks * Fraction(packet.time_base)
 

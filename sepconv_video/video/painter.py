@@ -9,11 +9,11 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from sepconv_video.errors import OptionsError
-from sepconv_video.frames import LUMA_WEIGHTS, ColorSpec, Plane, VideoInfo
+from sepconv_video.frames import LUMA_WEIGHTS, ColorSpec, Picture, Plane, VideoInfo
 from sepconv_video.video.conversion import Conversion
 from sepconv_video.video.encoders import Encoding, Form, Plan
 from sepconv_video.video.formats import Layout, frame_of, layout_of, planes_of
-from sepconv_video.video.pictures import Picture, is_deep, upright
+from sepconv_video.video.pictures import is_deep, upright
 
 _RGB, _FULL = 0, 2
 """Tags of pictures: the matrix of RGB, and FFmpeg's number of the full range."""

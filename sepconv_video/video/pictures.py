@@ -7,21 +7,19 @@ from typing import Any, cast
 
 import av
 import numpy as np
-import numpy.typing as npt
 from av.video.codeccontext import VideoCodecContext
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 
 from sepconv_video.errors import OptionsError, VideoError
+from sepconv_video.frames import Picture
 from sepconv_video.video.faults import translated
-from sepconv_video.video.formats import Layout, frame_of
+from sepconv_video.video.formats import ACCURATE, Layout, frame_of
 from sepconv_video.video.source import (
     display_matrix_of,
     open_source,
     reject_giant,
     why_without_size,
 )
-
-Picture = npt.NDArray[np.uint8]
 
 # suffix -> encoder, its pixel format and settings
 _ENCODERS: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -33,7 +31,6 @@ _ENCODERS: dict[str, tuple[str, str, dict[str, str]]] = {
     ".tif": ("tiff", "rgb24", {}),
     ".tiff": ("tiff", "rgb24", {}),
 }
-_ACCURATE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _DEEP = {".png": "rgb48be", ".tif": "rgb48le", ".tiff": "rgb48le"}
 """Formats for more than 8 bits."""
 _BT601 = 5
@@ -77,7 +74,7 @@ def read_picture(path: Path | str) -> Picture:
             rgb = VideoReformatter().reformat(
                 frame,
                 format="rgb24",
-                interpolation=_ACCURATE,
+                interpolation=ACCURATE,
                 # JPEG and WebP are BT.601 and seldom say so
                 src_colorspace=_BT601 if frame.colorspace == 2 else None,
                 src_color_range=frame.color_range,
@@ -115,13 +112,18 @@ def _replace(path: Path, content: bytes) -> None:
     # a short name of its own, since the target's may be as long as names can be
     new = path.with_name(f".{secrets.token_hex(8)}.new")
     try:
-        with new.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(new, content)
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a new file so that it survives a loss of power."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def encode_picture(rgb: av.VideoFrame, suffix: str) -> bytes:

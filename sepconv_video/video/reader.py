@@ -25,7 +25,7 @@ from sepconv_video.video.holding import ALPHA_TAG, STEREO_TAG
 from sepconv_video.video.interlace import Deinterlacer, Examination, Scan
 from sepconv_video.video.light import has_captions, metadata_notes, space_notes
 from sepconv_video.video.pipes import left_out
-from sepconv_video.video.source import describe, most_ticks
+from sepconv_video.video.source import describe, most_ticks, tick_of
 from sepconv_video.video.unpacker import Unpacker, change, form_of
 
 _HEADER_TICK = Fraction(1, 1000)
@@ -158,7 +158,7 @@ class Reader:
 
     @property
     def _tick(self) -> Fraction:
-        tick = Fraction(self._decoder.stream.time_base or Fraction(1, av.time_base))
+        tick = tick_of(self._decoder.stream)
         return tick / 2 if self._deinterlaces else tick
 
     def _within_timeline(self) -> Iterator[av.VideoFrame]:

@@ -5,7 +5,7 @@ codecs, are in the `Segment` that belongs to it.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ class SegmentWriter:
         Raises:
             VideoError: If the file cannot be written.
         """
-        self._track, self._clock, self._called = track, track.clock(), called
+        self._track, self._rescaler, self._called = track, track.rescaler(), called
         self._pts: list[int] = []
         self._end_pts = 0
         with translated("write", called):
@@ -104,7 +104,7 @@ class SegmentWriter:
         Raises:
             VideoError: If the file cannot be written, e.g. because the disk is full.
         """
-        pts, duration = self._clock.pts(frame.pts), self._clock.duration(frame.duration)
+        pts, duration = self._rescaler.pts(frame.pts), self._rescaler.duration(frame.duration)
         self._end_pts = pts + max(1, duration)
         picture = self._track.picture(frame, pts, duration)
         with translated("write", self._called):
@@ -126,8 +126,8 @@ class SegmentWriter:
             os.fsync(self._file.fileno())
             self._file.close()
         if end_pts is not None:
-            self._end_pts = self._clock.duration(end_pts)
-        return Segment(pts=tuple(self._pts), end_pts=self._end_pts, rounded=self._clock.rounded)
+            self._end_pts = self._rescaler.duration(end_pts)
+        return Segment(pts=tuple(self._pts), end_pts=self._end_pts, rounded=self._rescaler.rounded)
 
     def _mux(self, packets: Iterable["Packet[VideoStream]"]) -> None:
         for packet in packets:
@@ -141,12 +141,22 @@ def _container_of(codec: str) -> str:
     return "nut" if holds("nut", codec) else "mov"
 
 
-def packets(path: Path) -> Iterator["Packet[VideoStream]"]:
-    """Read a segment's packets in the order of decoding; their times mean nothing.
+def packets(path: Path, times: Sequence[int]) -> Iterator[tuple["Packet[VideoStream]", int]]:
+    """Read a segment's packets in the order of decoding, and give each its time of `times`.
+
+    Their own times mean nothing.
 
     Raises:
-        SegmentError: If the file cannot be read.
+        SegmentError: If the file cannot be read, or holds fewer pictures than it did.
     """
+    found = 0
+    for found, timed in enumerate(zip(_demuxed(path), times, strict=False), 1):  # noqa: B007
+        yield timed
+    if found != len(times):
+        raise _damaged(path, f"{found} of {len(times)} frames are left in it")
+
+
+def _demuxed(path: Path) -> Iterator["Packet[VideoStream]"]:
     try:
         with av.open(f"file:{path}") as container:
             stream = container.streams.video[0]
@@ -155,16 +165,6 @@ def packets(path: Path) -> Iterator["Packet[VideoStream]"]:
                     yield packet
     except (av.FFmpegError, OSError, IndexError) as fault:
         raise _damaged(path, "it is damaged") from fault
-
-
-def reject_short(path: Path, segment: Segment, found: int) -> None:
-    """Refuse a segment that holds fewer pictures than it did.
-
-    Raises:
-        SegmentError: It does.
-    """
-    if found != len(segment.pts):
-        raise _damaged(path, f"{found} of {len(segment.pts)} frames are left in it")
 
 
 def _damaged(path: Path, reason: str) -> SegmentError:

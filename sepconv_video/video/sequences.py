@@ -1,9 +1,9 @@
 """Numbered pictures: read as the packets of a video, and written out of its segments."""
 
-import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -13,9 +13,9 @@ from av.video.stream import VideoStream
 
 from sepconv_video.numbered import numbered
 from sepconv_video.video.faults import translated
-from sepconv_video.video.pictures import encode_picture
+from sepconv_video.video.pictures import encode_picture, write_synced
 from sepconv_video.video.pipes import Evenness, left_out
-from sepconv_video.video.segments import Segment, packets, reject_short
+from sepconv_video.video.segments import Segment, packets
 from sepconv_video.video.source import LARGEST_PIXELS, main_video, open_source
 from sepconv_video.video.track import Track
 
@@ -69,9 +69,12 @@ def save_pictures(
             if stale.is_dir():
                 shutil.rmtree(stale)
         making.mkdir()
-        for number, (packet, pts) in enumerate(_timed(pieces), 1):
+        # pictures are never out of order
+        timed = chain.from_iterable(packets(path, segment.pts) for path, segment in pieces)
+        for number, (packet, pts) in enumerate(timed, 1):
             even.add(pts)
-            _write(numbered(making / called.name, number), packet)
+            picture = numbered(making / called.name, number)
+            write_synced(picture, _stored(picture, packet))
         making.replace(folder)
     with open_source(source) as container:
         lost = left_out(
@@ -91,21 +94,3 @@ def _stored(path: Path, packet: "Packet[VideoStream]") -> bytes:
     assert isinstance(context, VideoCodecContext)
     (picture,) = [*context.decode(packet), *context.decode(None)]
     return encode_picture(picture, path.suffix)
-
-
-def _timed(
-    pieces: Sequence[tuple[Path, Segment]],
-) -> Iterator[tuple["Packet[VideoStream]", int]]:
-    """Give all packets with their times; pictures are never out of order."""
-    for path, segment in pieces:
-        found = 0
-        for found, (packet, pts) in enumerate(zip(packets(path), segment.pts, strict=False), 1):  # noqa: B007
-            yield packet, pts
-        reject_short(path, segment, found)
-
-
-def _write(path: Path, packet: "Packet[VideoStream]") -> None:
-    with path.open("wb") as file:
-        file.write(_stored(path, packet))
-        file.flush()
-        os.fsync(file.fileno())

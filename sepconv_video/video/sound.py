@@ -71,7 +71,7 @@ def _declare(output: OutputContainer, name: str, source: AudioStream) -> AudioSt
     return stream
 
 
-class StretchedSound:
+class EncodedSound:
     """A sound stream on its way through FFmpeg's `atempo` and an encoder.
 
     Attributes:

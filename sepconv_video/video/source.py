@@ -201,6 +201,11 @@ def why_without_size(stream: VideoStream) -> str:
     )
 
 
+def tick_of(stream: VideoStream) -> Fraction:
+    """Give the seconds per tick of a stream's times; FFmpeg's own where it has none."""
+    return Fraction(stream.time_base or Fraction(1, av.time_base))
+
+
 def most_ticks(tick: Fraction) -> int:
     """Give the largest time, from 0, that is believed, in ticks of so many seconds."""
     return min(MOST_TICKS, int(LONGEST_S / tick))
@@ -226,7 +231,7 @@ def describe(stream: VideoStream, first: av.VideoFrame, pix_fmt: str, layout: La
         bits=layout.bits,
         chroma_shift=layout.chroma_shift,
         color=color_of(stream, first),
-        time_base=Fraction(stream.time_base or Fraction(1, av.time_base)),
+        time_base=tick_of(stream),
         rate=_rate_of(stream),
         frame_count_from_header=_count_from_header(stream),
         sample_aspect_ratio=_aspect_of(stream),

@@ -30,7 +30,7 @@ from sepconv_video.video.holding import (
     refusal,
 )
 from sepconv_video.video.packets import SourcePackets
-from sepconv_video.video.sound import StretchedSound, encoder_for
+from sepconv_video.video.sound import EncodedSound, encoder_for
 from sepconv_video.video.source import open_source
 from sepconv_video.video.subtitles import ConvertedText, text_codec
 
@@ -61,7 +61,7 @@ class OtherStreams:
         self.main, self.window = self._source.main, self._source.window
         self._outputs: dict[int, Stream] = {}
         self._texts: dict[int, ConvertedText] = {}
-        self._sounds: dict[int, StretchedSound] = {}
+        self._sounds: dict[int, EncodedSound] = {}
         self._last_dts: dict[int, int] = {}
         self._mended = 0
         self._refused = 0
@@ -108,9 +108,9 @@ class OtherStreams:
         if encoder is None:
             self.notes.append(refusal(output.format.name, sound))
             return
-        longer = StretchedSound(output, sound, encoder, self.window)
-        self._sounds[sound.index], self._outputs[sound.index] = longer, longer.stream
-        self.notes.append(longer.note)
+        encoded = EncodedSound(output, sound, encoder, self.window)
+        self._sounds[sound.index], self._outputs[sound.index] = encoded, encoded.stream
+        self.notes.append(encoded.note)
 
     def _convert(self, output: OutputContainer, stream: Stream) -> None:
         """Convert text, and sound for Matroska; what else the output cannot hold is left out."""

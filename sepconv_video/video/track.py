@@ -1,4 +1,4 @@
-"""The video stream of an output: its encoder, its clock, and how frames become pictures.
+"""The video stream of an output: its encoder, its ticks, and how frames become pictures.
 
 The same track is opened once for each segment, which encodes, and once more for the file
 that joins them, whose header is then the one its packets were made for.
@@ -30,6 +30,7 @@ from sepconv_video.video.pictures import is_picture
 _MOST_TICKS = 2**31 - 1  # FFmpeg keeps time bases in 32 bits
 _LAMBDA_PER_QUANTISER = 118  # FF_QP2LAMBDA
 _ANNOUNCING = {"mp4", "mov", "matroska", "webm"}  # containers that hold HDR10's metadata
+_GLOBAL_HEADER = 0x0040  # AVFMT_GLOBALHEADER
 _GRIDS = {"matroska": 1000, "webm": 1000, "mpegts": 90_000}  # ticks per second
 
 
@@ -82,9 +83,9 @@ class Track:
         """Whether the video ends up as RGB pictures instead of in a container."""
         return self._paint is not None
 
-    def clock(self) -> "Clock":
-        """Start the clock of a segment."""
-        return Clock(self._frame_ticks, self.time_base, self.container)
+    def rescaler(self) -> "Rescaler":
+        """Give what turns the ticks of one segment's frames into those of `time_base`."""
+        return Rescaler(self._frame_ticks, self.time_base, self.container)
 
     def add_to(self, output: OutputContainer) -> VideoStream:
         """Declare the stream in an output and open its encoder.
@@ -208,7 +209,7 @@ class Track:
         )
 
 
-class Clock:
+class Rescaler:
     """Turns the frames' ticks into the encoder's, which the container must be able to hold.
 
     Attributes:
@@ -235,6 +236,3 @@ class Clock:
     def duration(self, ticks: int) -> int:
         """Length of a frame in the encoder's ticks."""
         return round(ticks * self._ratio)
-
-
-_GLOBAL_HEADER = 0x0040  # AVFMT_GLOBALHEADER

@@ -122,7 +122,7 @@ class Unpacker:
 def form_of(picture: av.VideoFrame, before: Form | None = None) -> Form:
     """Find a picture's form; what is not tagged is as `before`, or else what players guess."""
     width, height, name = picture.width, picture.height, picture.format.name
-    if picture.format.is_rgb or picture.format.has_palette:
+    if formats.is_rgb(picture.format):
         return Form(width, height, name, _SWS_MATRICES["bt709"], 2)
     matrix = _SWS_BY_TAG.get(int(picture.colorspace))
     if matrix is None:

@@ -9,6 +9,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from sepconv_video.frames import Timeline
+from sepconv_video.video.source import tick_of
 
 _BROADCAST = ("mpegts", "mpeg")
 _SEEK_AGAIN_S = 10
@@ -75,7 +76,7 @@ def window_of(source: InputContainer, video: VideoStream, timeline: Timeline) ->
     begin = None if timeline.start_s is None else first + timeline.start_s
     origin = Fraction(0)
     if begin is not None or source.format.name.startswith(_BROADCAST):
-        tick = Fraction(video.time_base or Fraction(1, av.time_base))
+        tick = tick_of(video)
         origin = math.floor((first if begin is None else begin) / tick) * tick
     return Window(
         begin_s=begin,
@@ -92,9 +93,8 @@ def seek(source: InputContainer, video: VideoStream, time_s: Fraction) -> bool:
     Returns:
         Whether the file could go anywhere; if so, it may still be too far.
     """
-    tick = Fraction(video.time_base or Fraction(1, av.time_base))
     try:
-        source.seek(math.floor(time_s / tick), stream=video)
+        source.seek(math.floor(time_s / tick_of(video)), stream=video)
     except (av.FFmpegError, OverflowError):
         return False
     return True
