@@ -48,6 +48,8 @@ class Step:
     """Those done by an earlier run."""
     expected: int | None
     """What the source's header promises."""
+    note: str = ""
+    """At the beginning: why what an earlier run had finished is of no use."""
 
 
 OnStep = Callable[[Step], None]
@@ -172,6 +174,9 @@ class _Desk:
         else:
             self._open[job] = _OpenJob(production, claim, 0, production.kept_frames, {})
             if report is None:
+                why = production.note
+                if why and self._on_step is not None:  # while what there is can yet be saved
+                    self._on_step(Step(job=job, done=0, kept=0, expected=None, note=why))
                 return production.spans()
             self._close(job, report=report, was_complete=True)
         return []

@@ -87,11 +87,21 @@ class Display:
             self._events.start(jobs)
 
     def step(self, step: "Step") -> None:
-        """Show how far a job is."""
-        if self._bar:
+        """Show how far a job is, or what is worth knowing before it is begun."""
+        if step.note:
+            self._tell_before(step)
+        elif self._bar:
             self._bar.step(step)
         if self._events:
             self._events.step(step)
+
+    def _tell_before(self, step: "Step") -> None:
+        if self._bar:
+            self._bar.close()
+            say(
+                f"note: `{one_line(str(step.job.target))}` is {one_line(step.note)}; an earlier "
+                "run's pieces go when the first new one is finished, Ctrl-C until then keeps them"
+            )
 
     def result(self, result: "Result") -> None:
         """Show what became of a job."""

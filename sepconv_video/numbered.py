@@ -139,6 +139,12 @@ def existing(target: Path) -> list[Path]:
     return [target] if target.exists() else []
 
 
+def surplus(target: Path, count: int) -> list[Path]:
+    """List the pictures at a pattern that `count` new ones, from 1 on, would not replace."""
+    there = files_like(target) if is_pattern(target) else {}
+    return [path for number, path in there.items() if not 1 <= number <= count]
+
+
 def publish(made: Path, target: Path, count: int) -> None:
     """Move a folder of pictures, numbered 1 to `count`, to where their pattern says.
 
@@ -150,7 +156,6 @@ def publish(made: Path, target: Path, count: int) -> None:
     """
     for path in files_like(made / target.name).values():
         path.replace(target.with_name(path.name))
-    for number, path in files_like(target).items():
-        if not 1 <= number <= count:
-            path.unlink()
+    for path in surplus(target, count):
+        path.unlink()
     made.rmdir()

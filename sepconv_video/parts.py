@@ -113,6 +113,10 @@ class Parts:
             return "started afresh, as `--no-resume` says"
         return f"started afresh: {' and '.join(_differences(kept, self.identity))}"
 
+    def has_others(self) -> bool:
+        """Tell whether there are pieces of other settings, which go with the first one added."""
+        return self._next.exists() and any(self.folder.glob(_PART_FILES))
+
     def begun(self) -> Any:  # noqa: ANN401 - from a file
         """Tell the identity of the run that has begun last; None if there is none."""
         # in this order, since one becomes the other

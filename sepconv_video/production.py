@@ -18,6 +18,7 @@ from sepconv_video import __version__, timing
 from sepconv_video.cuts import chosen_cuts
 from sepconv_video.errors import DeviceError, Interrupted, VideoError
 from sepconv_video.frames import Frame, Reading, Timeline, VideoInfo
+from sepconv_video.numbered import surplus
 from sepconv_video.options import Job, Options
 from sepconv_video.parts import Identity, Parts, identify
 from sepconv_video.pieces import Part, Seen, Span, gaps, sum_up
@@ -130,6 +131,7 @@ class Production:
 
     Attributes:
         kept_frames: Output frames that an earlier run had finished; known once begun.
+        note: Why what an earlier run had finished is of no use, likewise; empty if it is.
     """
 
     def __init__(self, job: Job, options: Options) -> None:
@@ -145,7 +147,7 @@ class Production:
         self.parts = Parts(job.target, identity_of(job, options))
         self._reading = reading_of(options)
         self._started = time.monotonic()
-        self.kept_frames, self._note = 0, ""
+        self.kept_frames, self.note = 0, ""
 
     def begin(self) -> Report | None:
         """Find out what an earlier run left: the report if it was all and counts, else None.
@@ -157,7 +159,7 @@ class Production:
         if completed is not None:
             return Report.from_json(dict(completed))
         check_free(self.job, self.options)
-        self._note = self.parts.begin(resume=self.options.resume)
+        self.note = self.parts.begin(resume=self.options.resume)
         self.kept_frames = self.frames_done()
         return None
 
@@ -204,12 +206,18 @@ class Production:
                 if watch.on_progress is not None:
                     watch.on_progress(done, expected)
                 if not scribe.is_at_end and watch.wants_to_stop():
-                    scribe.finish()
+                    if not self.parts.has_others():  # or they would be lost for a moment's work
+                        scribe.finish()
                     raise self._interrupted()
             with timing.busy("encode"):
                 scribe.finish(reader, engine.notes)
 
     def _interrupted(self) -> Interrupted:
+        if self.parts.has_others():
+            return Interrupted(
+                f"interrupted: what an earlier run had finished of `{self.job.target}` is kept",
+                "run its command again to go on from there, or this one to start afresh",
+            )
         return Interrupted(
             f"interrupted: {self.frames_done()} finished frames of `{self.job.target}` are kept",
             "run the same command again to go on from there",
@@ -229,19 +237,21 @@ class Production:
                 "run the same command again when nothing writes to it any more",
             )
         joined = self._joined(parts)
-        seen = sum_up([part.seen for part in parts])
+        seen, frames = sum_up([part.seen for part in parts]), sum(part.frames for part in parts)
         advice = advise(seen, parts[-1].end, self.options)
+        if old := surplus(job.target, frames):
+            advice.append(f"{len(old)} older pictures removed, from `{old[0].name}` on")
         report = Report(
             target=job.target,
             source_frames=parts[-1].end,
-            frames=sum(part.frames for part in parts),
+            frames=frames,
             kept_frames=self.kept_frames,
             seconds=time.monotonic() - self._started,
             **seen_fields(seen),
             video_s=joined.video_s,
             audio_s=list(joined.audio_s),
             damage=parts[-1].damage,
-            notes=[note for note in (self._note, *parts[-1].notes, *advice, *joined.notes) if note],
+            notes=[note for note in (self.note, *parts[-1].notes, *advice, *joined.notes) if note],
         )
         self.parts.complete(report.as_json())
         return report

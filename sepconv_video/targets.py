@@ -53,8 +53,15 @@ def check_free(job: Job, options: Options) -> None:
     Raises:
         OptionsError: It exists.
     """
-    if not options.overwrite and existing(job.target):
+    if options.overwrite or not (there := existing(job.target)):
+        return
+    if is_pattern(job.target):
         raise OptionsError(
-            f"cannot write `{job.target}`: it exists already",
-            "pass `--overwrite` to replace it, or choose another name with `-o`",
+            f"cannot write `{job.target}`: `{there[0].name}` exists already",
+            "pass `--overwrite` to replace all that are so numbered: none of them is left then; "
+            "or choose another name with `-o`",
         )
+    raise OptionsError(
+        f"cannot write `{job.target}`: it exists already",
+        "pass `--overwrite` to replace it, or choose another name with `-o`",
+    )

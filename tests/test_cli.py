@@ -225,6 +225,15 @@ def test_what_nobody_can_read_ends_no_work(tmp_path, where):
     assert done.stderr.count("no more events: standard output: no space") == ("json" in where)
 
 
+def test_that_pieces_are_of_no_use_is_told_while_they_are_there(tmp_path, capsys):
+    source, target = make_clip(tmp_path / "clip.mp4", ClipSpec(count=2)), tmp_path / "out.mp4"
+    assert run(source, "-o", target, "--keep-parts", capsys=capsys)[0] == 0
+    target.unlink()
+    _, _, err = run(source, "-o", target, "--crf", 20, capsys=capsys)
+    told, written = err.index("Ctrl-C until then keeps them"), err.index("wrote")
+    assert err.index("started afresh: the crf changed (was None, is 20)") < told < written
+
+
 def test_a_target_that_kept_its_pieces_is_known_to_be_complete(tmp_path, capsys):
     source, target = make_clip(tmp_path / "clip.mp4", ClipSpec(count=2)), tmp_path / "out.mp4"
     assert run(source, "-o", target, "--keep-parts", capsys=capsys)[0] == 0

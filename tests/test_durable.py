@@ -249,6 +249,16 @@ def test_no_resume_starts_afresh(job):
     assert convert(job, resume=False).kept_frames == 0
 
 
+def test_a_stop_before_the_first_new_piece_keeps_the_former_ones(job):
+    with pytest.raises(Interrupted):
+        convert(job, stop_at=30)
+    before = segments_of(job)
+    with pytest.raises(Interrupted, match=r"what an earlier run had finished of .* is kept"):
+        convert(job, crf=None, dedup=True, stop_at=4)
+    assert segments_of(job) == before
+    assert convert(job).kept_frames > 0
+
+
 def test_parts_are_kept_on_request_and_can_be_joined_again(job, undisturbed):
     convert(job, keep_parts=True)
     assert segments_of(job) == [0, 5, 10, 15, 20, 25, 30]

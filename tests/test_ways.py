@@ -152,10 +152,12 @@ def test_existing_pictures_are_replaced_only_on_request(tmp_path, engine):
     folder = make_pictures(tmp_path / "in", 3)
     out = make_pictures(tmp_path / "out", 9)
     before = {path: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(OptionsError, match="exists already"):
+    with pytest.raises(OptionsError, match="exists already") as caught:
         make(folder, out / "%04d.png", engine)
+    assert "none of them is left" in caught.value.hint
     assert {path: path.read_bytes() for path in out.iterdir()} == before
-    make(folder, out / "%04d.png", engine, overwrite=True)
+    report = make(folder, out / "%04d.png", engine, overwrite=True)
+    assert "3 older pictures removed, from `0007.png` on" in report.notes
     # a mixture of two runs would be worse than none
     assert names(out) == [f"{number:04d}.png" for number in range(1, 7)]
 

@@ -19,7 +19,7 @@ from sepconv_video.frames import Reading
 from sepconv_video.numbered import Pictures, pictures_at
 from sepconv_video.video.clock import Clock
 from sepconv_video.video.faults import explain, is_broken_off
-from sepconv_video.video.pipes import is_cut_short
+from sepconv_video.video.pipes import PIPE, is_cut_short
 from sepconv_video.video.sequences import picture_packet
 from sepconv_video.video.source import (
     cuts_packets_short,
@@ -55,7 +55,8 @@ class Decoder:
         """
         self._path, self._reading = path, reading
         self.numbered = pictures_at(path)
-        if not (reading.timeline.start_s and self._has_sought()):
+        # what came through a pipe cannot be had again
+        if path == PIPE or not (reading.timeline.start_s and self._has_sought()):
             self._open(None)
             try:
                 self.first = self._first_of_all()
