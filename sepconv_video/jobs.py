@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from sepconv_video.errors import OptionsError, SepConvVideoError
-from sepconv_video.numbered import is_pattern, pictures_in
-from sepconv_video.options import Job
+from sepconv_video.numbered import PICTURE_SUFFIXES, is_pattern, pictures_in
+from sepconv_video.options import LABELLED, Job
 from sepconv_video.video import container_for
 
 VIDEO_SUFFIXES = frozenset(
@@ -53,6 +53,7 @@ def find_jobs(
     if any(_is_sequence(path, pattern) for path in inputs) or (output and is_pattern(output)):
         return [_sequence_job(inputs, output)]
     sources = [path for given in inputs for path in _expanded(given)]
+    _check(sources, output, pattern)
     jobs: list[Job] = []
     for source in sources:
         if _is_folder(source):
@@ -68,6 +69,22 @@ def find_jobs(
         for job in jobs:
             make_folder(job.target.parent)
     return jobs
+
+
+def _check(sources: Sequence[Path], output: Path | None, pattern: str | None) -> None:
+    """Refuse the name of one video for several, if it is no folder, and a pattern without one."""
+    if pattern is not None and not any(map(_is_folder, sources)):
+        raise OptionsError(
+            f"`--pattern {pattern}` chooses among a folder's files, and no input is a folder",
+            "leave it out, or name their folder",
+        )
+    if len(sources) < 2 or output is None or _is_folder(output):
+        return
+    if output.suffix.lower() in VIDEO_SUFFIXES | PICTURE_SUFFIXES:
+        raise OptionsError(
+            f"cannot write {len(sources)} inputs to one name, `{output}`",
+            f"name a folder, e.g. `-o {output.with_suffix('')}/`",
+        )
 
 
 def _is_sequence(path: Path, pattern: str | None = None) -> bool:
@@ -128,7 +145,8 @@ def _refuse_url(path: Path) -> None:
     """Refuse what would become a strange folder here: `Path` makes `s3:/a` of `s3://a`."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) and not _exists(path):
         raise OptionsError(
-            f"cannot work on `{path}`: it is a URL, not a file or folder",
+            f"cannot work on `{str(path).replace(':/', '://', 1)}`: it is a URL, not a file or "
+            "folder",
             "mount the storage as a folder, e.g. with `rclone mount`, or copy the files",
         )
 
@@ -264,13 +282,19 @@ def _distinct(jobs: Sequence[Job]) -> list[Job]:
 
 
 def _without_own(jobs: Sequence[Job], named: Collection[Path]) -> list[Job]:
-    """Leave out what patterns find since an earlier run, or another shard, has made it."""
+    """Leave out what patterns find since an earlier run, or another shard, has made it.
+
+    Of a run with other options the name tells: `a.4x.mp4`, where there is an `a.mp4` too.
+    """
     makers = {os.path.realpath(job.target): job for job in jobs}
-    return [
-        job
-        for job in jobs
-        if job.source in named or makers.get(os.path.realpath(job.source), job) == job
-    ]
+    stems = {job.source.with_suffix("") for job in jobs}
+
+    def is_own(source: Path, job: Job) -> bool:
+        made = LABELLED.fullmatch(source.stem)
+        is_labelled = made is not None and source.with_name(made[1]) in stems
+        return is_labelled or makers.get(os.path.realpath(source), job) != job
+
+    return [job for job in jobs if job.source in named or not is_own(job.source, job)]
 
 
 def _default_target(source: Path, folder: Path | None, label: str) -> Path:

@@ -156,6 +156,20 @@ def test_shards_are_the_whole_and_meet_nowhere(clips, tmp_path):
             shard(jobs, number, 3)
 
 
+@pytest.mark.parametrize("name", ["one.mp4", "one.png"])
+def test_several_do_not_go_to_one_name(clips, tmp_path, name):
+    sources = [clips / "a.mkv", clips / "b.mkv"]
+    with pytest.raises(OptionsError, match="cannot write 2 inputs to one name"):
+        find_jobs(sources, tmp_path / name, "2x")
+    (tmp_path / name).mkdir()  # whoever calls a folder so may
+    assert len(find_jobs(sources, tmp_path / name, "2x")) == 2
+
+
+def test_a_pattern_without_a_folder_is_a_mistake(clips, tmp_path):
+    with pytest.raises(OptionsError, match="no input is a folder"):
+        find_jobs([clips / "a.mkv"], tmp_path / "x.mkv", "2x", "*.mkv")
+
+
 @pytest.mark.parametrize("output", [None, "clips"])
 def test_what_patterns_made_is_no_source_of_theirs(clips, tmp_path, output):
     def found(*inputs):
@@ -165,6 +179,9 @@ def test_what_patterns_made_is_no_source_of_theirs(clips, tmp_path, output):
     assert len(before) == 3
     for job in shard(before, 1, 2):  # another shard has ended already
         shutil.copy(job.source, job.target)
+    assert found(clips / "*.mkv", clips / "sub" / "c.mkv") == before
+    for label in ("4x", "59.94fps", "2x-slow"):  # nor what other options have made
+        shutil.copy(clips / "a.mkv", clips / f"a.{label}.mkv")
     assert found(clips / "*.mkv", clips / "sub" / "c.mkv") == before
     again = found(clips / "a.2x.mkv")  # who names one gets it
     assert [job.target.name for job in again] == ["a.2x.2x.mkv"]
@@ -264,7 +281,7 @@ def test_a_report_that_cannot_be_written_ends_nothing(clips, tmp_path, monkeypat
         f"cannot write `{out / 'report.json'}`: no space left on device"
     ]
     assert len(list(out.rglob("*.parts"))) == 4  # by which the next run knows that they are done
-    assert set(states(do(clips, out, Alone(UnreadyWork("cpu")))).values()) == {"done"}
+    assert set(states(do(clips, out, Alone(UnreadyWork("cpu")))).values()) == {"skipped"}
     assert set(Ledger(out)._files) == {"a.mkv", "b.mkv", "sub/c.mkv", "sub/d.mkv"}
     assert not list(out.rglob("*.parts"))
 

@@ -14,7 +14,7 @@ from av.stream import Disposition, Stream
 
 from sepconv_video.errors import OptionsError
 from sepconv_video.numbered import is_pattern
-from sepconv_video.video.pictures import is_picture
+from sepconv_video.video.pictures import WRITTEN, is_picture
 
 # Tags that describe the file or the encoding they were read from, not the content.
 _STALE = {
@@ -84,11 +84,11 @@ def container_for(target: Path) -> str:
             f"write numbered pictures, e.g. `-o {numbers}`, or a video",
         )
     if suffix not in _CONTAINERS:
+        ending = f"in `{suffix}`" if suffix else "without a suffix"
         raise OptionsError(
-            f"cannot write `{target}`: `{suffix or 'no suffix'}` names no container; "
-            f"accepted are {', '.join(_CONTAINERS)}",
-            "choose another name, e.g. "
-            f"`{target.with_suffix('.mp4') if target.name else 'out.mp4'}`",
+            f"cannot write `{target}`: no name of what is written here ends {ending}",
+            f"videos end in {', '.join(_CONTAINERS)}; numbered pictures, as `%05d.png`, in "
+            f"{', '.join(WRITTEN)}",
         )
     return _CONTAINERS[suffix]
 

@@ -31,6 +31,8 @@ _ENCODERS: dict[str, tuple[str, str, dict[str, str]]] = {
     ".tif": ("tiff", "rgb24", {}),
     ".tiff": ("tiff", "rgb24", {}),
 }
+WRITTEN = tuple(_ENCODERS)
+"""The suffixes of pictures that can be written."""
 _DEEP = {".png": "rgb48be", ".tif": "rgb48le", ".tiff": "rgb48le"}
 """Formats for more than 8 bits."""
 _BT601 = 5
@@ -99,7 +101,7 @@ def write_picture(path: Path | str, rgb: Picture) -> None:
     path = Path(path)
     if not is_picture(path):
         raise OptionsError(
-            f"cannot write `{path}`: accepted endings of pictures are {', '.join(_ENCODERS)}",
+            f"cannot write `{path}`: accepted endings of pictures are {', '.join(WRITTEN)}",
             f"choose another name, e.g. `{path.stem or 'middle'}.png`",
         )
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24")

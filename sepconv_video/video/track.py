@@ -204,8 +204,8 @@ class Track:
         shared = len(times) - len({math.floor(ticks * ratio + Fraction(1, 2)) for ticks in times})
         equal = f", {shared} of them to the time of another frame" if shared else ""
         return (
-            f"{rounded} frame times rounded to 1/{grid} s, the finest a {self.container} "
-            f"file has{equal}; a name ending in `.mp4` keeps them exactly"
+            f"{rounded} frame times rounded to {1 / Fraction(grid)} s, the finest in a "
+            f"{self.container} file{equal}; a name ending in `.mp4` keeps them exactly"
         )
 
 
