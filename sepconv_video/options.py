@@ -17,7 +17,7 @@ MAX_FPS = 1000
 MIN_TILE = 64
 """Pixels a side; with less, all the work is done around the tiles."""
 CUTS = ("auto", "off")
-LABELLED = re.compile(r"(.+)\.(?:\d+x(?:-slow)?|[\d.]+fps)")
+LABELLED = re.compile(r"(.+?)\.(?:\d+x(?:-slow)?|[\d.]+fps)")
 """A file's stem with the `label` of some options."""
 _TELEVISION_RATES = {"23.976", "23.98", "29.97", "47.952", "59.94", "119.88"}
 """Written short for multiples of 1000/1001, which they mean."""
