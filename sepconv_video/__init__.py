@@ -10,7 +10,9 @@ middle = load_model("fast")(left, right)  # (N, 3, H, W), RGB in [0, 1]
 from typing import TYPE_CHECKING
 
 from sepconv_video.errors import (
+    BusyError,
     DeviceError,
+    Interrupted,
     OptionsError,
     SepConvVideoError,
     VideoError,
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BusyError",
     "DeviceError",
+    "Interrupted",
     "Job",
     "Options",
     "OptionsError",

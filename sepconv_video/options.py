@@ -27,6 +27,8 @@ _TELEVISION_RATES = {"23.976", "23.98", "29.97", "47.952", "59.94", "119.88"}
 class Options:
     """How videos are made; checked when built.
 
+    Rates and times may be given as other numbers, or as on the command line: `59.94`, `"1:30"`.
+
     Raises:
         OptionsError: A value is out of its bounds.
     """
@@ -82,7 +84,13 @@ class Options:
     """Whether engines made from this measure where the time goes: see `timing`."""
 
     def __post_init__(self) -> None:
-        """Refuse what is out of bounds."""
+        """Read what is written otherwise, and refuse what is out of bounds."""
+        for name, read in (
+            ("fps", parse_rate), ("source_fps", parse_rate),
+            ("start_s", parse_time), ("end_s", parse_time),
+        ):  # fmt: skip
+            if isinstance(getattr(self, name), int | float | str):
+                object.__setattr__(self, name, read(str(getattr(self, name))))
         check_factor(self.factor)
         self._check_times()
         if self.precision not in PRECISIONS:
@@ -133,6 +141,11 @@ class Job:
 
     source: Path
     target: Path
+
+    def __post_init__(self) -> None:
+        """Take names for paths."""
+        object.__setattr__(self, "source", Path(self.source))
+        object.__setattr__(self, "target", Path(self.target))
 
 
 def check_factor(factor: int) -> None:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from sepconv_video.devices import choose_device
 from sepconv_video.errors import WeightsError
 from sepconv_video.models import NETWORKS
 from sepconv_video.shipped import ShippedModel, shipped_models, weights_file
@@ -35,16 +36,18 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
     Args:
         name_or_path: Name of a shipped model, `l1` or `lf` for the official ones of the 2017
             paper once they have been fetched, or path of a weights file, ours or official.
-        device: Where the network shall live.
+        device: Where the network shall live; a name may be `auto`, too.
 
     Returns:
         The network in float32, in evaluation mode, its weights frozen.
 
     Raises:
+        DeviceError: There is no such device, or it cannot be used.
         OptionsError: There is no such model and no such file.
         WeightsError: The file is damaged, or holds the weights of an unknown network; or
             official weights have not been fetched.
     """
+    device = choose_device(device) if isinstance(device, str) else device
     entry = shipped_models().get(str(name_or_path))
     if entry is not None:
         _verify(entry)

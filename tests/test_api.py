@@ -4,14 +4,17 @@ import re
 import subprocess
 import sys
 import tomllib
+from fractions import Fraction
 from pathlib import Path
 
+import pytest
 import torch
 from click.testing import CliRunner
 from clips import ClipSpec, make_clip
 
 import sepconv_video
 from sepconv_video.cli import command
+from sepconv_video.models import NETWORKS
 from sepconv_video.video import Reader
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,7 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_public_names_are_pinned():
     assert sepconv_video.__all__ == [
+        "BusyError",
         "DeviceError",
+        "Interrupted",
         "Job",
         "Options",
         "OptionsError",
@@ -40,6 +45,37 @@ def test_a_model_is_called_with_two_frames():
     middle = model(left, right)
     assert middle.shape == left.shape
     assert middle.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "foo"])
+def test_a_device_that_is_none_is_refused_in_plain_words(name):
+    with pytest.raises(sepconv_video.SepConvVideoError, match=f"device `{name}`"):
+        sepconv_video.load_model("fast", device=name)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 16)),
+        (torch.rand(3, 8, 8), torch.rand(3, 8, 8)),
+        (torch.rand(1, 4, 8, 8), torch.rand(1, 4, 8, 8)),
+        (torch.zeros(1, 3, 8, 8).byte(), torch.zeros(1, 3, 8, 8).byte()),
+    ],
+)
+def test_what_are_no_frames_is_refused_in_plain_words(left, right):
+    for model in (sepconv_video.load_model("fast"), NETWORKS["sepconv2017"]()):
+        with pytest.raises(ValueError, match="frames are"):
+            model(left, right)
+
+
+def test_rates_times_and_names_may_be_written_otherwise():
+    options = sepconv_video.Options(fps=59.94, source_fps=24, start_s=1.5, end_s="1:30")
+    assert options.fps == Fraction(60000, 1001)
+    assert (options.source_fps, options.start_s, options.end_s) == (24, Fraction(3, 2), 90)
+    with pytest.raises(sepconv_video.OptionsError, match="not a number of frames"):
+        sepconv_video.Options(fps=float("nan"))
+    job = sepconv_video.Job(source="in.mp4", target="out.mp4")
+    assert (job.source, job.target) == (Path("in.mp4"), Path("out.mp4"))
 
 
 def test_a_file_is_made_with_the_defaults(tmp_path):

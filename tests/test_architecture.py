@@ -20,8 +20,8 @@ LAYERS = [
     ["production"],
     ["engine", "doctor", "scribe"],
     ["groups"],
-    ["weights", "memory", "devices", "neighbours"],
-    ["models"],
+    ["weights", "memory", "neighbours"],
+    ["models", "devices"],
     [
         "kernels",
         "color",

@@ -14,6 +14,18 @@ SLOPE = 0.1
 """Of the leaky ReLU, below zero."""
 
 
+def check_frames(left: Tensor, right: Tensor) -> None:
+    """Refuse what are no frames of a pair, in plain words instead of some layer's.
+
+    Raises:
+        ValueError: They are not (N, 3, H, W) floats of one shape and type.
+    """
+    kinds = [f"{tuple(frames.shape)} {frames.dtype}" for frames in (left, right)]
+    is_pair = left.shape == right.shape and left.dtype == right.dtype
+    if not (is_pair and left.dim() == 4 and left.shape[1] == 3 and left.is_floating_point()):
+        raise ValueError(f"frames are (N, 3, H, W) floats, both alike; these are {kinds}")
+
+
 class Convolution(nn.Conv2d):
     """A 3x3 convolution and a rectifier.
 

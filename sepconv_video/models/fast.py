@@ -20,6 +20,7 @@ from sepconv_video.kernels.convolution import add_enlarged
 from sepconv_video.models.bending import UNKNOWN, Found, Known, bend
 from sepconv_video.models.blocks import (
     ResidualBlock,
+    check_frames,
     conv_act,
     upsample,
     zero_conv,
@@ -120,7 +121,11 @@ class Aligned(nn.Module):
 
         Returns:
             (N, 3, H, W), same dtype; not clamped.
+
+        Raises:
+            ValueError: `left` and `right` are no frames of a pair.
         """
+        check_frames(left, right)
         height, width = left.shape[-2:]
         # once for the whole frame, so that tiles are the same as it
         pair = Pair.of(left, right, self.motions, known)

@@ -9,7 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sepconv_video.kernels import planar, sepconv_pair
-from sepconv_video.models.blocks import Convolution, pad_to_multiple, side_by_side
+from sepconv_video.models.blocks import (
+    Convolution,
+    check_frames,
+    pad_to_multiple,
+    side_by_side,
+)
 from sepconv_video.models.tiles import Place, in_tiles
 
 TAPS = 51
@@ -129,7 +134,11 @@ class SepConv2017(nn.Module):
 
         Returns:
             (N, 3, H, W), same dtype; not clamped.
+
+        Raises:
+            ValueError: `left` and `right` are no frames of a pair.
         """
+        check_frames(left, right)
         height, width = left.shape[-2:]
         # the authors' network was trained on blue-green-red
         kind = next(self.parameters()).dtype
