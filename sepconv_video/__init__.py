@@ -22,7 +22,7 @@ from sepconv_video.options import Job, Options
 
 if TYPE_CHECKING:
     from sepconv_video.pipeline import interpolate_file
-    from sepconv_video.production import Report
+    from sepconv_video.report import Report
     from sepconv_video.weights import load_model
 
 __version__ = "0.1.0"
@@ -42,7 +42,7 @@ __all__ = [
     "load_model",
 ]
 
-_HEAVY = {"Report": "production", "interpolate_file": "pipeline", "load_model": "weights"}
+_HEAVY = {"Report": "report", "interpolate_file": "pipeline", "load_model": "weights"}
 
 
 def __getattr__(name: str) -> object:

@@ -11,7 +11,8 @@ from sepconv_video.errors import BusyError, OptionsError, SepConvVideoError
 from sepconv_video.ledger import Ledger
 from sepconv_video.options import Job, Options
 from sepconv_video.pieces import Span
-from sepconv_video.production import Production, Report, ShouldStop
+from sepconv_video.production import Production, ShouldStop
+from sepconv_video.report import Report
 from sepconv_video.scribe import SEGMENT_FRAMES
 from sepconv_video.shipped import weights_digest
 from sepconv_video.video import Extent, measure

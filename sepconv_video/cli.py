@@ -245,10 +245,10 @@ def _run(
     from sepconv_video.numbered import is_pattern  # noqa: PLC0415 - of use here only
     from sepconv_video.video import PIPE, is_picture  # noqa: PLC0415 - imports av
 
+    if options.raw is not None and PIPE not in inputs:
+        raise click.UsageError("--raw says what comes through standard input: name `-` as INPUT")
     if PIPE in inputs or output == PIPE:
         return _run_stream(inputs, output, options, chosen)
-    if options.raw is not None:
-        raise click.UsageError("--raw says what comes through standard input: name `-` as INPUT")
     if all(is_picture(path) and not is_pattern(path) for path in inputs):
         return _join_pictures(inputs, output, options, chosen)
     return _run_videos(inputs, output, options, chosen)
@@ -309,8 +309,6 @@ def _stream_job(
 
     if len(inputs) != 1 or output is None:
         raise click.UsageError("a pipe needs one INPUT and a target: sepconv-video - -o out.mp4")
-    if options.raw is not None and inputs[0] != PIPE:
-        raise click.UsageError("--raw says what comes through standard input: name `-` as INPUT")
     if chosen["as_json"] and output == PIPE:
         raise click.UsageError("--json and `-o -` exclude each other: both want standard output")
     for name in ("devices", "ray", "shard", "pattern"):

@@ -28,7 +28,14 @@ class Cuts:
 
     def as_json(self) -> list[str]:
         """Give all of them in an order that is always the same."""
-        return [*map(str, sorted(self.frames)), *map(str, self.times_s)]
+        return [*map(str, sorted(self.frames)), *(f"{time_s} s" for time_s in self.times_s)]
+
+    def note_beyond(self, count: int) -> str:
+        """Say how many of the frames named are not among the first `count`; empty if none."""
+        beyond = sum(index >= count for index in self.frames)
+        return f"{beyond} of the cuts lie beyond the last frame: are they this video's?" * (
+            beyond > 0
+        )
 
     def is_cut_at(self, index: int, before_s: Fraction, time_s: Fraction) -> bool:
         """Say whether a shot begins with a frame.

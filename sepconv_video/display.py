@@ -19,7 +19,7 @@ from sepconv_video.options import Job
 
 if TYPE_CHECKING:
     from sepconv_video.batch import Result, Step
-    from sepconv_video.production import Report
+    from sepconv_video.report import Report
 
 PLAIN_PROGRESS_S = 10.0
 """Without a terminal, one line of progress in this time."""
@@ -83,6 +83,8 @@ class Display:
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Say what there is to do."""
+        if not jobs and not self._quiet:
+            say("nothing falls to this shard: there are fewer files")
         if self._events:
             self._events.start(jobs)
 

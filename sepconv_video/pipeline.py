@@ -1,7 +1,7 @@
 """One file, one stream through a pipe, or one picture between two, from beginning to end."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,6 @@ from sepconv_video.parts import Parts
 from sepconv_video.production import (
     OnProgress,
     Production,
-    Report,
     ShouldStop,
     Watch,
     advise,
@@ -27,6 +26,7 @@ from sepconv_video.production import (
     seen_fields,
     track_of,
 )
+from sepconv_video.report import Report
 from sepconv_video.schedule import Grid
 from sepconv_video.scribe import Judge, one_frame
 from sepconv_video.stream import prefetch
@@ -43,6 +43,13 @@ from sepconv_video.video import (
     read_picture,
     write_picture,
 )
+
+_DEFAULT = Options()
+_FOR_VIDEOS = (
+    "fps", "slowmo", "stretch_sound", "dedup", "cuts", "start_s", "end_s", "deinterlace",
+    "source_fps", "codec", "crf", "preset", "pix_fmt", "resume", "keep_parts",
+)  # fmt: skip
+"""Options that two pictures have no use for."""
 
 
 def interpolate_file(
@@ -174,12 +181,25 @@ def _write_all(sink: "_PipeSink | _FileSink", made: Iterator[list[Frame]], watch
     return count
 
 
+def _refuse(options: Options, names: Iterable[str], what: str) -> None:
+    """Refuse options that would be without effect.
+
+    Raises:
+        OptionsError: One of these is not as it is by default.
+    """
+    for name in names:
+        if getattr(options, name) != getattr(_DEFAULT, name):
+            written = "no-resume" if name == "resume" else name.removesuffix("_s").replace("_", "-")
+            raise OptionsError(f"`--{written}` has no use for {what}", "leave it out")
+
+
 def _check_stream(job: Job, options: Options) -> None:
     """Refuse what cannot be, before anything is read.
 
     Raises:
-        OptionsError: A target file that cannot be written, or options that y4m has no place for.
+        OptionsError: A target file that cannot be written, or options that are of no use here.
     """
+    _refuse(options, ("keep_parts", "resume"), "a pipe: nothing of it is kept")
     if job.target != PIPE:
         check_place(job)
         check_free(job, options)
@@ -298,6 +318,12 @@ def interpolate_pictures(
         SepConvVideoError: Anything that keeps the picture from being made, with a hint.
     """
     options = options or Options()
+    _refuse(options, _FOR_VIDEOS, "two pictures")
+    if options.factor != _DEFAULT.factor and not is_pattern(target):
+        raise OptionsError(
+            f"`--factor {options.factor}` makes {options.factor - 1} pictures, not one",
+            f"name all of them, e.g. `-o {target.with_stem(target.stem + '%02d')}`",
+        )
     for source in (first, second):
         check_place(Job(source=source, target=target))
     check_free(Job(source=first, target=target), options)

@@ -9,10 +9,10 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from sepconv_video import __version__, timing
 from sepconv_video.cuts import chosen_cuts
@@ -22,6 +22,7 @@ from sepconv_video.numbered import surplus
 from sepconv_video.options import Job, Options
 from sepconv_video.parts import Identity, Parts, identify
 from sepconv_video.pieces import Part, Seen, Span, gaps, sum_up
+from sepconv_video.report import Report
 from sepconv_video.schedule import Grid, by_factor, by_rate
 from sepconv_video.scribe import CONTEXT_FRAMES, Judge, Scribe
 from sepconv_video.shipped import weights_digest
@@ -55,52 +56,6 @@ OnProgress = Callable[[int, int | None], None]
 """Called with the frames done so far and, if the source's header tells, those expected."""
 ShouldStop = Callable[[], bool]
 """Asked now and then; True ends the work soon and keeps what is finished."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What became of one file."""
-
-    target: Path
-    source_frames: int
-    frames: int
-    """Frames in the target."""
-    kept_frames: int
-    """Those of them that an earlier run, cut short, had finished."""
-    seconds: float
-    """Time that this run took."""
-    cuts: list[int]
-    """Indices of the source frames that begin a new shot; nothing was made across these."""
-    flashes: list[int]
-    """Indices of the source frames where a flash begins or ends, which were held."""
-    stills: int
-    """Pairs of identical frames, which were held."""
-    repeats: int
-    """Frames that repeat the one before, as in animation on twos and threes."""
-    largest_error_s: float
-    """The furthest that a new frame is from its true position in time; 0 with a factor."""
-    video_s: float
-    """When the picture ends, in seconds, as it was written."""
-    audio_s: list[float]
-    """When each sound stream ends, likewise."""
-    damage: str | None
-    """What was broken in the source, in one line; None if nothing."""
-    notes: list[str]
-    """What could not be kept or had to be converted, one line each."""
-
-    @property
-    def frames_per_s(self) -> float:
-        """Frames written per second of work."""
-        return (self.frames - self.kept_frames) / max(self.seconds, 1e-9)
-
-    def as_json(self) -> dict[str, Any]:
-        """Give the fields as JSON has them."""
-        return asdict(self) | {"target": str(self.target)}
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Self:
-        """Build the report that `as_json` gave."""
-        return cls(**content | {"target": Path(content["target"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +100,7 @@ class Production:
         check_place(job)
         self.job, self.options = job, options
         self.parts = Parts(job.target, identity_of(job, options))
-        self._reading = reading_of(options)
+        self._reading, self._cuts = reading_of(options), chosen_cuts(options.cuts)
         self._started = time.monotonic()
         self.kept_frames, self.note = 0, ""
 
@@ -239,6 +194,8 @@ class Production:
         joined = self._joined(parts)
         seen, frames = sum_up([part.seen for part in parts]), sum(part.frames for part in parts)
         advice = advise(seen, parts[-1].end, self.options)
+        if self._cuts and not (self.options.start_s or self.options.end_s):
+            advice.append(self._cuts.note_beyond(parts[-1].end))
         if old := surplus(job.target, frames):
             advice.append(f"{len(old)} older pictures removed, from `{old[0].name}` on")
         report = Report(

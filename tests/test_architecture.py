@@ -34,7 +34,7 @@ LAYERS = [
         "parts",
         "targets",
     ],
-    ["frames", "options", "shipped", "numbered", "pieces", "timing"],
+    ["frames", "options", "shipped", "numbered", "pieces", "report", "timing"],
     ["errors"],
 ]
 LEVELS = {module: level for level, layer in enumerate(reversed(LAYERS)) for module in layer}

@@ -234,6 +234,12 @@ def test_that_pieces_are_of_no_use_is_told_while_they_are_there(tmp_path, capsys
     assert err.index("started afresh: the crf changed (was None, is 20)") < told < written
 
 
+def test_a_shard_of_nothing_says_so(tmp_path, capsys):
+    source = make_clip(tmp_path / "clip.mp4", ClipSpec(count=2))
+    code, _, err = run(source, "--shard", "2/4", capsys=capsys)
+    assert (code, err) == (0, "nothing falls to this shard: there are fewer files\n")
+
+
 def test_a_target_that_kept_its_pieces_is_known_to_be_complete(tmp_path, capsys):
     source, target = make_clip(tmp_path / "clip.mp4", ClipSpec(count=2)), tmp_path / "out.mp4"
     assert run(source, "-o", target, "--keep-parts", capsys=capsys)[0] == 0

@@ -247,6 +247,31 @@ TIDY = os.environ | {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"slowmo": True}, "`--slowmo` has no use for two pictures"),
+        ({"start_s": Fraction(1)}, "`--start` has no use"),
+        ({"resume": False}, "`--no-resume` has no use"),
+        ({"factor": 4}, "`--factor 4` makes 3 pictures, not one"),
+    ],
+)
+def test_two_pictures_refuse_what_is_for_videos(tmp_path, options, words):
+    with pytest.raises(OptionsError, match=words):
+        interpolate_pictures(
+            tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.png", Options(**options)
+        )
+
+
+def test_cuts_beyond_the_end_are_told(tmp_path):
+    source = make_clip(tmp_path / "a.mkv", ClipSpec(count=4))
+    cuts = tmp_path / "cuts.txt"
+    cuts.write_text("2\n4\n99\n")
+    report = convert(source, tmp_path / "b.mkv", cuts=str(cuts))
+    assert "2 of the cuts lie beyond the last frame: are they this video's?" in report.notes
+    assert report.cuts == [2]
+
+
 def test_memory_does_not_grow_with_length(tmp_path, shared):
     """The same clip, looped to ten times its length, stays within 10 %."""
     clip = shared / "data" / "val" / "val_traffic.mp4"
