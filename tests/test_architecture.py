@@ -161,3 +161,12 @@ def test_nothing_depends_on_the_time_of_day(path):
     text = path.read_text(encoding="utf-8")
     for wall_clock in ("time.time(", "datetime."):
         assert wall_clock not in text
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_and_functions_are_short(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 60, node.name
