@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from sepconv_video.models import NETWORKS
 from sepconv_video.training.clips import read_folder, read_picture
@@ -76,20 +77,29 @@ def main(  # the options above
         trainer.restore(run / "checkpoint.pt")
         print(f"continuing {run} at step {trainer.step_count}", flush=True)
     held_back = read_folder(data / "val") if validate_every else {}
-    for step in train(trainer, minutes, save_minutes, run):
-        psnr = validate(trainer.average, held_back, validate_every) if held_back else float("nan")
-        if not psnr < best_so_far(run):  # a run that is lost leaves its best
-            state = trainer.average.state_dict()
-            half = {name: value.half().contiguous() for name, value in state.items()}
-            save_file(half, run / "weights.safetensors")
-        report(run, step, psnr)
+    if trainer.step_count and trainer.step_count not in scores(run):  # killed before it was judged
+        judge(trainer, held_back, validate_every, run)
+    for _ in train(trainer, minutes, save_minutes, run):
+        judge(trainer, held_back, validate_every, run)
 
 
-def best_so_far(run: Path) -> float:
-    """Best validation of a run, in dB; where there is none yet, less than any other."""
+def judge(trainer: Trainer, held_back: dict[str, Tensor], every: int, run: Path) -> None:
+    """Validate the averaged weights, export them if none were better, and report."""
+    psnr = validate(trainer.average, held_back, every) if held_back else float("nan")
+    if not psnr < max(
+        scores(run).values(), default=float("-inf")
+    ):  # a run that is lost leaves its best
+        state = trainer.average.state_dict()
+        half = {name: value.half().contiguous() for name, value in state.items()}
+        save_file(half, run / "weights.safetensors")
+    report(run, trainer.step_count, psnr)
+
+
+def scores(run: Path) -> dict[int, float]:
+    """Validation in dB after each step that was judged; NaN without validation."""
     path = run / "psnr.csv"
     rows = csv.reader(path.read_text().splitlines()) if path.exists() else []
-    return max((float(row[1]) for row in rows), default=float("-inf"))
+    return {int(step): float(psnr) for step, psnr in rows}
 
 
 def load_start(network: torch.nn.Module, start: Path) -> None:
@@ -126,14 +136,10 @@ def plot(run: Path) -> None:
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
     losses = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
-    scores = [
-        (int(row[0]), float(row[1]))
-        for row in csv.reader((run / "psnr.csv").read_text().splitlines())
-    ]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
     left.plot([int(row["step"]) for row in losses], [float(row["loss"]) for row in losses])
     left.set(xlabel="step", ylabel="loss", yscale="log")
-    right.plot(*zip(*scores, strict=True))
+    right.plot(*zip(*scores(run).items(), strict=True))
     right.set(xlabel="step", ylabel="validation PSNR / dB")
     figure.savefig(run / "curve.png")
     plt.close(figure)

@@ -1,9 +1,12 @@
 """Training: which crops are taken, exact repetition and resume, losses."""
 
 import csv
+import importlib.util
+from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 pytest.importorskip("cv2", reason="TRAINING NOT TESTED: the extra `train` is not installed")
 
@@ -15,6 +18,7 @@ from sepconv_video.training.samples import Samples
 from sepconv_video.training.synthetic import layered_triples
 
 PATCH = 32
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
 
 
 def moving_clip(frames=9, height=64, width=96):
@@ -149,3 +153,36 @@ def test_losses_are_least_at_the_truth(name):
     near, far = true + 0.01 * torch.randn_like(true), true + 0.1 * torch.randn_like(true)
     measure = LOSSES[name]
     assert measure(true, true) < measure(near, true) < measure(far, true)
+
+
+@pytest.fixture
+def script(monkeypatch):
+    spec = importlib.util.spec_from_file_location("train", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "read_folder", lambda folder: {folder.name: moving_clip()})
+    return module
+
+
+def call(script, run, *options):
+    """Run the script on a made clip, in the folder `run`."""
+    made = ["--data", run.parent, "--run", run, "--batch", 1, "--patch", PATCH, "--device", "cpu"]
+    return CliRunner().invoke(script.main, [str(word) for word in (*made, *options)])
+
+
+def test_what_was_killed_in_its_last_validation_is_exported_by_the_next_call(
+    script, monkeypatch, tmp_path
+):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "validate", killed)
+        assert call(script, run, "--steps", 1).exit_code == 1
+    assert not (run / "weights.safetensors").exists()
+    done = call(script, run, "--steps", 1)
+    assert done.exit_code == 0, done.output
+    assert list(script.scores(run)) == [1]
+    assert (run / "weights.safetensors").exists()
+    assert (run / "curve.png").exists()

@@ -166,11 +166,12 @@ def train(trainer: Trainer, minutes: float, save_minutes: float, run: Path) -> I
         pause = min(end, started + save_minutes * 60)
         while trainer.step_count < trainer.recipe.steps and time.monotonic() < pause:
             losses.append(trainer.step())
-        trainer.save(checkpoint)  # waits for a GPU
+        loss = torch.stack(losses).mean().item()  # waits for a GPU
         seconds = time.monotonic() - started
         rate = (trainer.step_count - first) * trainer.recipe.batch / seconds
         shares = {"samples_per_s": f"{rate:.1f}", "sampling": f"{trainer.sampling_s / seconds:.3f}"}
-        _log(run / "log.csv", trainer, torch.stack(losses).mean().item(), shares)
+        _log(run / "log.csv", trainer, loss, shares)
+        trainer.save(checkpoint)  # last: what has a checkpoint has its line in the log
         yield trainer.step_count
 
 
