@@ -8,6 +8,7 @@ averaged weights in fp16, as they are shipped.
 """
 
 import csv
+import math
 from pathlib import Path
 
 import click
@@ -85,10 +86,10 @@ def main(  # the options above
 
 def judge(trainer: Trainer, held_back: dict[str, Tensor], every: int, run: Path) -> None:
     """Validate the averaged weights, export them if none were better, and report."""
-    psnr = validate(trainer.average, held_back, every) if held_back else float("nan")
-    if not psnr < max(
-        scores(run).values(), default=float("-inf")
-    ):  # a run that is lost leaves its best
+    psnr = validate(trainer.average, held_back, every) if held_back else math.nan
+    known = [score for score in scores(run).values() if not math.isnan(score)]
+    # a lost run, whose own score is NaN, leaves its best
+    if not held_back or psnr >= max(known, default=-math.inf):
         state = trainer.average.state_dict()
         half = {name: value.half().contiguous() for name, value in state.items()}
         save_file(half, run / "weights.safetensors")

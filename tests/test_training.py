@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import math
 from pathlib import Path
 
 import pytest
@@ -186,3 +187,21 @@ def test_what_was_killed_in_its_last_validation_is_exported_by_the_next_call(
     assert list(script.scores(run)) == [1]
     assert (run / "weights.safetensors").exists()
     assert (run / "curve.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("unvalidated", "psnrs", "best"),
+    [(0, (35.0, math.nan), 1), (1, (36.0, 30.0), 2), (0, (math.nan, 30.0, 31.0), 3)],
+)
+def test_the_best_validated_weights_are_kept(
+    script, monkeypatch, tmp_path, unvalidated, psnrs, best
+):
+    """Whatever a run that is lost, or one without validation, has scored before or after them."""
+    scores, exported = iter(psnrs), []
+    monkeypatch.setattr(script, "validate", lambda *_: next(scores))
+    monkeypatch.setattr(script, "save_file", lambda *_: exported.append(step))
+    for step in range(1, unvalidated + len(psnrs) + 1):
+        every = 0 if step <= unvalidated else 4
+        done = call(script, tmp_path / "run", "--steps", step, "--validate-every", every)
+        assert done.exit_code == 0, done.output
+    assert exported[-1] == best
