@@ -3,6 +3,8 @@
 import csv
 import importlib.util
 import math
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from click.testing import CliRunner
 
 pytest.importorskip("cv2", reason="TRAINING NOT TESTED: the extra `train` is not installed")
 
+from sepconv_video.errors import VideoError
 from sepconv_video.models import Fast
 from sepconv_video.training.clips import is_usable, tabulate_crops
 from sepconv_video.training.loop import Recipe, Trainer, train, validate
@@ -125,6 +128,12 @@ def test_crops_lie_inside_their_clips_and_prefer_motion():
     assert table.weights[left < 32].mean() > 2 * table.weights[left >= 48].sum()
 
 
+@pytest.mark.parametrize("clips", [[], [moving_clip()[:1].expand(9, -1, -1, -1)]])
+def test_nothing_to_train_on_is_told(clips):
+    with pytest.raises(VideoError, match="nothing to train on"):
+        tabulate_crops(clips, PATCH)
+
+
 def test_synthetic_triples_move_and_stay_in_range():
     textures = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
     triples = layered_triples(textures, 3, PATCH, torch.Generator().manual_seed(3))
@@ -150,7 +159,7 @@ def test_some_synthetic_triples_are_blurred_by_their_motion(monkeypatch):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_are_least_at_the_truth(name):
-    true = torch.rand(2, 3, 32, 32)
+    true = torch.rand(2, 3, 36, 36)  # not a multiple of 8, so that halves of halves are odd
     near, far = true + 0.01 * torch.randn_like(true), true + 0.1 * torch.randn_like(true)
     measure = LOSSES[name]
     assert measure(true, true) < measure(near, true) < measure(far, true)
@@ -187,6 +196,57 @@ def test_what_was_killed_in_its_last_validation_is_exported_by_the_next_call(
     assert list(script.scores(run)) == [1]
     assert (run / "weights.safetensors").exists()
     assert (run / "curve.png").exists()
+
+
+def test_clips_too_short_to_validate_with_are_left_out_and_told(script, monkeypatch, tmp_path):
+    clips = {"train": moving_clip(), "short": moving_clip()[:2]}
+    monkeypatch.setattr(script, "read_folder", lambda _: clips)
+    done = call(script, tmp_path / "run", "--steps", 1, "--save-minutes", 0)
+    assert done.exit_code == 0, done.output
+    assert "short.mp4` validates nothing" in done.output
+    assert script.scores(tmp_path / "run")[1] > 20
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch", 0], "--batch"),
+        (["--patch", 2], "--patch"),
+        (["--patch", 80], "no clip has 80x80 pixels"),
+        (["--start", SCRIPT], "cannot read weights"),
+        (["--start", SCRIPT.parent], "is a directory"),
+        (["--start", SCRIPT.parents[1] / "weights" / "fine.safetensors"], "of another network"),
+        (["--device", "gpu"], "unknown device `gpu`"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_in_a_line(script, tmp_path, options, message):
+    done = call(script, tmp_path / "run", *options)
+    assert isinstance(done.exception, SystemExit)
+    assert message in done.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_another_network_is_told(script, tmp_path):
+    assert call(script, tmp_path, "--steps", 1).exit_code == 0
+    done = call(script, tmp_path, "--model", "fine")
+    assert done.exit_code == 1
+    assert "damaged, or of another network" in done.output
+
+
+def test_a_checkpoint_is_started_from_by_its_averaged_weights(script, tmp_path):
+    trainer = fresh_trainer(RECIPE)
+    trainer.step()
+    trainer.save(tmp_path / "checkpoint.pt")
+    network = Fast()
+    script.load_start(network, tmp_path / "checkpoint.pt")
+    assert same(network, trainer.average)
+
+
+@pytest.mark.parametrize("library", ["cv2", "matplotlib"])
+def test_a_missing_library_is_told_before_anything_else(monkeypatch, library):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(SystemExit, match=r'pip install "\.\[train\]"'):
+        runpy.run_path(str(SCRIPT))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sepconv_video.errors import WeightsError
 from sepconv_video.training.losses import LOSSES
 from sepconv_video.training.samples import Samples
 
@@ -122,14 +123,24 @@ class Trainer:
         partial.replace(path)
 
     def restore(self, path: Path) -> None:
-        """Continue from a checkpoint written by `save` with the same model."""
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.samples.restore(state["random"])
-        self.step_count = state["step"]
+        """Continue from a checkpoint written by `save` with the same model.
+
+        Raises:
+            WeightsError: It is damaged, or of another network or kind of device.
+        """
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.samples.restore(state["random"])
+            self.step_count = state["step"]
+        except Exception as error:  # each part fails with whatever it stumbles over first
+            raise WeightsError(
+                f"cannot continue from `{path}`: damaged, or of another network or kind of device",
+                "use the `--model` and `--device` it was made with, or another `--run`",
+            ) from error
 
 
 @torch.no_grad()
@@ -161,8 +172,9 @@ def train(trainer: Trainer, minutes: float, save_minutes: float, run: Path) -> I
     end = time.monotonic() + minutes * 60
     checkpoint = run / "checkpoint.pt"
     while trainer.step_count < trainer.recipe.steps and time.monotonic() < end:
-        started, first, losses = time.monotonic(), trainer.step_count, []
+        started, first = time.monotonic(), trainer.step_count
         trainer.sampling_s = 0.0
+        losses = [trainer.step()]
         pause = min(end, started + save_minutes * 60)
         while trainer.step_count < trainer.recipe.steps and time.monotonic() < pause:
             losses.append(trainer.step())
