@@ -81,8 +81,9 @@ def main(  # the options above
         trainer = prepare(model, start, data, patch, choose_device(device), Recipe(**recipe))
         held_back = validation_clips(data / "val") if validate_every else {}
         if (run / "checkpoint.pt").exists():
-            trainer.restore(run / "checkpoint.pt")
-            print(f"continuing {run} at step {trainer.step_count}", flush=True)
+            changed = trainer.restore(run / "checkpoint.pt")
+            told = (f", {name} {now} instead of {then}" for name, (then, now) in changed.items())
+            print(f"continuing {run} at step {trainer.step_count}", *told, sep="", flush=True)
         run.mkdir(parents=True, exist_ok=True)
         if trainer.step_count and trainer.step_count not in scores(run):  # killed before it was
             judge(trainer, held_back, validate_every, run)

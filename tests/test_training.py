@@ -226,6 +226,17 @@ def test_what_cannot_be_trained_is_told_in_a_line(script, tmp_path, options, mes
     assert not (tmp_path / "run").exists()
 
 
+def test_what_a_run_goes_on_with_is_told_where_it_differs(script, tmp_path):
+    assert call(script, tmp_path, "--steps", 1).exit_code == 0
+    assert "instead" not in call(script, tmp_path, "--steps", 1).output
+    done = call(script, tmp_path, "--steps", 1, "--loss", "decibel", "--batch", 2, "--patch", 48)
+    told = "loss decibel instead of laplacian, patch 48 instead of 32\n"
+    assert f"at step 1, batch 2 instead of 1, {told}" in done.output
+    done = call(script, tmp_path, "--steps", 1, "--seed", 5)
+    assert done.exit_code == 2
+    assert "was begun with seed 0, not 5" in done.output
+
+
 def test_a_checkpoint_of_another_network_is_told(script, tmp_path):
     assert call(script, tmp_path, "--steps", 1).exit_code == 0
     done = call(script, tmp_path, "--model", "fine")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sepconv_video.errors import WeightsError
+from sepconv_video.errors import OptionsError, WeightsError
 from sepconv_video.training.losses import LOSSES
 from sepconv_video.training.samples import Samples
 
@@ -116,17 +116,24 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "random": self.samples.state(),
             "step": self.step_count,
-            "recipe": asdict(self.recipe),
+            "recipe": self._settings(),
         }
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(path)
 
-    def restore(self, path: Path) -> None:
-        """Continue from a checkpoint written by `save` with the same model.
+    def _settings(self) -> dict[str, Any]:
+        return asdict(self.recipe) | {"patch": self.samples.patch}
+
+    def restore(self, path: Path) -> dict[str, tuple[Any, Any]]:
+        """Continue from a checkpoint written by `save` with the same model, by the recipe of now.
+
+        Returns:
+            What differs in the recipes: names, each with the value then and now.
 
         Raises:
             WeightsError: It is damaged, or of another network or kind of device.
+            OptionsError: It was begun with another seed, of which nothing would come any more.
         """
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -135,12 +142,19 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             self.samples.restore(state["random"])
-            self.step_count = state["step"]
+            self.step_count, then = state["step"], state["recipe"]
         except Exception as error:  # each part fails with whatever it stumbles over first
             raise WeightsError(
                 f"cannot continue from `{path}`: damaged, or of another network or kind of device",
                 "use the `--model` and `--device` it was made with, or another `--run`",
             ) from error
+        if then["seed"] != self.recipe.seed:
+            raise OptionsError(
+                f"`{path}` was begun with seed {then['seed']}, not {self.recipe.seed}",
+                f"use `--seed {then['seed']}`, or another `--run`",
+            )
+        now = self._settings()
+        return {name: (old, now[name]) for name, old in then.items() if old != now[name]}
 
 
 @torch.no_grad()
