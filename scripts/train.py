@@ -147,23 +147,23 @@ def report(run: Path, step: int, psnr: float) -> None:
     """Print the newest figures and redraw the curve."""
     with (run / "psnr.csv").open("a", newline="") as file:
         csv.writer(file).writerow([step, f"{psnr:.3f}"])
-    last = list(csv.DictReader((run / "log.csv").read_text().splitlines()))[-1]
+    log = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
+    last = log[-1]
     print(
         f"step {step}: loss {last['loss']}, {last['samples_per_s']} samples/s, "
         f"{float(last['sampling']):.0%} of the time for samples, validation {psnr:.2f} dB",
         flush=True,
     )
-    plot(run)
+    plot(run, log)
 
 
-def plot(run: Path) -> None:
+def plot(run: Path, log: list[dict[str, str]]) -> None:
     """Draw loss and validation PSNR over steps into `curve.png`."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415 - slow to import, and only needed here
 
-    losses = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-    left.plot([int(row["step"]) for row in losses], [float(row["loss"]) for row in losses])
+    left.plot([int(row["step"]) for row in log], [float(row["loss"]) for row in log])
     left.set(xlabel="step", ylabel="loss", yscale="log")
     right.plot(*zip(*scores(run).items(), strict=True))
     right.set(xlabel="step", ylabel="validation PSNR / dB")

@@ -3,7 +3,10 @@
 import csv
 import importlib.util
 import math
+import os
 import runpy
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -251,6 +254,25 @@ def test_a_checkpoint_is_started_from_by_its_averaged_weights(script, tmp_path):
     network = Fast()
     script.load_start(network, tmp_path / "checkpoint.pt")
     assert same(network, trainer.average)
+
+
+@pytest.mark.parametrize("carried", [["weights.safetensors", "psnr.csv"], []])
+def test_a_session_on_a_fresh_machine_brings_back_what_there_is(tmp_path, carried):
+    """Where training becomes no better: the command `python3` does nothing."""
+    carry = tmp_path / ".carry" / "fast"
+    for path in (tmp_path / "bin", tmp_path / "scripts", carry):
+        path.mkdir(parents=True)
+    (tmp_path / "bin" / "python3").symlink_to("/bin/true")
+    script = shutil.copy(SCRIPT.with_name("gpu_session.sh"), tmp_path / "scripts")
+    brought = ["checkpoint.part.aa", *carried]
+    for name in brought:
+        (carry / name).write_text(name)
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    subprocess.run(
+        [script], check=True, env={"PATH": path, "OUT": "out", "BENCHMARK": "0", "DEVICE": "cpu"}
+    )
+    for name in brought:
+        assert (tmp_path / "out" / "fast" / name).read_text() == name
 
 
 @pytest.mark.parametrize("library", ["cv2", "matplotlib"])
