@@ -24,8 +24,9 @@ mkdir -p "$run" "$out/$model"
 if [ -f "$run/checkpoint.pt" ]; then
     echo "going on with $run"
 elif [ -f ".carry/$model/checkpoint.part.aa" ]; then
-    cp ".carry/$model/"*.csv "$run/"
     cat ".carry/$model/"checkpoint.part.* >"$run/checkpoint.pt"
+    # the weights too: training writes them only where it becomes better. cp says what is missing
+    cp ".carry/$model/"*.csv ".carry/$model/weights.safetensors" "$run/" || true
 elif [ "$device" = cuda ]; then
     FAIL_WITHOUT_CUDA=1 timeout 150 python3 -m pytest -q -p no:warnings -o filterwarnings=default -o addopts= -m cuda tests/kernels tests/test_models.py 2>&1 |
         tee "$out/cuda_tests.log" || true
@@ -35,15 +36,16 @@ amp=off batch=8 every=16
 if [ "$device" = cuda ]; then amp=bf16 batch=64 every=4; fi
 python3 scripts/train.py --model "$model" --data "$data" --run "$run" --device "$device" \
     --start "weights/$model.safetensors" --steps "$steps" --minutes "$minutes" --save-minutes 2 --batch "${BATCH:-$batch}" \
-    --autocast "$amp" --rate "${RATE:-2.5e-4}" --loss "${LOSS:-decibel}" --validate-every "${VALIDATE:-$every}" 2>&1 | tee -a "$out/train.log"
+    --autocast "$amp" --rate "${RATE:-2.5e-4}" --loss "${LOSS:-decibel}" --validate-every "${VALIDATE:-$every}" 2>&1 | tee -a "$out/train.log" ||
+    failed=1  # what there is comes back all the same
 
-cp "$run/"*.csv "$run/curve.png" "$run/weights.safetensors" "$out/$model/"
 # files of over 16 MiB do not come back, nor do more than eight: two parts, four files of the run, and the reports
-if [ "$(stat -c %s "$run/checkpoint.pt")" -le $((30 << 20)) ]; then
+if [ "$(stat -c %s "$run/checkpoint.pt" || echo 99999999)" -le $((30 << 20)) ]; then
     split -b 15m "$run/checkpoint.pt" "$out/$model/checkpoint.part."
 else
-    echo "$run/checkpoint.pt is too large to come back" | tee -a "$out/train.log"
+    echo "$run/checkpoint.pt is missing or too large to come back" | tee -a "$out/train.log"
 fi
+cp "$run/"*.csv "$run/weights.safetensors" "$run/curve.png" "$out/$model/" || true
 
 # where the time of a frame goes, kernel by kernel, and how much of it the launches take
 if [ "$benchmark" = 1 ] && [ "$((570 - SECONDS))" -ge 60 ]; then
@@ -91,3 +93,4 @@ fi
 
 find "$out" -maxdepth 1 -type f -printf '%f\0' |
     tar -C "$out" -czf "$out/$model/reports.tgz" --remove-files --null --files-from -
+exit "${failed:-0}"

@@ -23,8 +23,8 @@ from sepconv_video.shipped import ShippedModel, shipped_models, weights_file
 LAYOUT = torch.channels_last
 """How a network's weights lie in memory, and with them the maps it makes: as matrix units want
 them. Maps of the other layout are turned around for each convolution, and back."""
-_WRAPPERS = ("state_dict", "params_ema", "params", "model")
-"""Keys under which training programs put the weights inside a checkpoint."""
+_WRAPPERS = ("average", "state_dict", "params_ema", "params", "model")
+"""Keys under which training programs put the weights inside a checkpoint; ours, averaged, first."""
 
 
 def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> nn.Module:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sepconv_video.errors import VideoError
+
 GRID = 32
 """Crops start at multiples of this many pixels; motion is measured on the same grid."""
 STRIDE_SHARES = {1: 0.5, 2: 0.35, 3: 0.15}
@@ -24,7 +26,7 @@ def read_clip(path: Path) -> Tensor:
     """Decode a clip to (T, 3, H, W) uint8 RGB.
 
     Raises:
-        ValueError: OpenCV finds no frame in the file.
+        VideoError: OpenCV finds no frame in the file.
     """
     capture = cv2.VideoCapture(str(path))
     frames = []
@@ -32,7 +34,7 @@ def read_clip(path: Path) -> Tensor:
         frames.append(cv2.cvtColor(decoded[1], cv2.COLOR_BGR2RGB))
     capture.release()
     if not frames:
-        raise ValueError(f"cannot read `{path}`: OpenCV finds no frame in it")
+        raise VideoError(f"cannot read `{path}`: OpenCV finds no frame in it", "mend or remove it")
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -40,11 +42,13 @@ def read_picture(path: Path) -> Tensor:
     """Decode a picture to (3, H, W) uint8 RGB.
 
     Raises:
-        ValueError: OpenCV cannot read the file.
+        VideoError: OpenCV cannot read the file.
     """
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None:
-        raise ValueError(f"cannot read `{path}`: OpenCV knows no such picture format")
+        raise VideoError(
+            f"cannot read `{path}`: OpenCV knows no such picture format", "mend or remove it"
+        )
     return torch.from_numpy(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)).permute(2, 0, 1).contiguous()
 
 
@@ -68,6 +72,9 @@ def tabulate_crops(clips: Iterable[Tensor], size: int) -> CropTable:
 
     Hard means: the average of the neighbours misses the middle frame. Triples with a cut, a
     duplicate, a flash or no motion at all are left out.
+
+    Raises:
+        VideoError: Nothing is left.
     """
     shares: dict[int, list[tuple[Tensor, Tensor]]] = {stride: [] for stride in STRIDE_SHARES}
     for number, clip in enumerate(clips):
@@ -79,6 +86,11 @@ def tabulate_crops(clips: Iterable[Tensor], size: int) -> CropTable:
             weight = torch.cat([w for _, w in rows])
             places.append(torch.cat([p for p, _ in rows]))
             weights.append(weight * (STRIDE_SHARES[stride] / weight.sum().clamp(min=1e-9)))
+    if not any(map(len, places)):
+        raise VideoError(
+            f"nothing to train on: no clip has {size}x{size} pixels that move through three frames",
+            "put other clips into `train/`, or use a smaller `--patch`",
+        )
     return CropTable(torch.cat(places), torch.cat(weights))
 
 

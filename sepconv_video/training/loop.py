@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sepconv_video.errors import OptionsError, WeightsError
 from sepconv_video.training.losses import LOSSES
 from sepconv_video.training.samples import Samples
 
@@ -115,21 +116,45 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "random": self.samples.state(),
             "step": self.step_count,
-            "recipe": asdict(self.recipe),
+            "recipe": self._settings(),
         }
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(path)
 
-    def restore(self, path: Path) -> None:
-        """Continue from a checkpoint written by `save` with the same model."""
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.samples.restore(state["random"])
-        self.step_count = state["step"]
+    def _settings(self) -> dict[str, Any]:
+        return asdict(self.recipe) | {"patch": self.samples.patch}
+
+    def restore(self, path: Path) -> dict[str, tuple[Any, Any]]:
+        """Continue from a checkpoint written by `save` with the same model, by the recipe of now.
+
+        Returns:
+            What differs in the recipes: names, each with the value then and now.
+
+        Raises:
+            WeightsError: It is damaged, or of another network or kind of device.
+            OptionsError: It was begun with another seed, of which nothing would come any more.
+        """
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.samples.restore(state["random"])
+            self.step_count, then = state["step"], state["recipe"]
+        except Exception as error:  # each part fails with whatever it stumbles over first
+            raise WeightsError(
+                f"cannot continue from `{path}`: damaged, or of another network or kind of device",
+                "use the `--model` and `--device` it was made with, or another `--run`",
+            ) from error
+        if then["seed"] != self.recipe.seed:
+            raise OptionsError(
+                f"`{path}` was begun with seed {then['seed']}, not {self.recipe.seed}",
+                f"use `--seed {then['seed']}`, or another `--run`",
+            )
+        now = self._settings()
+        return {name: (old, now[name]) for name, old in then.items() if old != now[name]}
 
 
 @torch.no_grad()
@@ -161,16 +186,18 @@ def train(trainer: Trainer, minutes: float, save_minutes: float, run: Path) -> I
     end = time.monotonic() + minutes * 60
     checkpoint = run / "checkpoint.pt"
     while trainer.step_count < trainer.recipe.steps and time.monotonic() < end:
-        started, first, losses = time.monotonic(), trainer.step_count, []
+        started, first = time.monotonic(), trainer.step_count
         trainer.sampling_s = 0.0
+        losses = [trainer.step()]
         pause = min(end, started + save_minutes * 60)
         while trainer.step_count < trainer.recipe.steps and time.monotonic() < pause:
             losses.append(trainer.step())
-        trainer.save(checkpoint)  # waits for a GPU
+        loss = torch.stack(losses).mean().item()  # waits for a GPU
         seconds = time.monotonic() - started
         rate = (trainer.step_count - first) * trainer.recipe.batch / seconds
         shares = {"samples_per_s": f"{rate:.1f}", "sampling": f"{trainer.sampling_s / seconds:.3f}"}
-        _log(run / "log.csv", trainer, torch.stack(losses).mean().item(), shares)
+        _log(run / "log.csv", trainer, loss, shares)
+        trainer.save(checkpoint)  # last: what has a checkpoint has its line in the log
         yield trainer.step_count
 
 

@@ -24,7 +24,7 @@ def laplacian(made: Tensor, true: Tensor, levels: int = 4) -> Tensor:
     total: Tensor = difference.abs().mean()
     for level in range(levels):
         below = F.avg_pool2d(difference, 2)
-        band = difference - F.interpolate(below, scale_factor=2, mode="bilinear")
+        band = difference - F.interpolate(below, difference.shape[2:], mode="bilinear")
         total = total + 2**level * band.abs().mean()
         difference = below
     total += 2**levels * difference.abs().mean()
