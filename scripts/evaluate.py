@@ -36,6 +36,7 @@ from sepconv_video.video import Reader, read_picture, write_picture
 from sepconv_video.weights import load_model
 
 TRIPLES = (("frame10", "frame10i11", "frame11"), ("im1", "im2", "im3"))
+BASELINES = ("average", "minterpolate")
 CLIP_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v"}
 MINTERPOLATE = "fps=50:mi_mode=mci:mc_mode=aobmc:me_mode=bidir:me=epzs:vsbmc=1:mb_size=8:scd=none"
 """The setting of FFmpeg's filter that is best on the train clips; they are fed at 25 per second."""
@@ -212,6 +213,20 @@ def line(name: str, score: dict[str, float], methods: list[str]) -> str:
     return f"| {name:24} | {score['triples']:3.0f} |{figures}"
 
 
+def named(models: Iterable[str]) -> dict[str, str]:
+    """The text of each model by its name in the table."""
+    given = list(dict.fromkeys(models))
+    if taken := set(BASELINES).intersection(given):
+        raise click.ClickException(f"a baseline has the name of `--model {min(taken)}`: rename it")
+    names = distinct([*BASELINES, *(Path(model).stem for model in given)], [*BASELINES, *given])
+    return dict(zip(names[len(BASELINES) :], given, strict=True))
+
+
+def distinct(short: list[str], whole: list[str]) -> list[str]:
+    """The short names, unless two of them are alike."""
+    return short if len(set(short)) == len(short) else whole
+
+
 @click.command(help=__doc__)
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
@@ -231,7 +246,7 @@ def line(name: str, score: dict[str, float], methods: list[str]) -> str:
 @click.option("--save", type=click.Path(path_type=Path), help="Folder for the worst pictures.")
 def main(*, folder, models, device, truncate, minterpolate, alone, json_path, save) -> None:
     where = choose_device(device)
-    networks = {Path(model).stem: load_model(model, where) for model in models}
+    networks = {name: load_model(model, where) for name, model in named(models).items()}
     methods = ["average", *(["minterpolate"] if minterpolate else []), *networks]
     if save is not None:
         save.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click import ClickException
 from click.testing import CliRunner
 from clips import ClipSpec, make_clip
 
@@ -84,3 +85,22 @@ def measured(script, arguments):
         for method, cell in zip(rows[0][2:], row[2:], strict=True):
             assert cell == f"{score[f'{method}_psnr']:.2f} / {score[f'{method}_ssim']:.4f}"
     return report["items"]
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (["fast", "runs/a.safetensors"], ["fast", "a"]),
+        (["fast", "fast"], ["fast"]),
+        (["a/weights.pt", "b/weights.pt"], ["a/weights.pt", "b/weights.pt"]),
+        (["fast", "runs/average.pt"], ["fast", "runs/average.pt"]),
+    ],
+)
+def test_each_model_has_a_column_of_its_own(script, given, names):
+    """Every training run calls its weights alike."""
+    assert list(script.named(given)) == names
+
+
+def test_a_model_called_like_a_baseline_is_refused(script):
+    with pytest.raises(ClickException, match="`--model average`"):
+        script.named(["fast", "average"])
