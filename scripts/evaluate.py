@@ -65,13 +65,11 @@ def picture_triples(folder: Path) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
             return
 
 
-def items(folder: Path) -> Iterator[tuple[str, Iterator[tuple[Tensor, Tensor, Tensor]]]]:
-    """Everything in a folder that can be measured, by name."""
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            yield path.name, picture_triples(path)
-        elif path.suffix.lower() in CLIP_SUFFIXES:
-            yield path.stem, clip_triples(path)
+def items(folder: Path) -> dict[str, Path]:
+    """What a folder holds by name; with suffixes where two would be called alike."""
+    found = [p for p in sorted(folder.iterdir()) if p.is_dir() or p.suffix.lower() in CLIP_SUFFIXES]
+    short = [path.name if path.is_dir() else path.stem for path in found]
+    return dict(zip(distinct(short, [path.name for path in found]), found, strict=True))
 
 
 def to_bytes(frame: Tensor, *, truncate: bool) -> np.ndarray:
@@ -253,7 +251,8 @@ def main(*, folder, models, device, truncate, minterpolate, alone, json_path, sa
     scores: dict[str, dict[str, float]] = {}
     print(header(methods), flush=True)
     how = {"truncate": truncate, "minterpolate": minterpolate, "alone": alone}
-    for name, triples in items(folder):
+    for name, path in items(folder).items():
+        triples = picture_triples(path) if path.is_dir() else clip_triples(path)
         picture = None if save is None else save / f"{name}.png"
         score = score_item(networks, triples, where, save=picture, **how)
         if score is not None:

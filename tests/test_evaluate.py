@@ -104,3 +104,11 @@ def test_each_model_has_a_column_of_its_own(script, given, names):
 def test_a_model_called_like_a_baseline_is_refused(script):
     with pytest.raises(ClickException, match="`--model average`"):
         script.named(["fast", "average"])
+
+
+def test_items_called_alike_are_told_apart(script, tmp_path):
+    for name in ("bees.mp4", "a.mkv"):
+        (tmp_path / name).touch()
+    assert list(script.items(tmp_path)) == ["a", "bees"]
+    (tmp_path / "bees").mkdir()
+    assert list(script.items(tmp_path)) == ["a.mkv", "bees", "bees.mp4"]
