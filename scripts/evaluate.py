@@ -11,12 +11,15 @@ where there are any (`--alone`: only the two); but whole frames, with any black 
 Estimates are clipped to [0, 1], times 255 and rounded (`--truncate`: cut off, as the
 reference code of 2017 does). A clip's score is the mean over its triples, the total the mean
 over clips. SSIM is scikit-image's, in colour, with its default window of 7x7. The table is
-Markdown, for the model card.
+Markdown, for the model card. What cannot be measured is named and left out, and the exit code is 1.
 """
 
 import json
 import math
+import os
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from itertools import repeat, tee
 from pathlib import Path
@@ -31,12 +34,16 @@ from torch import Tensor
 
 from sepconv_video import color
 from sepconv_video.devices import choose_device
+from sepconv_video.display import one_line, say, show_error
+from sepconv_video.errors import OptionsError, SepConvVideoError, VideoError
 from sepconv_video.models.bending import Bending, Known
 from sepconv_video.video import Reader, read_picture, write_picture
 from sepconv_video.weights import load_model
 
 TRIPLES = (("frame10", "frame10i11", "frame11"), ("im1", "im2", "im3"))
 BASELINES = ("average", "minterpolate")
+LEAST = 16
+"""Pixels a side: FFmpeg's filter needs so many, SSIM 7."""
 CLIP_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v"}
 MINTERPOLATE = "fps=50:mi_mode=mci:mc_mode=aobmc:me_mode=bidir:me=epzs:vsbmc=1:mb_size=8:scd=none"
 """The setting of FFmpeg's filter that is best on the train clips; they are fed at 25 per second."""
@@ -52,6 +59,8 @@ def clip_triples(path: Path) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
             if len(kept) == 3:
                 yield kept[0], kept[1], kept[2]
                 kept = kept[2:]
+        if reader.damage:
+            raise VideoError(f"`{path}` is damaged: {reader.damage}")
 
 
 def picture_triples(folder: Path) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -63,6 +72,20 @@ def picture_triples(folder: Path) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
             first, middle, last = (f.permute(2, 0, 1)[None].float() / 255 for f in frames)
             yield first, middle, last
             return
+
+
+def triples_of(path: Path) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The triples of a clip or a folder.
+
+    Raises:
+        VideoError: They cannot be read, differ in size or are too small.
+    """
+    for triple in picture_triples(path) if path.is_dir() else clip_triples(path):
+        sizes = [(frame.shape[3], frame.shape[2]) for frame in triple]
+        if len(set(sizes)) > 1 or min(sizes[0]) < LEAST:
+            told = ", ".join(f"{width}x{height}" for width, height in sizes)
+            raise VideoError(f"its pictures must be of one size, at least {LEAST}: they are {told}")
+        yield triple
 
 
 def items(folder: Path) -> dict[str, Path]:
@@ -177,6 +200,19 @@ def estimates(
         yield to_bytes(middle, truncate=False), made
 
 
+def scored(found, models, device, *, save, **how) -> Iterator[tuple[str, dict[str, float]]]:
+    """The score of each item; what cannot be measured is named and left out."""
+    for name, path in found.items():
+        picture = None if save is None else save / f"{name}.png"
+        try:
+            score = score_item(models, triples_of(path), device, save=picture, **how)
+        except SepConvVideoError as error:
+            say(f"left out `{one_line(name)}`: {one_line(error.message)}")
+        else:
+            if score is not None:
+                yield name, score
+
+
 @torch.inference_mode()
 def score_item(models, triples, device, *, save, **how) -> dict[str, float] | None:
     """Mean PSNR and SSIM of each method over the triples; the worst picture goes to `save`."""
@@ -220,6 +256,15 @@ def named(models: Iterable[str]) -> dict[str, str]:
     return dict(zip(names[len(BASELINES) :], given, strict=True))
 
 
+def make_writable(*folders: Path | None) -> None:
+    """Make folders to write in where they are missing, before hours of work and not after."""
+    for folder in filter(None, folders):
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise click.ClickException(f"cannot write in `{folder}`: name another folder")
+
+
 def distinct(short: list[str], whole: list[str]) -> list[str]:
     """The short names, unless two of them are alike."""
     return short if len(set(short)) == len(short) else whole
@@ -240,32 +285,39 @@ def distinct(short: list[str], whole: list[str]) -> list[str]:
 @click.option("--truncate", is_flag=True, help="Cut off instead of rounding to 8 bits.")
 @click.option("--minterpolate", is_flag=True, help="Measure FFmpeg's filter too.")
 @click.option("--alone", is_flag=True, help="Our networks see no frames but the two.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write here.")
-@click.option("--save", type=click.Path(path_type=Path), help="Folder for the worst pictures.")
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="Also write here.",
+)  # fmt: skip
+@click.option(
+    "--save", type=click.Path(path_type=Path, file_okay=False, writable=True),
+    help="Folder for the worst pictures.",
+)  # fmt: skip
 def main(*, folder, models, device, truncate, minterpolate, alone, json_path, save) -> None:
-    where = choose_device(device)
-    networks = {name: load_model(model, where) for name, model in named(models).items()}
+    make_writable(save, json_path and json_path.parent)
+    try:
+        where = choose_device(device)
+        networks = {name: load_model(model, where) for name, model in named(models).items()}
+    except SepConvVideoError as error:
+        show_error(error)
+        sys.exit(2 if isinstance(error, OptionsError) else 1)
     methods = ["average", *(["minterpolate"] if minterpolate else []), *networks]
-    if save is not None:
-        save.mkdir(parents=True, exist_ok=True)
-    scores: dict[str, dict[str, float]] = {}
-    print(header(methods), flush=True)
     how = {"truncate": truncate, "minterpolate": minterpolate, "alone": alone}
-    for name, path in items(folder).items():
-        triples = picture_triples(path) if path.is_dir() else clip_triples(path)
-        picture = None if save is None else save / f"{name}.png"
-        score = score_item(networks, triples, where, save=picture, **how)
-        if score is not None:
-            scores[name] = score
-            print(line(f"`{name}`", score, methods), flush=True)
+    scores: dict[str, dict[str, float]] = {}
+    found = items(folder)
+    print(header(methods), flush=True)
+    for name, score in scored(found, networks, where, save=save, **how):
+        scores[name] = score
+        print(line(f"`{name}`", score, methods), flush=True)
     if not scores:
-        raise click.ClickException(f"`{folder}` holds neither clips nor triples")
+        raise click.ClickException(f"`{folder}` holds no clips or triples that can be measured")
     total = mean(list(scores.values()))
     total["triples"] = sum(score["triples"] for score in scores.values())
     print(line("**mean**", total, methods))
     if json_path is not None:
         report = {"methods": methods, "items": scores, "mean": total}
         json_path.write_text(json.dumps(report, indent=1) + "\n")
+    sys.exit(len(scores) < len(found))
 
 
 if __name__ == "__main__":

@@ -58,9 +58,7 @@ def test_clips_and_triples_are_measured_by_every_method(script, tmp_path):
     clips = tmp_path / "clips"
     clips.mkdir()
     make_clip(clips / "seven.mp4", ClipSpec(count=7))
-    (clips / "triple").mkdir()
-    for name, shift in (("im1", 0), ("im2", 4), ("im3", 8)):
-        write_picture(clips / "triple" / f"{name}.png", panned(shift))
+    triple(clips / "triple")
     wanted = [clips, "--device", "cpu", "--json", tmp_path / "scores.json"]
     plain = measured(script, wanted)
     full = measured(script, [*wanted, "--minterpolate", "--model", "fast"])
@@ -112,3 +110,42 @@ def test_items_called_alike_are_told_apart(script, tmp_path):
     assert list(script.items(tmp_path)) == ["a", "bees"]
     (tmp_path / "bees").mkdir()
     assert list(script.items(tmp_path)) == ["a.mkv", "bees", "bees.mp4"]
+
+
+def triple(folder, height=96, width=128):
+    folder.mkdir(parents=True)
+    for name, shift in (("im1", 0), ("im2", 4), ("im3", 8)):
+        write_picture(folder / f"{name}.png", panned(shift, height, width))
+    return folder
+
+
+def test_what_cannot_be_measured_is_named_and_left_out(script, tmp_path):
+    folder = tmp_path / "all"
+    for name in ("broken", "good", "uneven"):
+        triple(folder / name)
+    triple(folder / "small", height=4)
+    (folder / "broken" / "im2.png").write_bytes(b"x" * 50)
+    write_picture(folder / "uneven" / "im3.png", panned(8, height=92))
+    (folder / "clip.mp4").write_bytes(b"junk")
+    whole = make_clip(tmp_path / "whole.mkv", ClipSpec(count=40, codec="mpeg4"))
+    (folder / "cut.mkv").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    options = ["--device", "cpu", "--json", tmp_path / "new" / "scores.json", "--minterpolate"]
+    done = CliRunner().invoke(script.main, [str(argument) for argument in (folder, *options)])
+    assert done.exit_code == 1, done.output
+    left_out = {line.split("`")[1]: line for line in done.stderr.splitlines()}
+    assert list(left_out) == ["broken", "clip", "cut", "small", "uneven"]
+    assert "im2.png" in left_out["broken"]
+    assert "is damaged" in left_out["cut"]
+    assert "128x4" in left_out["small"]
+    assert "128x96, 128x96, 128x92" in left_out["uneven"]
+    assert list(json.loads((tmp_path / "new" / "scores.json").read_text())["items"]) == ["good"]
+
+
+@pytest.mark.parametrize(
+    "options", [["--model", "nope"], ["--device", "nope"], ["--json", "/dev/null/nope/x.json"]]
+)
+def test_wrong_options_are_told_before_anything_is_measured(script, tmp_path, options):
+    done = CliRunner().invoke(script.main, [str(tmp_path), *options])
+    assert isinstance(done.exception, SystemExit)
+    assert "nope" in done.stderr.splitlines()[0]
+    assert not done.stdout
