@@ -4,8 +4,8 @@
     python scripts/evaluate.py ../shared/data/val --model fast --model fine --minterpolate
     python scripts/evaluate.py path/to/middlebury --model weights.safetensors --json scores.json
 
-FOLDER holds clips, of which every second frame is removed and made again, or sub-folders of
-triples: `frame10 frame10i11 frame11` (Middlebury) or `im1 im2 im3` (Vimeo-90k). Of a clip our
+FOLDER holds clips, of which every second frame is removed and made again, or, at any depth, folders
+of triples: `frame10 frame10i11 frame11` (Middlebury) or `im1 im2 im3` (Vimeo-90k). Of a clip our
 networks see what the program shows them: besides the two frames the one before and the one after,
 where there are any (`--alone`: only the two); but whole frames, with any black bars.
 Estimates are clipped to [0, 1], times 255 and rounded (`--truncate`: cut off, as the
@@ -64,35 +64,61 @@ def clip_triples(path: Path) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
 
 
 def picture_triples(folder: Path) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The triple of one sub-folder, if there is one under a known set of names."""
-    for names in TRIPLES:
-        found = [next(iter(sorted(folder.glob(f"{name}.*"))), None) for name in names]
-        if all(found):
-            frames = [torch.from_numpy(read_picture(path)) for path in found if path]
-            first, middle, last = (f.permute(2, 0, 1)[None].float() / 255 for f in frames)
-            yield first, middle, last
-            return
+    """The triple of one folder: of the set of names of which it holds the most."""
+    files = sorted(folder.iterdir())
+    names = max(TRIPLES, key=lambda names: len({path.stem for path in files}.intersection(names)))
+    pictures = [read_picture(the_one(name, files)) for name in names]
+    first, middle, last = (
+        torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255 for picture in pictures
+    )
+    yield first, middle, last
+
+
+def the_one(name: str, files: list[Path]) -> Path:
+    """The one file of a name.
+
+    Raises:
+        VideoError: There is none, or more.
+    """
+    found = [path for path in files if path.stem == name]
+    if len(found) != 1:
+        told = ", ".join(f"`{path.name}`" for path in found)
+        raise VideoError(f"it needs one picture `{name}`, found: {told or 'none'}")
+    return found[0]
 
 
 def triples_of(path: Path) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The triples of a clip or a folder.
 
     Raises:
-        VideoError: They cannot be read, differ in size or are too small.
+        VideoError: There are none, they cannot be read, differ in size or are too small.
     """
+    triple = None
     for triple in picture_triples(path) if path.is_dir() else clip_triples(path):
         sizes = [(frame.shape[3], frame.shape[2]) for frame in triple]
         if len(set(sizes)) > 1 or min(sizes[0]) < LEAST:
             told = ", ".join(f"{width}x{height}" for width, height in sizes)
-            raise VideoError(f"its pictures must be of one size, at least {LEAST}: they are {told}")
+            raise VideoError(
+                f"its pictures must be of one size, at least {LEAST}x{LEAST}: they are {told}"
+            )
         yield triple
+    if triple is None:
+        raise VideoError("it has fewer than three frames")
 
 
 def items(folder: Path) -> dict[str, Path]:
-    """What a folder holds by name; with suffixes where two would be called alike."""
-    found = [p for p in sorted(folder.iterdir()) if p.is_dir() or p.suffix.lower() in CLIP_SUFFIXES]
-    short = [path.name if path.is_dir() else path.stem for path in found]
-    return dict(zip(distinct(short, [path.name for path in found]), found, strict=True))
+    """Clips, and folders of triples, by name; with suffixes where two would be called alike."""
+    parts = {name for names in TRIPLES for name in names}
+    places = [
+        Path(place)
+        for place, _, files in os.walk(folder, followlinks=True)
+        if parts.intersection(Path(file).stem for file in files) and Path(place) != folder
+    ]
+    clips = [path for path in folder.iterdir() if path.suffix.lower() in CLIP_SUFFIXES]
+    found = sorted([*places, *(path for path in clips if path.is_file())])
+    whole = [str(path.relative_to(folder)) for path in found]
+    short = [path.stem if path in clips else name for path, name in zip(found, whole, strict=True)]
+    return dict(zip(distinct(short, whole), found, strict=True))
 
 
 def to_bytes(frame: Tensor, *, truncate: bool) -> np.ndarray:
@@ -204,17 +230,17 @@ def scored(found, models, device, *, save, **how) -> Iterator[tuple[str, dict[st
     """The score of each item; what cannot be measured is named and left out."""
     for name, path in found.items():
         picture = None if save is None else save / f"{name}.png"
+        make_writable(picture and picture.parent)
         try:
             score = score_item(models, triples_of(path), device, save=picture, **how)
         except SepConvVideoError as error:
             say(f"left out `{one_line(name)}`: {one_line(error.message)}")
         else:
-            if score is not None:
-                yield name, score
+            yield name, score
 
 
 @torch.inference_mode()
-def score_item(models, triples, device, *, save, **how) -> dict[str, float] | None:
+def score_item(models, triples, device, *, save, **how) -> dict[str, float]:
     """Mean PSNR and SSIM of each method over the triples; the worst picture goes to `save`."""
     rows: list[dict[str, float]] = []
     first, worst = next(iter(models)), math.inf
@@ -227,7 +253,7 @@ def score_item(models, triples, device, *, save, **how) -> dict[str, float] | No
             worst = rows[-1][f"{first}_psnr"]
             # from left to right: average, minterpolate where wanted, each model, truth
             write_picture(save, np.concatenate((*made.values(), true), axis=1))
-    return mean(rows) | {"triples": len(rows)} if rows else None
+    return mean(rows) | {"triples": len(rows)}
 
 
 def mean(rows: list[dict[str, float]]) -> dict[str, float]:
