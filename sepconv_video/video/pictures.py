@@ -13,7 +13,7 @@ from av.video.reformatter import VideoReformatter
 from sepconv_video.errors import OptionsError, VideoError
 from sepconv_video.frames import Picture
 from sepconv_video.video.faults import translated
-from sepconv_video.video.formats import ACCURATE, Layout, frame_of
+from sepconv_video.video.formats import ACCURATE, Layout, frame_of, is_rgb
 from sepconv_video.video.source import (
     display_matrix_of,
     open_source,
@@ -34,6 +34,7 @@ _ENCODERS: dict[str, tuple[str, str, dict[str, str]]] = {
 _DEEP = {".png": "rgb48be", ".tif": "rgb48le", ".tiff": "rgb48le"}
 """Formats for more than 8 bits."""
 _BT601 = 5
+_EIGHT_OF_SIXTEEN = ((np.arange(1 << 16) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 def is_picture(path: Path | str) -> bool:
@@ -71,16 +72,30 @@ def read_picture(path: Path | str) -> Picture:
         if frame is None:
             raise VideoError(f"cannot read `{path}`: there is no picture in it", "name a picture")
         with translated("read", path):
-            rgb = VideoReformatter().reformat(
-                frame,
-                format="rgb24",
-                interpolation=ACCURATE,
-                # JPEG and WebP are BT.601 and seldom say so
-                src_colorspace=_BT601 if frame.colorspace == 2 else None,
-                src_color_range=frame.color_range,
-                dst_color_range=2,
-            )
-            return upright(cast(Picture, rgb.to_ndarray()), display_matrix_of(frame))
+            return upright(_rgb_of(frame), display_matrix_of(frame))
+
+
+def _rgb_of(frame: av.VideoFrame) -> Picture:
+    """Convert a picture to RGB of 8 bits.
+
+    Deep ones by way of 16 bits, as swscale divides by 256, not 257, and rounds up: half a level too
+    bright. Not so YUV of limited range, which it converts rightly, but whose white of 16 bits is
+    too dark.
+    """
+    parts = frame.format.components
+    is_limited = len(parts) > 2 and not is_rgb(frame.format) and frame.color_range != 2
+    is_deep = max(part.bits for part in parts) > 8 and not is_limited
+    rgb = VideoReformatter().reformat(
+        frame,
+        format="rgb48le" if is_deep else "rgb24",
+        interpolation=ACCURATE,
+        # JPEG and WebP are BT.601 and seldom say so
+        src_colorspace=_BT601 if frame.colorspace == 2 else None,
+        src_color_range=frame.color_range,
+        dst_color_range=2,
+    )
+    samples = rgb.to_ndarray()
+    return cast(Picture, _EIGHT_OF_SIXTEEN[samples] if is_deep else samples)
 
 
 def write_picture(path: Path | str, rgb: Picture) -> None:
