@@ -22,8 +22,8 @@ from sepconv_video.shipped import ShippedModel, shipped_models, weights_file
 LAYOUT = torch.channels_last
 """How a network's weights lie in memory, and with them the maps it makes: as matrix units want
 them. Maps of the other layout are turned around for each convolution, and back."""
-_WRAPPERS = ("state_dict", "params_ema", "params", "model")
-"""Keys under which training programs put the weights inside a checkpoint."""
+_WRAPPERS = ("average", "state_dict", "params_ema", "params", "model")
+"""Keys under which training programs put the weights inside a checkpoint: averaged ones first."""
 
 
 def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
@@ -87,15 +87,27 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     for key in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and _is_plain(value) for key, value in content.items()
+    ):
         raise _unreadable(path)
     return content
+
+
+def _is_plain(value: object) -> bool:
+    """Tell whether it is a tensor as weights are: not quantised, sparse or without data."""
+    return (
+        isinstance(value, Tensor)
+        and value.is_floating_point()
+        and value.layout is torch.strided
+        and not (value.is_nested or value.is_meta)
+    )
 
 
 def _unreadable(path: Path) -> WeightsError:
     return WeightsError(
         f"cannot read weights from `{path}`: it is neither a safetensors file nor a PyTorch "
-        "state dict of tensors only",
+        "state dict of plain tensors only",
         "pass a `.safetensors` file or an official `network-*.pytorch` file",
     )
 
@@ -108,6 +120,7 @@ def _build(state: dict[str, Tensor], path: Path) -> nn.Module:
         # not on the device `meta`, where random weights load PyTorch's compiler: a second
         model = network()
         if shapes == {key: value.shape for key, value in model.state_dict().items()}:
+            _check_finite(state, path)
             model.load_state_dict(state)
             return model
     raise WeightsError(
@@ -115,6 +128,15 @@ def _build(state: dict[str, Tensor], path: Path) -> nn.Module:
         f"none of {', '.join(f'`{name}`' for name in NETWORKS)}",
         "pass weights trained for one of these networks",
     )
+
+
+def _check_finite(state: dict[str, Tensor], path: Path) -> None:
+    for key, value in state.items():
+        if not value.isfinite().all():
+            raise WeightsError(
+                f"the weights in `{path}` are of no use: not all numbers of `{key}` are finite",
+                "take those of an earlier step: the training was lost before it wrote these",
+            )
 
 
 def _canonical_key(key: str) -> str:
