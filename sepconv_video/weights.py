@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sepconv_video.errors import WeightsError
+from sepconv_video.errors import WeightsError, reason_of
 from sepconv_video.models import NETWORKS
-from sepconv_video.shipped import ShippedModel, shipped_models, weights_file
+from sepconv_video.shipped import REINSTALL, ShippedModel, shipped_models, weights_file
 
 LAYOUT = torch.channels_last
 """How a network's weights lie in memory, and with them the maps it makes: as matrix units want
@@ -57,17 +57,19 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
 
 
 def _verify(entry: ShippedModel) -> None:
-    if not entry.file.is_file():
+    try:
+        found = hashlib.sha256(entry.file.read_bytes()).hexdigest()
+    except OSError as error:
         raise WeightsError(
-            f"the weights of `{entry.name}` are missing: no file `{entry.file}`",
-            "reinstall the package, e.g. `pip install --force-reinstall sepconv-video`",
-        )
-    found = hashlib.sha256(entry.file.read_bytes()).hexdigest()
+            f"the weights of `{entry.name}` are missing or not to be read: `{entry.file}`: "
+            f"{reason_of(error)}",
+            REINSTALL,
+        ) from error
     if found != entry.sha256:
         raise WeightsError(
             f"the weights of `{entry.name}` are damaged: `{entry.file}` has the SHA-256 "
             f"{found[:16]}..., not {entry.sha256[:16]}...",
-            "reinstall the package, e.g. `pip install --force-reinstall sepconv-video`",
+            REINSTALL,
         )
 
 

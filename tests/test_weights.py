@@ -138,6 +138,26 @@ def test_damaged_shipped_weights_are_refused(tmp_path, monkeypatch):
         weights.load_model("fast")
 
 
+def test_shipped_weights_that_may_not_be_read(monkeypatch):
+    def refuse(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(shipped.Path, "read_bytes", refuse)
+    with pytest.raises(WeightsError, match=r"fast\.safetensors`: permission denied") as caught:
+        weights.load_model("fast")
+    assert "reinstall" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", [b"[[", b"\xff", b"fast = 3", b"[fast]\nfile = 'a'"])
+def test_a_damaged_manifest(tmp_path, monkeypatch, content):
+    (tmp_path / "weights_data").mkdir()
+    (tmp_path / "weights_data" / "MANIFEST.toml").write_bytes(content)
+    monkeypatch.setattr(shipped, "_HERE", tmp_path)
+    with pytest.raises(WeightsError, match=r"MANIFEST\.toml` is damaged") as caught:
+        shipped.shipped_models()
+    assert "reinstall" in caught.value.hint
+
+
 def check_still(name, still):
     """A picture between two equal ones is that picture: within a level, no shift, no flicker."""
     engine = Engine(weights.load_model(name))
