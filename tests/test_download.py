@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from sepconv_video import doctor, shipped, weights
 from sepconv_video.cli import main as tool
-from sepconv_video.errors import WeightsError
+from sepconv_video.errors import OptionsError, WeightsError
 from sepconv_video.models import Fast
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "download_weights.py"
@@ -121,6 +121,12 @@ def test_without_the_users_word_nothing_is_asked_for(script, site, cache, monkey
     assert "add `--yes`" in done.stderr
     assert not asked
     assert not cache.exists()
+
+
+def test_without_any_standard_input(script, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(OptionsError, match="no terminal to ask on"):
+        script.agree(yes=False)
 
 
 @pytest.mark.parametrize(("answer", "goes_on"), [(b"n\n", False), (b"y\n", True)])
