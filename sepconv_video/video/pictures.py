@@ -47,14 +47,18 @@ def is_deep(suffix: str) -> bool:
     return suffix.lower() in _DEEP
 
 
-def read_picture(path: Path | str) -> Picture:
+def read_picture(path: Path | str, *, deep: bool = False) -> Picture:
     """Read a picture as it is meant to be seen, turned upright.
 
-    Samples of more than 8 bits are reduced to 8; transparency is dropped. Where a photograph
-    says that it is mirrored (cameras turn pictures, but hardly ever mirror them) it stays so.
+    Transparency is dropped. Where a photograph says that it is mirrored (cameras turn pictures,
+    but hardly ever mirror them) it stays so.
+
+    Args:
+        path: File to read.
+        deep: Whether samples of more than 8 bits become 16, not 8.
 
     Returns:
-        (H, W, 3), RGB, uint8.
+        (H, W, 3), RGB, uint8 or, only with `deep`, uint16.
 
     Raises:
         VideoError: If there is no picture that can be read.
@@ -72,22 +76,22 @@ def read_picture(path: Path | str) -> Picture:
         if frame is None:
             raise VideoError(f"cannot read `{path}`: there is no picture in it", "name a picture")
         with translated("read", path):
-            return upright(_rgb_of(frame), display_matrix_of(frame))
+            return upright(_rgb_of(frame, deep=deep), display_matrix_of(frame))
 
 
-def _rgb_of(frame: av.VideoFrame) -> Picture:
-    """Convert a picture to RGB of 8 bits.
+def _rgb_of(frame: av.VideoFrame, *, deep: bool) -> Picture:
+    """Convert a picture to RGB of 8 bits, or 16.
 
-    Deep ones by way of 16 bits, as swscale divides by 256, not 257, and rounds up: half a level too
+    To 8 by way of 16 bits, as swscale divides by 256, not 257, and rounds up: half a level too
     bright. Not so YUV of limited range, which it converts rightly, but whose white of 16 bits is
     too dark.
     """
     parts = frame.format.components
     is_limited = len(parts) > 2 and not is_rgb(frame.format) and frame.color_range != 2
-    is_deep = max(part.bits for part in parts) > 8 and not is_limited
+    has_16 = max(part.bits for part in parts) > 8 and not is_limited
     rgb = VideoReformatter().reformat(
         frame,
-        format="rgb48le" if is_deep else "rgb24",
+        format="rgb48le" if has_16 else "rgb24",
         interpolation=ACCURATE,
         # JPEG and WebP are BT.601 and seldom say so
         src_colorspace=_BT601 if frame.colorspace == 2 else None,
@@ -95,7 +99,7 @@ def _rgb_of(frame: av.VideoFrame) -> Picture:
         dst_color_range=2,
     )
     samples = rgb.to_ndarray()
-    return cast(Picture, _EIGHT_OF_SIXTEEN[samples] if is_deep else samples)
+    return cast(Picture, _EIGHT_OF_SIXTEEN[samples] if has_16 and not deep else samples)
 
 
 def write_picture(path: Path | str, rgb: Picture) -> None:
@@ -105,7 +109,7 @@ def write_picture(path: Path | str, rgb: Picture) -> None:
 
     Args:
         path: File to write, ending in .png, .jpg, .webp, .bmp or .tif.
-        rgb: (H, W, 3), RGB, uint8.
+        rgb: (H, W, 3), RGB, uint8, or uint16 where the format `is_deep`.
 
     Raises:
         OptionsError: If the suffix names no such format.
@@ -117,7 +121,8 @@ def write_picture(path: Path | str, rgb: Picture) -> None:
             f"cannot write `{path}`: accepted endings of pictures are {', '.join(_ENCODERS)}",
             f"choose another name, e.g. `{path.stem or 'middle'}.png`",
         )
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24")
+    pix_fmt = "rgb24" if rgb.dtype == np.uint8 else "rgb48le"
+    frame = av.VideoFrame.from_ndarray(cast(Picture, np.ascontiguousarray(rgb)), pix_fmt)
     with translated("write", path):
         _replace(path, encode_picture(frame, path.suffix))
 
@@ -187,4 +192,4 @@ def upright(rgb: Picture, matrix: tuple[int, ...] | None) -> Picture:
         rgb = rgb.transpose(1, 0, 2)
         across, down = c, b
     rgb = rgb[:, ::-1] if across < 0 else rgb
-    return np.ascontiguousarray(rgb[::-1] if down < 0 else rgb)
+    return cast(Picture, np.ascontiguousarray(rgb[::-1] if down < 0 else rgb))
