@@ -16,6 +16,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +27,8 @@ import speed
 import torch
 
 from sepconv_video.devices import choose_device, fast_precisions
+from sepconv_video.display import show_error
+from sepconv_video.errors import OptionsError, SepConvVideoError
 from sepconv_video.memory import keep_freed
 
 
@@ -40,6 +43,7 @@ def program_rows(
 
 SIZES = "448x256,640x360,1280x720,1920x1080,3840x2160"
 QUICK_SIZES = "64x48"
+LEAST = 32
 TABLES = {
     "operator": (
         "Operator, both frames of a pair, 3 channels; 11 taps come at half resolution",
@@ -181,6 +185,8 @@ def draw(path: Path, about: dict[str, str], results: dict[str, list[speed.Row]])
 
     charts = {"G MAC/s, 51 taps": operator_bars(results), "new frames/s": frame_bars(results)}
     charts = {title: bars for title, bars in charts.items() if bars}
+    if not charts:
+        raise click.ClickException(f"nothing to draw in `{path}`: no figure within `--limit`")
     most = max(map(len, charts.values()))
     figure, axes = pyplot.subplots(
         1,
@@ -226,8 +232,15 @@ def frame_bars(results: dict[str, list[speed.Row]]) -> dict[str, float]:
 
 def sizes_of(text: str) -> list[tuple[int, int]]:
     """Widths and heights, the smaller first, as they foretell how long the larger take."""
-    found = [tuple(map(int, size.split("x"))) for size in text.split(",")]
-    return sorted(found, key=lambda size: size[0] * size[1])
+    sizes = []
+    if re.fullmatch(r"\d+x\d+(,\d+x\d+)*", text):
+        sizes = [tuple(map(int, size.split("x"))) for size in text.split(",")]
+    # H.264 of 4:2:0 needs even ones, FFmpeg's filter some blocks
+    if not sizes or any(side % 2 or side < LEAST for size in sizes for side in size):
+        raise click.ClickException(
+            f"`--sizes {text}`: list them as 64x48,448x256, even and at least {LEAST} pixels a side"
+        )
+    return sorted(sizes, key=lambda size: size[0] * size[1])
 
 
 def rows_of(
@@ -272,13 +285,18 @@ def main(*, device, sizes, only, limit, frames, clips, quick, json_path, chart, 
         raise click.ClickException(f"no `.mp4` in `{clips}`: name a folder of clips with `--clips`")
     if quick:
         sizes, limit, frames = QUICK_SIZES, 1, 4
-    where = choose_device(device)
+    shapes = sizes_of(sizes)
+    try:
+        where = choose_device(device)
+    except SepConvVideoError as error:
+        show_error(error)
+        sys.exit(2 if isinstance(error, OptionsError) else 1)
     if where.type == "cuda":
         torch.cuda.set_device(where)
     else:
         keep_freed()  # as the program does
     bench = speed.Bench(where, fast_precisions(where), limit, frames, Path(clips))
-    about, results = measure(bench, sizes_of(sizes), only)
+    about, results = measure(bench, shapes, only)
     if json_path is not None:
         json_path.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
     if markdown is not None:

@@ -144,7 +144,7 @@ def agree(*, yes: bool) -> None:
     print(LICENCE, flush=True)
     if yes:
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():  # None: closed by who started us
         raise OptionsError(
             "these terms need your word, and there is no terminal to ask on",
             "add `--yes` if you accept them",

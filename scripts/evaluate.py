@@ -4,19 +4,22 @@
     python scripts/evaluate.py ../shared/data/val --model fast --model fine --minterpolate
     python scripts/evaluate.py path/to/middlebury --model weights.safetensors --json scores.json
 
-FOLDER holds clips, of which every second frame is removed and made again, or sub-folders of
-triples: `frame10 frame10i11 frame11` (Middlebury) or `im1 im2 im3` (Vimeo-90k). Of a clip our
+FOLDER holds clips, of which every second frame is removed and made again, or, at any depth, folders
+of triples: `frame10 frame10i11 frame11` (Middlebury) or `im1 im2 im3` (Vimeo-90k). Of a clip our
 networks see what the program shows them: besides the two frames the one before and the one after,
 where there are any (`--alone`: only the two); but whole frames, with any black bars.
 Estimates are clipped to [0, 1], times 255 and rounded (`--truncate`: cut off, as the
 reference code of 2017 does). A clip's score is the mean over its triples, the total the mean
 over clips. SSIM is scikit-image's, in colour, with its default window of 7x7. The table is
-Markdown, for the model card.
+Markdown, for the model card. What cannot be measured is named and left out, and the exit code is 1.
 """
 
 import json
 import math
+import os
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from itertools import repeat, tee
 from pathlib import Path
@@ -31,11 +34,16 @@ from torch import Tensor
 
 from sepconv_video import color
 from sepconv_video.devices import choose_device
+from sepconv_video.display import one_line, say, show_error
+from sepconv_video.errors import OptionsError, SepConvVideoError, VideoError
 from sepconv_video.models.bending import Bending, Known
 from sepconv_video.video import Reader, read_picture, write_picture
 from sepconv_video.weights import load_model
 
 TRIPLES = (("frame10", "frame10i11", "frame11"), ("im1", "im2", "im3"))
+BASELINES = ("average", "minterpolate")
+LEAST = 16
+"""Pixels a side: FFmpeg's filter needs so many, SSIM 7."""
 CLIP_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v"}
 MINTERPOLATE = "fps=50:mi_mode=mci:mc_mode=aobmc:me_mode=bidir:me=epzs:vsbmc=1:mb_size=8:scd=none"
 """The setting of FFmpeg's filter that is best on the train clips; they are fed at 25 per second."""
@@ -51,26 +59,66 @@ def clip_triples(path: Path) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
             if len(kept) == 3:
                 yield kept[0], kept[1], kept[2]
                 kept = kept[2:]
+        if reader.damage:
+            raise VideoError(f"`{path}` is damaged: {reader.damage}")
 
 
 def picture_triples(folder: Path) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The triple of one sub-folder, if there is one under a known set of names."""
-    for names in TRIPLES:
-        found = [next(iter(sorted(folder.glob(f"{name}.*"))), None) for name in names]
-        if all(found):
-            frames = [torch.from_numpy(read_picture(path)) for path in found if path]
-            first, middle, last = (f.permute(2, 0, 1)[None].float() / 255 for f in frames)
-            yield first, middle, last
-            return
+    """The triple of one folder: of the set of names of which it holds the most."""
+    files = sorted(folder.iterdir())
+    names = max(TRIPLES, key=lambda names: len({path.stem for path in files}.intersection(names)))
+    pictures = [read_picture(the_one(name, files)) for name in names]
+    first, middle, last = (
+        torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255 for picture in pictures
+    )
+    yield first, middle, last
 
 
-def items(folder: Path) -> Iterator[tuple[str, Iterator[tuple[Tensor, Tensor, Tensor]]]]:
-    """Everything in a folder that can be measured, by name."""
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            yield path.name, picture_triples(path)
-        elif path.suffix.lower() in CLIP_SUFFIXES:
-            yield path.stem, clip_triples(path)
+def the_one(name: str, files: list[Path]) -> Path:
+    """The one file of a name.
+
+    Raises:
+        VideoError: There is none, or more.
+    """
+    found = [path for path in files if path.stem == name]
+    if len(found) != 1:
+        told = ", ".join(f"`{path.name}`" for path in found)
+        raise VideoError(f"it needs one picture `{name}`, found: {told or 'none'}")
+    return found[0]
+
+
+def triples_of(path: Path) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The triples of a clip or a folder.
+
+    Raises:
+        VideoError: There are none, they cannot be read, differ in size or are too small.
+    """
+    triple = None
+    for triple in picture_triples(path) if path.is_dir() else clip_triples(path):
+        sizes = [(frame.shape[3], frame.shape[2]) for frame in triple]
+        if len(set(sizes)) > 1 or min(sizes[0]) < LEAST:
+            told = ", ".join(f"{width}x{height}" for width, height in sizes)
+            raise VideoError(
+                f"its pictures must be of one size, at least {LEAST}x{LEAST}: they are {told}"
+            )
+        yield triple
+    if triple is None:
+        raise VideoError("it has fewer than three frames")
+
+
+def items(folder: Path) -> dict[str, Path]:
+    """Clips, and folders of triples, by name; with suffixes where two would be called alike."""
+    parts = {name for names in TRIPLES for name in names}
+    places = [
+        Path(place)
+        for place, _, files in os.walk(folder, followlinks=True)
+        if parts.intersection(Path(file).stem for file in files) and Path(place) != folder
+    ]
+    clips = [path for path in folder.iterdir() if path.suffix.lower() in CLIP_SUFFIXES]
+    found = sorted([*places, *(path for path in clips if path.is_file())])
+    whole = [str(path.relative_to(folder)) for path in found]
+    short = [path.stem if path in clips else name for path, name in zip(found, whole, strict=True)]
+    return dict(zip(distinct(short, whole), found, strict=True))
 
 
 def to_bytes(frame: Tensor, *, truncate: bool) -> np.ndarray:
@@ -178,8 +226,21 @@ def estimates(
         yield to_bytes(middle, truncate=False), made
 
 
+def scored(found, models, device, *, save, **how) -> Iterator[tuple[str, dict[str, float]]]:
+    """The score of each item; what cannot be measured is named and left out."""
+    for name, path in found.items():
+        picture = None if save is None else save / f"{name}.png"
+        make_writable(picture and picture.parent)
+        try:
+            score = score_item(models, triples_of(path), device, save=picture, **how)
+        except SepConvVideoError as error:
+            say(f"left out `{one_line(name)}`: {one_line(error.message)}")
+        else:
+            yield name, score
+
+
 @torch.inference_mode()
-def score_item(models, triples, device, *, save, **how) -> dict[str, float] | None:
+def score_item(models, triples, device, *, save, **how) -> dict[str, float]:
     """Mean PSNR and SSIM of each method over the triples; the worst picture goes to `save`."""
     rows: list[dict[str, float]] = []
     first, worst = next(iter(models)), math.inf
@@ -192,7 +253,7 @@ def score_item(models, triples, device, *, save, **how) -> dict[str, float] | No
             worst = rows[-1][f"{first}_psnr"]
             # from left to right: average, minterpolate where wanted, each model, truth
             write_picture(save, np.concatenate((*made.values(), true), axis=1))
-    return mean(rows) | {"triples": len(rows)} if rows else None
+    return mean(rows) | {"triples": len(rows)}
 
 
 def mean(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -212,6 +273,29 @@ def line(name: str, score: dict[str, float], methods: list[str]) -> str:
     return f"| {name:24} | {score['triples']:3.0f} |{figures}"
 
 
+def named(models: Iterable[str]) -> dict[str, str]:
+    """The text of each model by its name in the table."""
+    given = list(dict.fromkeys(models))
+    if taken := set(BASELINES).intersection(given):
+        raise click.ClickException(f"a baseline has the name of `--model {min(taken)}`: rename it")
+    names = distinct([*BASELINES, *(Path(model).stem for model in given)], [*BASELINES, *given])
+    return dict(zip(names[len(BASELINES) :], given, strict=True))
+
+
+def make_writable(*folders: Path | None) -> None:
+    """Make folders to write in where they are missing, before hours of work and not after."""
+    for folder in filter(None, folders):
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise click.ClickException(f"cannot write in `{folder}`: name another folder")
+
+
+def distinct(short: list[str], whole: list[str]) -> list[str]:
+    """The short names, unless two of them are alike."""
+    return short if len(set(short)) == len(short) else whole
+
+
 @click.command(help=__doc__)
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
@@ -227,31 +311,39 @@ def line(name: str, score: dict[str, float], methods: list[str]) -> str:
 @click.option("--truncate", is_flag=True, help="Cut off instead of rounding to 8 bits.")
 @click.option("--minterpolate", is_flag=True, help="Measure FFmpeg's filter too.")
 @click.option("--alone", is_flag=True, help="Our networks see no frames but the two.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write here.")
-@click.option("--save", type=click.Path(path_type=Path), help="Folder for the worst pictures.")
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="Also write here.",
+)  # fmt: skip
+@click.option(
+    "--save", type=click.Path(path_type=Path, file_okay=False, writable=True),
+    help="Folder for the worst pictures.",
+)  # fmt: skip
 def main(*, folder, models, device, truncate, minterpolate, alone, json_path, save) -> None:
-    where = choose_device(device)
-    networks = {Path(model).stem: load_model(model, where) for model in models}
+    make_writable(save, json_path and json_path.parent)
+    try:
+        where = choose_device(device)
+        networks = {name: load_model(model, where) for name, model in named(models).items()}
+    except SepConvVideoError as error:
+        show_error(error)
+        sys.exit(2 if isinstance(error, OptionsError) else 1)
     methods = ["average", *(["minterpolate"] if minterpolate else []), *networks]
-    if save is not None:
-        save.mkdir(parents=True, exist_ok=True)
-    scores: dict[str, dict[str, float]] = {}
-    print(header(methods), flush=True)
     how = {"truncate": truncate, "minterpolate": minterpolate, "alone": alone}
-    for name, triples in items(folder):
-        picture = None if save is None else save / f"{name}.png"
-        score = score_item(networks, triples, where, save=picture, **how)
-        if score is not None:
-            scores[name] = score
-            print(line(f"`{name}`", score, methods), flush=True)
+    scores: dict[str, dict[str, float]] = {}
+    found = items(folder)
+    print(header(methods), flush=True)
+    for name, score in scored(found, networks, where, save=save, **how):
+        scores[name] = score
+        print(line(f"`{name}`", score, methods), flush=True)
     if not scores:
-        raise click.ClickException(f"`{folder}` holds neither clips nor triples")
+        raise click.ClickException(f"`{folder}` holds no clips or triples that can be measured")
     total = mean(list(scores.values()))
     total["triples"] = sum(score["triples"] for score in scores.values())
     print(line("**mean**", total, methods))
     if json_path is not None:
         report = {"methods": methods, "items": scores, "mean": total}
         json_path.write_text(json.dumps(report, indent=1) + "\n")
+    sys.exit(len(scores) < len(found))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -18,14 +19,23 @@ CUPY_PACKAGES = ("cupy-cuda13x", "cupy-cuda12x")
 
 
 def examine() -> Iterator[str]:
-    """Yield the findings, one line each; the operators and models are tried, not only looked at."""
+    """Yield the findings, one line each; the operators and models are tried, not only looked at.
+
+    Raises:
+        SepConvVideoError: In the end, where something is broken.
+    """
     yield f"python        {platform.python_version()} on {platform.system()} {platform.machine()}"
     for name in PACKAGES:
         yield f"{name:13} {_version(name)}"
     yield from _gpu()
-    for name, state in implementations().items():
-        yield f"operator      {name}: {_try_operator(name) if state == 'ok' else state}"
-    yield from _models()
+    broken = []
+    for kind, name, state in chain(_operators(), _models()):
+        yield f"{kind:13} {name}: {state}"
+        is_of_use = name != "cuda" or torch.cuda.is_available()
+        if is_of_use and not state.startswith("ok"):
+            broken.append(f"{kind} `{name}`")
+    if broken:
+        raise SepConvVideoError(f"broken: {', '.join(broken)}", "see above what is wrong")
 
 
 def _version(package: str) -> str:
@@ -55,6 +65,11 @@ def _gpu() -> Iterator[str]:
         yield f'cupy          not installed: pip install "sepconv-video[{extra}]"'
 
 
+def _operators() -> Iterator[tuple[str, str, str]]:
+    for name, state in implementations().items():
+        yield "operator", name, _try_operator(name) if state == "ok" else state
+
+
 def _try_operator(name: str) -> str:
     """Run one implementation on a small problem and compare it with the reference in float64."""
     device = "cuda" if name == "cuda" else "cpu"
@@ -80,11 +95,11 @@ def _try_operator(name: str) -> str:
     return f"{verdict}, relative error {difference:.1e}, {seconds * 1000:.1f} ms for 64x64 pixels"
 
 
-def _models() -> Iterator[str]:
-    try:
-        fetched = [name for name, model in OFFICIAL_MODELS.items() if not model.missing]
-        for name in (*shipped_models(), *fetched):
+def _models() -> Iterator[tuple[str, str, str]]:
+    fetched = [name for name, model in OFFICIAL_MODELS.items() if not model.missing]
+    for name in (*shipped_models(), *fetched):
+        try:
             load_model(name)
-            yield f"model         {name}: ok"
-    except SepConvVideoError as error:
-        yield f"model         {error.message}"
+            yield "model", name, "ok"
+        except SepConvVideoError as error:
+            yield "model", name, error.message

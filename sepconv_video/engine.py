@@ -206,7 +206,7 @@ class Engine:
 
     @torch.inference_mode()
     def middle_picture(self, left: Picture, right: Picture) -> Picture:
-        """Make the picture between two pictures of one size.
+        """Make the picture between two pictures of one size and depth.
 
         Raises:
             DeviceError: They do not fit into the memory.
@@ -215,12 +215,15 @@ class Engine:
         return self._within_memory(lambda: self._picture(left, right))
 
     def _picture(self, left: Picture, right: Picture) -> Picture:
-        part = picture_area(left.max(-1), right.max(-1), black=0, bits=8).part
-        pair = torch.from_numpy(np.stack((left[part], right[part]))).to(self.device, self.dtype)
-        pair = pair.permute(0, 3, 1, 2) / 255
+        bits = 8 * left.itemsize
+        top = (1 << bits) - 1
+        part = picture_area(left.max(-1), right.max(-1), black=0, bits=bits).part
+        pair = torch.from_numpy(np.stack((left[part], right[part]))).to(self.device)
+        # divided in fp32, as fp16 does not reach 65535
+        pair = (pair.permute(0, 3, 1, 2).float() / top).to(self.dtype)
         with busy("network", self.device):
             middle = self._ladder.predict(pair[:1], pair[1:])[0].float()
-        codes = (middle * 255 + 0.5).floor().clamp(0, 255).to(torch.uint8)
+        codes = (middle * top + 0.5).floor().clamp(0, top)
         whole = left.copy()
         whole[part] = codes.permute(1, 2, 0).cpu().numpy()
         return whole

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 Plane = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-Picture = npt.NDArray[np.uint8]
+Picture = Plane
 """(H, W, 3), RGB."""
 
 

@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from sepconv_video import timing
 from sepconv_video.engine import Engine
 from sepconv_video.errors import Interrupted, OptionsError, VideoError
@@ -38,6 +40,7 @@ from sepconv_video.video import (
     Reader,
     SegmentWriter,
     Track,
+    is_deep,
     join,
     lost_in_pipe,
     read_picture,
@@ -301,7 +304,9 @@ def _file_sink(job: Job, info: VideoInfo, grid: Grid, options: Options) -> Itera
 def interpolate_pictures(
     first: Path, second: Path, target: Path, options: Options | None = None
 ) -> list[str]:
-    """Write the picture half way between two pictures of one size, 8 bits per channel.
+    """Write the picture half way between two pictures of one size.
+
+    It has 16 bits per sample where one of the two has more than 8 and its format can hold them.
 
     To numbered pictures, such as `between/%02d.png`, `factor - 1` are written, evenly spaced.
 
@@ -329,13 +334,14 @@ def interpolate_pictures(
     check_free(Job(source=first, target=target), options)
     engine = Engine.from_options(options)
     with timing.busy("decode"):
-        left, right = read_picture(first), read_picture(second)
+        left, right = (read_picture(path, deep=is_deep(target.suffix)) for path in (first, second))
     if left.shape != right.shape:
         raise VideoError(
             f"cannot join `{first}` and `{second}`: one is {left.shape[1]}x{left.shape[0]}, "
             f"the other {right.shape[1]}x{right.shape[0]}",
             "scale or crop one of them to the size of the other first",
         )
+    left, right = _of_one_depth(left, right), _of_one_depth(right, left)
     if not is_pattern(target):
         made = {target: engine.middle_picture(left, right)}
     else:
@@ -345,6 +351,11 @@ def interpolate_pictures(
         for path, picture in made.items():
             write_picture(path, picture)
     return engine.notes
+
+
+def _of_one_depth(picture: Picture, other: Picture) -> Picture:
+    """Give a picture 16 bits where another has them."""
+    return picture if picture.itemsize >= other.itemsize else picture.astype(np.uint16) * 257
 
 
 def _between(engine: Engine, left: Picture, right: Picture, factor: int) -> list[Picture]:

@@ -77,6 +77,7 @@ OFFICIAL_MODELS = {
     )
 }
 OFFICIAL_LICENCE = "academic use only"
+REINSTALL = "reinstall the package, e.g. `pip install --force-reinstall sepconv-video`"
 
 
 def cache_folder() -> Path:
@@ -110,20 +111,24 @@ def shipped_models() -> dict[str, ShippedModel]:
     """Read the manifest: the models that come with the package, by name.
 
     Raises:
-        WeightsError: The package was installed without its weights.
+        WeightsError: The package was installed without its weights, or the manifest is damaged.
     """
     folder = _weights_folder()
-    manifest = tomllib.loads((folder / "MANIFEST.toml").read_text(encoding="utf-8"))
-    return {
-        name: ShippedModel(
-            name=name,
-            file=folder / entry["file"],
-            sha256=entry["sha256"],
-            licence=entry["licence"],
-            summary=entry["summary"],
-        )
-        for name, entry in manifest.items()
-    }
+    path = folder / "MANIFEST.toml"
+    try:
+        return {
+            name: ShippedModel(
+                name=name,
+                file=folder / entry["file"],
+                sha256=entry["sha256"],
+                licence=entry["licence"],
+                summary=entry["summary"],
+            )
+            for name, entry in tomllib.loads(path.read_text(encoding="utf-8")).items()
+        }
+    # ValueError: it is no TOML, or not even text; the others: an entry is not as it should be
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"`{path}` is damaged: {reason_of(error)}", REINSTALL) from error
 
 
 def _weights_folder() -> Path:
@@ -133,7 +138,7 @@ def _weights_folder() -> Path:
             return folder
     raise WeightsError(
         f"no weights came with this installation: no MANIFEST.toml in `{_HERE / 'weights_data'}`",
-        "reinstall the package, e.g. `pip install --force-reinstall sepconv-video`",
+        REINSTALL,
     )
 
 

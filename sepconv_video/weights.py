@@ -16,15 +16,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sepconv_video.devices import choose_device
-from sepconv_video.errors import WeightsError
+from sepconv_video.errors import WeightsError, reason_of
 from sepconv_video.models import NETWORKS
-from sepconv_video.shipped import ShippedModel, shipped_models, weights_file
+from sepconv_video.shipped import REINSTALL, ShippedModel, shipped_models, weights_file
 
 LAYOUT = torch.channels_last
 """How a network's weights lie in memory, and with them the maps it makes: as matrix units want
 them. Maps of the other layout are turned around for each convolution, and back."""
 _WRAPPERS = ("average", "state_dict", "params_ema", "params", "model")
-"""Keys under which training programs put the weights inside a checkpoint; ours, averaged, first."""
+"""Keys under which training programs put the weights inside a checkpoint: averaged ones first."""
 
 
 def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
@@ -60,17 +60,19 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
 
 
 def _verify(entry: ShippedModel) -> None:
-    if not entry.file.is_file():
+    try:
+        found = hashlib.sha256(entry.file.read_bytes()).hexdigest()
+    except OSError as error:
         raise WeightsError(
-            f"the weights of `{entry.name}` are missing: no file `{entry.file}`",
-            "reinstall the package, e.g. `pip install --force-reinstall sepconv-video`",
-        )
-    found = hashlib.sha256(entry.file.read_bytes()).hexdigest()
+            f"the weights of `{entry.name}` are missing or not to be read: `{entry.file}`: "
+            f"{reason_of(error)}",
+            REINSTALL,
+        ) from error
     if found != entry.sha256:
         raise WeightsError(
             f"the weights of `{entry.name}` are damaged: `{entry.file}` has the SHA-256 "
             f"{found[:16]}..., not {entry.sha256[:16]}...",
-            "reinstall the package, e.g. `pip install --force-reinstall sepconv-video`",
+            REINSTALL,
         )
 
 
@@ -90,15 +92,27 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     for key in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and _is_plain(value) for key, value in content.items()
+    ):
         raise _unreadable(path)
     return content
+
+
+def _is_plain(value: object) -> bool:
+    """Tell whether it is a tensor as weights are: not quantised, sparse or without data."""
+    return (
+        isinstance(value, Tensor)
+        and value.is_floating_point()
+        and value.layout is torch.strided
+        and not (value.is_nested or value.is_meta)
+    )
 
 
 def _unreadable(path: Path) -> WeightsError:
     return WeightsError(
         f"cannot read weights from `{path}`: it is neither a safetensors file nor a PyTorch "
-        "state dict of tensors only",
+        "state dict of plain tensors only",
         "pass a `.safetensors` file or an official `network-*.pytorch` file",
     )
 
@@ -111,6 +125,7 @@ def _build(state: dict[str, Tensor], path: Path) -> nn.Module:
         # not on the device `meta`, where random weights load PyTorch's compiler: a second
         model = network()
         if shapes == {key: value.shape for key, value in model.state_dict().items()}:
+            _check_finite(state, path)
             model.load_state_dict(state)
             return model
     raise WeightsError(
@@ -118,6 +133,15 @@ def _build(state: dict[str, Tensor], path: Path) -> nn.Module:
         f"none of {', '.join(f'`{name}`' for name in NETWORKS)}",
         "pass weights trained for one of these networks",
     )
+
+
+def _check_finite(state: dict[str, Tensor], path: Path) -> None:
+    for key, value in state.items():
+        if not value.isfinite().all():
+            raise WeightsError(
+                f"the weights in `{path}` are of no use: not all numbers of `{key}` are finite",
+                "take those of an earlier step: the training was lost before it wrote these",
+            )
 
 
 def _canonical_key(key: str) -> str:

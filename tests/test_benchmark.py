@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click import ClickException
 from click.testing import CliRunner
 from clips import ClipSpec, make_clip
 
@@ -83,3 +84,21 @@ def test_a_machine_replaces_its_own_section_only(scripts, tmp_path):
     assert (
         found == "# Title\n\nIntroduction.\n\n## one\n\nnew\n\n## two\n\nkept\n\n## three\n\nmore\n"
     )
+
+
+def test_sizes_are_read_and_sorted(scripts):
+    benchmark, _ = scripts
+    assert benchmark.sizes_of("448x256,64x48") == [(64, 48), (448, 256)]
+
+
+@pytest.mark.parametrize("sizes", ["abc", "", "64x48,", "64x48x32", "4x4", "65x48", "-64x48"])
+def test_sizes_that_are_none(scripts, sizes):
+    benchmark, _ = scripts
+    with pytest.raises(ClickException, match="even and at least 32"):
+        benchmark.sizes_of(sizes)
+
+
+def test_a_chart_of_nothing(scripts, tmp_path):
+    benchmark, _ = scripts
+    with pytest.raises(ClickException, match="no figure within `--limit`"):
+        benchmark.draw(tmp_path / "x.png", {}, {"program": [{"size": "64x48"}]})

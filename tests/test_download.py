@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from sepconv_video import doctor, shipped, weights
 from sepconv_video.cli import main as tool
-from sepconv_video.errors import WeightsError
+from sepconv_video.errors import OptionsError, WeightsError
 from sepconv_video.models import Fast
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "download_weights.py"
@@ -123,6 +123,12 @@ def test_without_the_users_word_nothing_is_asked_for(script, site, cache, monkey
     assert not cache.exists()
 
 
+def test_without_any_standard_input(script, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(OptionsError, match="no terminal to ask on"):
+        script.agree(yes=False)
+
+
 @pytest.mark.parametrize(("answer", "goes_on"), [(b"n\n", False), (b"y\n", True)])
 def test_the_question_on_a_terminal(tmp_path, answer, goes_on):
     (tmp_path / "other").write_bytes(b"x")
@@ -180,7 +186,20 @@ def test_the_tool_says_how_to_fetch_and_then_finds_the_weights(
     assert listed(capsys)["l1"].endswith("(academic use only)")
     loaded = weights.load_model("l1").state_dict()
     assert all(torch.equal(loaded[key], state[key]) for key in state)
-    assert any(line.endswith("l1: ok") for line in doctor._models())
+    assert ("model", "l1", "ok") in doctor._models()
+
+
+def test_the_doctor_names_all_that_is_broken(cache, capsys):
+    cache.mkdir(parents=True)
+    (cache / "network-l1.pytorch").write_bytes(CONTENT)
+    torch.save(Fast().state_dict(), cache / "network-lf.pytorch")
+    with pytest.raises(SystemExit) as caught:
+        tool(["--doctor"])
+    assert caught.value.code == 1
+    out, err = capsys.readouterr()
+    assert "l1: cannot read weights" in out
+    assert "lf: ok" in out
+    assert err.startswith("error: broken: model `l1`\n")
 
 
 def test_a_cache_that_cannot_be_looked_at(capsys, tmp_path, monkeypatch):
@@ -188,7 +207,7 @@ def test_a_cache_that_cannot_be_looked_at(capsys, tmp_path, monkeypatch):
     assert listed(capsys)["l1"].endswith("l1.pytorch`: file name too long")
     with pytest.raises(WeightsError, match=r"cannot read `.*`: file name too long"):
         shipped.weights_digest("l1")
-    assert not any("l1" in line for line in doctor._models())
+    assert not any("l1" in found for found in doctor._models())
 
 
 def test_a_user_without_a_home(script, capsys, tmp_path, monkeypatch):

@@ -229,6 +229,24 @@ def test_two_pictures(tmp_path):
         interpolate_pictures(tmp_path / "a.png", tmp_path / "c.png", tmp_path / "no.png")
 
 
+@pytest.mark.parametrize(("suffix", "bits"), [("png", 16), ("tif", 16), ("jpg", 8)])
+def test_two_pictures_of_sixteen_bits(tmp_path, suffix, bits):
+    """One of 8 joins them; what the target cannot hold is rounded."""
+    ramp = np.linspace(0, 65535, 48 * 64).astype(np.uint16).reshape(48, 64)
+    deep = np.stack([ramp, ramp[::-1], ramp[:, ::-1]], -1)
+    first, second, target = (tmp_path / name for name in ("a.png", "b.png", f"middle.{suffix}"))
+    write_picture(first, deep)
+    for other in (deep, np.rint(deep / 257).astype(np.uint8)):
+        write_picture(second, other)
+        interpolate_pictures(first, second, target, Options(overwrite=True))
+        middle = read_picture(target, deep=True)
+        assert middle.itemsize * 8 == bits
+        error = middle / (257 if bits == 16 else 1) - deep / 257
+        assert np.abs(error).mean() < (0.3 if bits == 16 else 2)
+        assert abs(error.mean()) < (0.03 if bits == 16 else 0.3)
+        assert len(np.unique(middle)) > (1000 if bits == 16 else 200)
+
+
 PEAK = """
 import resource, sys
 from pathlib import Path

@@ -87,6 +87,42 @@ def test_a_wrapped_state_dict_is_found(tmp_path):
         assert torch.equal(value, state[key])
 
 
+def test_of_a_training_checkpoint_the_average_is_taken(tmp_path):
+    state = Fast().state_dict()
+    zero = {key: torch.zeros_like(value) for key, value in state.items()}
+    torch.save({"model": zero, "average": state, "step": 3}, tmp_path / "checkpoint.pt")
+    model = weights.load_model(tmp_path / "checkpoint.pt")
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_lost_training_are_refused(tmp_path, value):
+    state = Fast().state_dict()
+    state["head.weight"][0, 0, 0, 0] = value
+    save_file(state, tmp_path / "lost.safetensors")
+    with pytest.raises(WeightsError, match=r"not all numbers of `head\.weight` are finite"):
+        weights.load_model(tmp_path / "lost.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore")  # prototypes, and what is deprecated
+@pytest.mark.parametrize(
+    "strange",
+    [
+        lambda: torch.zeros(2, dtype=torch.complex64),
+        lambda: torch.zeros(2, device="meta"),
+        lambda: torch.zeros(2).to_sparse(),
+        lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
+        lambda: torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8),
+    ],
+    ids=["complex", "meta", "sparse", "nested", "quantised"],
+)
+def test_tensors_that_are_no_weights(tmp_path, strange):
+    for content in ({"head.weight": strange()}, {0: torch.zeros(2)}):
+        torch.save(content, tmp_path / "strange.pt")
+        with pytest.raises(WeightsError, match="cannot read weights"):
+            weights.load_model(tmp_path / "strange.pt")
+
+
 def test_damaged_shipped_weights_are_refused(tmp_path, monkeypatch):
     (tmp_path / "weights_data").mkdir()
     entry = {"file": "f.safetensors", "network": "fast", "sha256": "0" * 64}
@@ -100,6 +136,26 @@ def test_damaged_shipped_weights_are_refused(tmp_path, monkeypatch):
     (tmp_path / "weights_data" / "f.safetensors").write_bytes(b"x")
     with pytest.raises(WeightsError, match="damaged"):
         weights.load_model("fast")
+
+
+def test_shipped_weights_that_may_not_be_read(monkeypatch):
+    def refuse(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(shipped.Path, "read_bytes", refuse)
+    with pytest.raises(WeightsError, match=r"fast\.safetensors`: permission denied") as caught:
+        weights.load_model("fast")
+    assert "reinstall" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", [b"[[", b"\xff", b"fast = 3", b"[fast]\nfile = 'a'"])
+def test_a_damaged_manifest(tmp_path, monkeypatch, content):
+    (tmp_path / "weights_data").mkdir()
+    (tmp_path / "weights_data" / "MANIFEST.toml").write_bytes(content)
+    monkeypatch.setattr(shipped, "_HERE", tmp_path)
+    with pytest.raises(WeightsError, match=r"MANIFEST\.toml` is damaged") as caught:
+        shipped.shipped_models()
+    assert "reinstall" in caught.value.hint
 
 
 def check_still(name, still):

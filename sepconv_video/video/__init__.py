@@ -9,7 +9,7 @@ import av
 from sepconv_video.video.encoders import Encoding
 from sepconv_video.video.holding import container_for
 from sepconv_video.video.joiner import Joined, join, rehearse
-from sepconv_video.video.pictures import is_picture, read_picture, write_picture
+from sepconv_video.video.pictures import is_deep, is_picture, read_picture, write_picture
 from sepconv_video.video.pipes import PIPE, Evenness, PipeWriter, lost_in_pipe
 from sepconv_video.video.reader import Reader
 from sepconv_video.video.segments import Segment, SegmentError, SegmentWriter
@@ -33,6 +33,7 @@ __all__ = [
     "SegmentWriter",
     "Track",
     "container_for",
+    "is_deep",
     "is_picture",
     "join",
     "lost_in_pipe",

@@ -81,7 +81,7 @@ class Painter:
         if self._turn is None:
             return painted
         turned = upright(cast(Picture, painted.to_ndarray()), self._turn)
-        return av.VideoFrame.from_ndarray(np.ascontiguousarray(turned), self._form.stored_as)
+        return av.VideoFrame.from_ndarray(turned, self._form.stored_as)
 
     def _paint(self, planes: Sequence[Plane]) -> av.VideoFrame:
         if self._conversion is None:  # the same samples in another order

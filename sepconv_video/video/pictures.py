@@ -13,7 +13,7 @@ from av.video.reformatter import VideoReformatter
 from sepconv_video.errors import OptionsError, VideoError
 from sepconv_video.frames import Picture
 from sepconv_video.video.faults import translated
-from sepconv_video.video.formats import ACCURATE, Layout, frame_of
+from sepconv_video.video.formats import ACCURATE, Layout, frame_of, is_rgb
 from sepconv_video.video.source import (
     display_matrix_of,
     open_source,
@@ -36,6 +36,7 @@ WRITTEN = tuple(_ENCODERS)
 _DEEP = {".png": "rgb48be", ".tif": "rgb48le", ".tiff": "rgb48le"}
 """Formats for more than 8 bits."""
 _BT601 = 5
+_EIGHT_OF_SIXTEEN = ((np.arange(1 << 16) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 def is_picture(path: Path | str) -> bool:
@@ -48,14 +49,18 @@ def is_deep(suffix: str) -> bool:
     return suffix.lower() in _DEEP
 
 
-def read_picture(path: Path | str) -> Picture:
+def read_picture(path: Path | str, *, deep: bool = False) -> Picture:
     """Read a picture as it is meant to be seen, turned upright.
 
-    Samples of more than 8 bits are reduced to 8; transparency is dropped. Where a photograph
-    says that it is mirrored (cameras turn pictures, but hardly ever mirror them) it stays so.
+    Transparency is dropped. Where a photograph says that it is mirrored (cameras turn pictures,
+    but hardly ever mirror them) it stays so.
+
+    Args:
+        path: File to read.
+        deep: Whether samples of more than 8 bits become 16, not 8.
 
     Returns:
-        (H, W, 3), RGB, uint8.
+        (H, W, 3), RGB, uint8 or, only with `deep`, uint16.
 
     Raises:
         VideoError: If there is no picture that can be read.
@@ -73,16 +78,30 @@ def read_picture(path: Path | str) -> Picture:
         if frame is None:
             raise VideoError(f"cannot read `{path}`: there is no picture in it", "name a picture")
         with translated("read", path):
-            rgb = VideoReformatter().reformat(
-                frame,
-                format="rgb24",
-                interpolation=ACCURATE,
-                # JPEG and WebP are BT.601 and seldom say so
-                src_colorspace=_BT601 if frame.colorspace == 2 else None,
-                src_color_range=frame.color_range,
-                dst_color_range=2,
-            )
-            return upright(cast(Picture, rgb.to_ndarray()), display_matrix_of(frame))
+            return upright(_rgb_of(frame, deep=deep), display_matrix_of(frame))
+
+
+def _rgb_of(frame: av.VideoFrame, *, deep: bool) -> Picture:
+    """Convert a picture to RGB of 8 bits, or 16.
+
+    To 8 by way of 16 bits, as swscale divides by 256, not 257, and rounds up: half a level too
+    bright. Not so YUV of limited range, which it converts rightly, but whose white of 16 bits is
+    too dark.
+    """
+    parts = frame.format.components
+    is_limited = len(parts) > 2 and not is_rgb(frame.format) and frame.color_range != 2
+    has_16 = max(part.bits for part in parts) > 8 and not is_limited
+    rgb = VideoReformatter().reformat(
+        frame,
+        format="rgb48le" if has_16 else "rgb24",
+        interpolation=ACCURATE,
+        # JPEG and WebP are BT.601 and seldom say so
+        src_colorspace=_BT601 if frame.colorspace == 2 else None,
+        src_color_range=frame.color_range,
+        dst_color_range=2,
+    )
+    samples = rgb.to_ndarray()
+    return cast(Picture, _EIGHT_OF_SIXTEEN[samples] if has_16 and not deep else samples)
 
 
 def write_picture(path: Path | str, rgb: Picture) -> None:
@@ -92,7 +111,7 @@ def write_picture(path: Path | str, rgb: Picture) -> None:
 
     Args:
         path: File to write, ending in .png, .jpg, .webp, .bmp or .tif.
-        rgb: (H, W, 3), RGB, uint8.
+        rgb: (H, W, 3), RGB, uint8, or uint16 where the format `is_deep`.
 
     Raises:
         OptionsError: If the suffix names no such format.
@@ -104,7 +123,8 @@ def write_picture(path: Path | str, rgb: Picture) -> None:
             f"cannot write `{path}`: accepted endings of pictures are {', '.join(WRITTEN)}",
             f"choose another name, e.g. `{path.stem or 'middle'}.png`",
         )
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24")
+    pix_fmt = "rgb24" if rgb.dtype == np.uint8 else "rgb48le"
+    frame = av.VideoFrame.from_ndarray(cast(Picture, np.ascontiguousarray(rgb)), pix_fmt)
     with translated("write", path):
         _replace(path, encode_picture(frame, path.suffix))
 
@@ -174,4 +194,4 @@ def upright(rgb: Picture, matrix: tuple[int, ...] | None) -> Picture:
         rgb = rgb.transpose(1, 0, 2)
         across, down = c, b
     rgb = rgb[:, ::-1] if across < 0 else rgb
-    return np.ascontiguousarray(rgb[::-1] if down < 0 else rgb)
+    return cast(Picture, np.ascontiguousarray(rgb[::-1] if down < 0 else rgb))

@@ -52,15 +52,20 @@ def test_an_array_that_is_not_contiguous_is_written(tmp_path):
     np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), colours()[::2, ::-1])
 
 
-def test_sixteen_bits_become_eight(tmp_path):
-    deep = colours().astype(np.uint16) * 257
-    frame = av.VideoFrame.from_ndarray(deep, "rgb48le").reformat(format="rgb48be")
+@pytest.mark.parametrize("pix_fmt", ["rgb48be", "rgba64be", "gray16be"])
+def test_sixteen_bits_become_eight(tmp_path, pix_fmt):
+    """Each is rounded to the nearest level."""
+    ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    deep = np.stack([ramp] * 3, -1)
+    frame = av.VideoFrame.from_ndarray(deep, "rgb48le").reformat(format=pix_fmt)
+    if pix_fmt == "gray16be":
+        frame = av.VideoFrame.from_ndarray(ramp, pix_fmt)
     context = av.CodecContext.create("png", "w")
-    context.width, context.height, context.pix_fmt, context.time_base = 65, 49, "rgb48be", 1
+    context.width, context.height, context.pix_fmt, context.time_base = 256, 256, pix_fmt, 1
     (tmp_path / "a.png").write_bytes(b"".join(bytes(p) for p in context.encode(frame)))
     found = read_picture(tmp_path / "a.png")
     assert found.dtype == np.uint8
-    np.testing.assert_allclose(found, colours(), atol=1)
+    np.testing.assert_array_equal(found, np.rint(deep / 257))
 
 
 ONE = 1 << 16
