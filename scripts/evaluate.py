@@ -5,7 +5,8 @@
     python scripts/evaluate.py path/to/middlebury --model weights.safetensors --json scores.json
 
 FOLDER holds clips, of which every second frame is removed and made again, or, at any depth, folders
-of triples: `frame10 frame10i11 frame11` (Middlebury) or `im1 im2 im3` (Vimeo-90k). Of a clip our
+of triples: `frame10 frame10i11 frame11` (Middlebury, whose true frames may lie in `other-gt-interp`
+beside `other-data`) or `im1 im2 im3` (Vimeo-90k). Of a clip our
 networks see what the program shows them: besides the two frames the one before and the one after,
 where there are any (`--alone`: only the two); but whole frames, with any black bars.
 Estimates are clipped to [0, 1], times 255 and rounded (`--truncate`: cut off, as the
@@ -41,6 +42,8 @@ from sepconv_video.video import Reader, read_picture, write_picture
 from sepconv_video.weights import load_model
 
 TRIPLES = (("frame10", "frame10i11", "frame11"), ("im1", "im2", "im3"))
+APART = "other-gt-interp"
+"""Folder of the true frames beside that of the others, as Middlebury's archives are unpacked."""
 BASELINES = ("average", "minterpolate")
 LEAST = 16
 """Pixels a side: FFmpeg's filter needs so many, SSIM 7."""
@@ -65,7 +68,8 @@ def clip_triples(path: Path) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
 
 def picture_triples(folder: Path) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The triple of one folder: of the set of names of which it holds the most."""
-    files = sorted(folder.iterdir())
+    truths = folder.parents[1] / APART / folder.name
+    files = sorted([*folder.iterdir(), *(truths.iterdir() if truths.is_dir() else ())])
     names = max(TRIPLES, key=lambda names: len({path.stem for path in files}.intersection(names)))
     pictures = [read_picture(the_one(name, files)) for name in names]
     first, middle, last = (
@@ -112,7 +116,9 @@ def items(folder: Path) -> dict[str, Path]:
     places = [
         Path(place)
         for place, _, files in os.walk(folder, followlinks=True)
-        if parts.intersection(Path(file).stem for file in files) and Path(place) != folder
+        if parts.intersection(Path(file).stem for file in files)
+        and Path(place) != folder
+        and Path(place).parent.name != APART
     ]
     clips = [path for path in folder.iterdir() if path.suffix.lower() in CLIP_SUFFIXES]
     found = sorted([*places, *(path for path in clips if path.is_file())])

@@ -128,6 +128,19 @@ def test_triples_are_found_at_any_depth(script, tmp_path):
     assert all((pictures / f"{name}.png").exists() for name in names)
 
 
+def test_middlebury_is_measured_as_it_is_unpacked(script, tmp_path):
+    """Its true frames come in an archive of their own."""
+    data, truths = tmp_path / "other-data" / "Urban2", tmp_path / "other-gt-interp" / "Urban2"
+    data.mkdir(parents=True)
+    truths.mkdir(parents=True)
+    for folder, name, shift in ((data, "10", 0), (truths, "10i11", 4), (data, "11", 8)):
+        write_picture(folder / f"frame{name}.png", panned(shift))
+    for given in (tmp_path, tmp_path / "other-data"):
+        done = run(script, given, "--device", "cpu")
+        assert done.exit_code == 0
+        assert done.stdout.count("Urban2`") == 1
+
+
 def test_a_triple_is_of_one_file_for_each_name(script, tmp_path):
     for name in ("double", "lacking"):
         triple(tmp_path / name)

@@ -7,6 +7,7 @@ So FFmpeg's `idet` looks at the first pictures too, and it decides wherever it i
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -27,10 +28,15 @@ _IDET = "prog_thres=1.1:rep_thres=1.5"
 """Lower than FFmpeg's 1.5 and 3, with which 11 of the 96 progressive clips of the project's data
 stay undetermined and telecine is not seen after encoding. So all 96 are seen as progressive, no
 picture of them as combed; of the same clips made interlaced 1 of 1,765 pictures as progressive."""
+_DOUBT = "prog_thres=1.3:intl_thres=1.2"
+"""With these a combed picture is hardly ever seen as whole (in one of those 96 clips, made
+interlaced, in a third of its pictures), but what only seems combed often is: FFmpeg's `testsrc2`,
+which `idet` takes for interlaced whatever its settings, in nine tenths."""
 _SMALLEST = 16
 """Columns and lines: smaller pictures have no fields, and `bwdif` refuses them."""
-_LEAST_LINES = 100
-"""Below, nothing was ever recorded in fields: what seems combed there is a pattern that moves."""
+_LEAST_LINES, _MOST_RATE = 240, 31
+"""Nothing was ever recorded in fields of fewer than 240 lines, cropped as it may be, or at more
+pictures a second: what seems combed there, unmarked, is a pattern that moves."""
 _WHOLE_ENOUGH = 10
 """After so many whole pictures and no combed one, even two cycles of telecine would have shown."""
 _ORDERS = {2: "tff", 3: "bff"}  # AVFieldOrder; the mixed ones, 4 and 5, are used both ways
@@ -76,7 +82,7 @@ class Examination:
         most: How many may be given to it, by their size in memory; 0 if none is needed.
     """
 
-    def __init__(self, first: av.VideoFrame, field_order: int) -> None:
+    def __init__(self, first: av.VideoFrame, field_order: int, rate: Fraction) -> None:
         """Prepare for pictures like `first`; `field_order` is the header's AVFieldOrder."""
         self._order = _ORDERS.get(field_order, "")
         self._in_header = field_order > 1
@@ -85,9 +91,11 @@ class Examination:
         is_small = first.width < _SMALLEST or first.height < _SMALLEST
         self.most = 0 if most < _FEWEST or is_small else most
         self._can_be = not is_small
+        self._is_likely = first.height >= _LEAST_LINES and rate <= _MOST_RATE
         self._first = first
-        self._graph: Graph | None = None
+        self._graphs: list[Graph] = []
         self._scores: list[tuple[str, str]] = []
+        self._doubts: list[tuple[str, str]] = []
         self._marked = self._given = 0
 
     def add(self, picture: av.VideoFrame) -> bool:
@@ -105,15 +113,16 @@ class Examination:
         return self._given < self.most and not is_whole
 
     def _look_at(self, picture: av.VideoFrame | None) -> None:
-        if self._graph is None:
-            self._graph = _graph(self._first, "idet", _IDET)
-        self._scores += [_score(found) for found in _filtered(self._graph, picture)]
+        if not self._graphs:
+            self._graphs = [_graph(self._first, "idet", how) for how in (_IDET, _DOUBT)]
+        for graph, scores in zip(self._graphs, (self._scores, self._doubts), strict=True):
+            scores += [_score(found) for found in _filtered(graph, picture)]
 
     def scan(self) -> Scan:
         """Judge."""
         if self.most:
             self._look_at(None)
-            self._graph = None
+            self._graphs = []
         marked = bool(self._marked or self._in_header)
         interlaced = self._can_be and (
             self._confirms_marks() if marked else self._is_combed_beyond_doubt()
@@ -145,7 +154,8 @@ class Examination:
 
     def _is_combed_beyond_doubt(self) -> bool:
         """Ask for more than a few pictures whose stripes move up or down can feign."""
-        if self._first.height < _LEAST_LINES:
+        whole = sum(seen == "progressive" for seen, _ in self._doubts)
+        if not self._is_likely or whole * 2 >= len(self._doubts):
             return False
         rarer = min(self._count("tff"), self._count("bff"))
         least = max(_FEWEST - 1, len(self._scores) * 0.3)

@@ -25,7 +25,7 @@ from sepconv_video.video.holding import ALPHA_TAG, STEREO_TAG
 from sepconv_video.video.interlace import Deinterlacer, Examination, Scan
 from sepconv_video.video.light import has_captions, metadata_notes, space_notes
 from sepconv_video.video.pipes import left_out
-from sepconv_video.video.source import describe, most_ticks, tick_of
+from sepconv_video.video.source import describe, most_ticks, rate_of, tick_of
 from sepconv_video.video.unpacker import Unpacker, change, form_of
 
 _HEADER_TICK = Fraction(1, 1000)
@@ -141,8 +141,9 @@ class Reader:
 
     def _examine(self) -> Scan:
         """Decode the first pictures until it is clear how they were scanned."""
-        context = self._decoder.stream.codec_context
-        examination = Examination(self._decoder.first, context.field_order)
+        stream = self._decoder.stream
+        order, rate = stream.codec_context.field_order, rate_of(stream)
+        examination = Examination(self._decoder.first, order, rate)
         for picture in self._decoder.look_ahead():
             if not examination.add(picture):
                 break

@@ -232,7 +232,7 @@ def describe(stream: VideoStream, first: av.VideoFrame, pix_fmt: str, layout: La
         chroma_shift=layout.chroma_shift,
         color=color_of(stream, first),
         time_base=tick_of(stream),
-        rate=_rate_of(stream),
+        rate=rate_of(stream),
         frame_count_from_header=_count_from_header(stream),
         sample_aspect_ratio=_aspect_of(stream),
         display_matrix=display_matrix_of(first),
@@ -256,7 +256,8 @@ def _rotation_matrix(degrees: int) -> tuple[int, ...]:
     return (cosine, -sine, 0, sine, cosine, 0, 0, 0, 1 << 30)
 
 
-def _rate_of(stream: VideoStream) -> Fraction:
+def rate_of(stream: VideoStream) -> Fraction:
+    """Give a stream's pictures per second, as far as its header tells."""
     for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
         if rate and 1 / HIGHEST_RATE <= rate <= HIGHEST_RATE:  # None or 0 where it is unknown
             return Fraction(rate)
@@ -273,7 +274,7 @@ def _count_from_header(stream: VideoStream) -> int | None:
     duration = stream.container.duration
     if not duration:
         return None
-    return max(1, round(Fraction(duration, av.time_base) * _rate_of(stream)))
+    return max(1, round(Fraction(duration, av.time_base) * rate_of(stream)))
 
 
 def _aspect_of(stream: VideoStream) -> Fraction | None:

@@ -18,7 +18,7 @@ from sepconv_video.video.formats import frame_of, layout_of, planes_of
 from sepconv_video.video.interlace import Examination
 
 ORDERS = {"tff": "top", "bff": "bottom"}
-WIDE, HIGH = 96, 112
+WIDE, HIGH = 96, 240
 MARKED = {
     "h264": ("a.mp4", "libx264", "yuv420p"),
     "h264-10": ("a.mkv", "libx264", "yuv420p10le"),
@@ -259,16 +259,30 @@ def test_a_still_beginning_leaves_it_to_the_marks(tmp_path):
 def test_no_colour_tag_stops_the_examination(pix_fmt, space):
     first = av.VideoFrame(64, 48, pix_fmt)
     first.time_base, first.pts, first.colorspace = Fraction(1, 25), 0, space
-    examination = Examination(first, 0)
+    examination = Examination(first, 0, Fraction(25))
     examination.add(first)
     assert not examination.scan().interlaced
+
+
+@pytest.mark.parametrize(
+    "pattern", ["s=192x108:r=25", "s=320x240:r=30", "s=640x360:r=25", "s=640x360:r=60"]
+)
+def test_a_test_pattern_is_not_taken_for_fields(tmp_path, pattern):
+    """FFmpeg's `testsrc2` is by `idet`, whatever its settings."""
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("FFMPEG MISSING: nobody makes the pattern")
+    path = tmp_path / "a.mp4"
+    given = ["-f", "lavfi", "-i", f"testsrc2={pattern}", "-frames:v", "34", "-pix_fmt", "yuv420p"]
+    subprocess.run(["ffmpeg", "-v", "error", *given, str(path)], check=True)
+    with Reader(path) as reader:
+        assert len(list(reader.frames())) == 34
 
 
 def test_few_large_pictures_wait_for_the_verdict():
     sizes = [(1920, 1080, 21), (640, 360, 32), (3840, 2160, 5), (7680, 4320, 0), (8, 8, 0)]
     for width, height, most in sizes:
         first = av.VideoFrame(width, height, "yuv420p")
-        assert abs(Examination(first, 0).most - most) <= 1
+        assert abs(Examination(first, 0, Fraction(25)).most - most) <= 1
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.mkv", "out.mov", "out.ts", "out.avi"])
