@@ -20,7 +20,7 @@ from sepconv_video.engine import Engine
 from sepconv_video.options import Job, Options
 from sepconv_video.pipeline import interpolate_file
 from sepconv_video.production import grid_of
-from sepconv_video.scribe import Judge
+from sepconv_video.segmenting import Planner
 from sepconv_video.video import Reader
 
 LEAST_FRAMES, ROUNDS = 8, 3
@@ -71,8 +71,8 @@ def run_engine(engine: Engine, clip: Path) -> float:
     """Seconds of the engine alone; frames and cuts are known before."""
     with Reader(clip) as reader:
         options = Options()
-        judge = Judge(reader.info, grid_of(options, reader.info), options)
-        intervals = list(judge.watch(reader.frames(), 0))
+        planner = Planner(reader.info, grid_of(options, reader.info), options)
+        intervals = list(planner.intervals(reader.frames(), 0))
         started = time.perf_counter()
         for _ in engine.run(intervals, reader.info):
             pass

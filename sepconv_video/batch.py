@@ -1,4 +1,4 @@
-"""Many files with one crew: do what nobody has done yet, go on after a failure."""
+"""Many files with one executor: do what nobody has done yet, go on after a failure."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -6,14 +6,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from sepconv_video.crew import Crew, Task
 from sepconv_video.errors import BusyError, OptionsError, SepConvVideoError
-from sepconv_video.ledger import Ledger
+from sepconv_video.executor import Executor, Task
+from sepconv_video.folder_report import FolderReport
 from sepconv_video.options import Job, Options
 from sepconv_video.pieces import Span
 from sepconv_video.production import Production, ShouldStop
 from sepconv_video.report import Report
-from sepconv_video.scribe import SEGMENT_FRAMES
+from sepconv_video.segmenting import SEGMENT_FRAMES
 from sepconv_video.shipped import weights_digest
 from sepconv_video.video import Extent, measure
 
@@ -59,9 +59,9 @@ OnStep = Callable[[Step], None]
 def run_jobs(
     jobs: Sequence[Job],
     options: Options,
-    crew: Crew,
+    executor: Executor,
     *,
-    ledger: Ledger | None = None,
+    folder_report: FolderReport | None = None,
     on_step: OnStep | None = None,
     should_stop: ShouldStop = lambda: False,
 ) -> Iterator[Result]:
@@ -70,8 +70,8 @@ def run_jobs(
     Args:
         jobs: What to make.
         options: How, for all of them.
-        crew: Who does it; with several workers long videos are shared among them.
-        ledger: Where to write down what became of each, and to find out what needs no doing.
+        executor: Who does it; with several workers long videos are shared among them.
+        folder_report: Where to write down what became of each, and to find out what needs no doing.
         on_step: Called as frames are written.
         should_stop: Asked now and then; True ends the work soon and keeps what is finished.
 
@@ -83,14 +83,14 @@ def run_jobs(
         SepConvVideoError: No worker can be had: no such device, or all were lost.
     """
     weights_digest(options.model)  # or each file would fail for the want of the same model
-    with _Desk(options, crew, ledger, on_step) as desk:
-        todo = desk.longest_first(jobs)
+    with _Dispatcher(options, executor, folder_report, on_step) as dispatcher:
+        todo = dispatcher.longest_first(jobs)
         while todo:
-            for outcome in crew.run(desk.tasks(todo), desk.count, should_stop):
-                desk.end_of(outcome.task, outcome.error)
-                yield from desk.news()
-            todo = desk.given_up()
-            yield from desk.news()
+            for outcome in executor.run(dispatcher.tasks(todo), dispatcher.count, should_stop):
+                dispatcher.end_of(outcome.task, outcome.error)
+                yield from dispatcher.news()
+            todo = dispatcher.given_up()
+            yield from dispatcher.news()
 
 
 @dataclass(slots=True)
@@ -104,20 +104,24 @@ class _OpenJob:
     done: dict[Span, int]
 
 
-class _Desk:
+class _Dispatcher:
     """Hands out tasks, keeps the claims, and finishes what is complete."""
 
     def __init__(
-        self, options: Options, crew: Crew, ledger: Ledger | None, on_step: OnStep | None
+        self,
+        options: Options,
+        executor: Executor,
+        folder_report: FolderReport | None,
+        on_step: OnStep | None,
     ) -> None:
-        self._options, self._workers, self._notes = options, crew.size, crew.notes
-        self._ledger, self._on_step = ledger, on_step
+        self._options, self._workers, self._notes = options, executor.size, executor.notes
+        self._folder_report, self._on_step = folder_report, on_step
         self._open: dict[Job, _OpenJob] = {}
         self._news: deque[Result] = deque()
         self._extents: dict[Job, Extent] = {}
         self._taken: dict[Job, SepConvVideoError] = {}
 
-    def __enter__(self) -> "_Desk":
+    def __enter__(self) -> "_Dispatcher":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -183,9 +187,9 @@ class _Desk:
         return []
 
     def _is_finished(self, job: Job, production: Production) -> bool:
-        if self._ledger is None or not self._options.resume:
+        if self._folder_report is None or not self._options.resume:
             return False
-        entry = self._ledger.finished(job.target, production.parts.identity)
+        entry = self._folder_report.finished(job.target, production.parts.identity)
         if entry is None:
             return False
         report = Report.from_json(entry["report"])
@@ -194,12 +198,12 @@ class _Desk:
 
     def _check_inside(self, job: Job) -> None:
         """Refuse a target that a link would lead out of the output folder."""
-        if self._ledger is None:
+        if self._folder_report is None:
             return
-        folder = self._ledger.folder.resolve()
+        folder = self._folder_report.folder.resolve()
         if not job.target.parent.resolve().is_relative_to(folder):
             raise OptionsError(
-                f"cannot write `{job.target}`: a link leads out of `{self._ledger.folder}`",
+                f"cannot write `{job.target}`: a link leads out of `{self._folder_report.folder}`",
                 "remove the link",
             )
 
@@ -268,10 +272,10 @@ class _Desk:
         self._news.append(replace(result, state="skipped") if was_complete else result)
         # what is known of a target that is not to be touched stays
         is_foreign = isinstance(error, OptionsError) and production and job.target.exists()
-        if self._ledger is None or is_foreign:
+        if self._folder_report is None or is_foreign:
             return True
         try:
-            self._ledger.record(job.target, _entry(result, production))
+            self._folder_report.record(job.target, _entry(result, production))
         except SepConvVideoError as failure:  # e.g. a full disk, which the next file may fit on
             note = f"not all that was done is in the report: {failure.message}"
             if note not in self._notes:

@@ -8,8 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from fractions import Fraction
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ import click
 from click.core import ParameterSource
 
 from sepconv_video import __version__, timing
+from sepconv_video.arguments import Read, Target, doctor, flag, list_models
 from sepconv_video.display import (
     Display,
     display,
@@ -28,7 +28,7 @@ from sepconv_video.display import (
     tell_error,
 )
 from sepconv_video.errors import Interrupted, OptionsError, SepConvVideoError
-from sepconv_video.interrupts import Brake, leave_at_once, terminate
+from sepconv_video.interrupts import GracefulStop, leave_at_once, terminate
 from sepconv_video.options import (
     CUTS,
     FACTORS,
@@ -43,7 +43,7 @@ from sepconv_video.options import (
 
 if TYPE_CHECKING:
     from sepconv_video.batch import Result
-    from sepconv_video.crew import Crew
+    from sepconv_video.executor import Executor
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -88,58 +88,10 @@ def _show_early(error: click.ClickException | SepConvVideoError, *, as_json: boo
     return code
 
 
-def _list_models(context: click.Context, parameter: click.Parameter, value: bool) -> None:
-    if not value or context.resilient_parsing:
-        return
-    from sepconv_video import shipped  # noqa: PLC0415 - of use here only
-
-    for model in shipped.shipped_models().values():
-        click.echo(f"{model.name:8} {model.summary} ({model.licence})")
-    for official in shipped.OFFICIAL_MODELS.values():
-        state = f"; {official.missing}" if official.missing else ""
-        click.echo(f"{official.name:8} {official.summary} ({shipped.OFFICIAL_LICENCE}){state}")
-    context.exit()
-
-
-def _doctor(context: click.Context, parameter: click.Parameter, value: bool) -> None:
-    if not value or context.resilient_parsing:
-        return
-    from sepconv_video.doctor import examine  # noqa: PLC0415 - imports torch
-
-    click.echo(f"sepconv-video {__version__}")
-    for line in examine():
-        click.echo(line)
-    context.exit()
-
-
-class _Read(click.ParamType[Fraction]):
-    """Text read by a function that raises `OptionsError`."""
-
-    def __init__(self, read: Callable[[str], Fraction]) -> None:
-        self.name, self._read = "text", read
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Fraction:  # noqa: ANN401 - click's
-        return value if isinstance(value, Fraction) else self._read(value)
-
-
-class _Target(click.Path):
-    """A file or folder to write; a slash at its end, which `Path` forgets, is remembered."""
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ANN401 - click's
-        ctx.meta["is_folder"] = str(value).endswith("/")
-        return super().convert(value, param, ctx)
-
-
-def _flag(name: str, callback: Callable[..., None], text: str) -> Callable[..., Any]:
-    return click.option(
-        name, is_flag=True, is_eager=True, expose_value=False, callback=callback, help=text
-    )
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path), metavar="INPUT...")
 @click.option(
-    "-o", "--output", type=_Target(path_type=Path),
+    "-o", "--output", type=Target(path_type=Path),
     help="File to write, or folder where the input is one.  [default: NAME.2x.SUFFIX beside it]",
 )  # fmt: skip
 @click.option(
@@ -147,7 +99,7 @@ def _flag(name: str, callback: Callable[..., None], text: str) -> Callable[..., 
     help="Frames out for one frame in.",
 )  # fmt: skip
 @click.option(
-    "--fps", type=_Read(parse_rate), metavar="RATE",
+    "--fps", type=Read(parse_rate), metavar="RATE",
     help="Frames per second instead of a factor, e.g. 60 or 60000/1001.",
 )  # fmt: skip
 @click.option("--slowmo", is_flag=True, help="Play FACTOR times as long, at the source's rate.")
@@ -157,11 +109,11 @@ def _flag(name: str, callback: Callable[..., None], text: str) -> Callable[..., 
     "--cuts", default="auto", show_default=True, metavar="auto|off|FILE",
     help="Where nothing is made; FILE has a frame number or time a line.",
 )  # fmt: skip
-@click.option("--start", "start_s", type=_Read(parse_time), metavar="TIME", help="Begin there.")
-@click.option("--end", "end_s", type=_Read(parse_time), metavar="TIME", help="End there.")
+@click.option("--start", "start_s", type=Read(parse_time), metavar="TIME", help="Begin there.")
+@click.option("--end", "end_s", type=Read(parse_time), metavar="TIME", help="End there.")
 @click.option("--deinterlace", is_flag=True, help="Deinterlace what is interlaced.")
 @click.option(
-    "--source-fps", type=_Read(parse_rate), default="25", show_default=True, metavar="RATE",
+    "--source-fps", type=Read(parse_rate), default="25", show_default=True, metavar="RATE",
     help="Of numbered pictures and raw video.",
 )  # fmt: skip
 @click.option("--raw", metavar="WxH:FORMAT", help="What raw video on stdin is.")
@@ -205,8 +157,8 @@ def _flag(name: str, callback: Callable[..., None], text: str) -> Callable[..., 
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--verbose", is_flag=True, help="Say at the end where the time went.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@_flag("--list-models", _list_models, "List the models that there are.")
-@_flag("--doctor", _doctor, "Examine the installation and test the operators.")
+@flag("--list-models", list_models, "List the models that there are.")
+@flag("--doctor", doctor, "Examine the installation and test the operators.")
 @click.version_option(__version__, message="sepconv-video %(version)s")
 def command(
     inputs: tuple[Path, ...],
@@ -283,16 +235,18 @@ def _run_stream(
     from sepconv_video.batch import Result, Step  # noqa: PLC0415 - imports torch
     from sepconv_video.pipeline import interpolate_stream  # noqa: PLC0415 - imports torch
 
-    with Brake() as brake, display(quiet=chosen["quiet"], as_json=chosen["as_json"]) as shown:
+    with GracefulStop() as stop, display(quiet=chosen["quiet"], as_json=chosen["as_json"]) as shown:
         shown.start([job])
 
         def told(done: int, expected: int | None) -> None:
             shown.step(Step(job=job, done=done, kept=0, expected=expected))
 
         try:
-            report = interpolate_stream(job, options, on_progress=told, should_stop=brake.is_pulled)
+            report = interpolate_stream(
+                job, options, on_progress=told, should_stop=stop.is_requested
+            )
         except SepConvVideoError as error:
-            return _end(error, shown, brake, debug=chosen["debug"])
+            return _end(error, shown, stop, debug=chosen["debug"])
         state = "damaged" if report.damage else "done"
         result = Result(job=job, state=state, report=report)
         code = _code_of(result, is_alone=True)
@@ -321,8 +275,8 @@ def _run_videos(
     inputs: Sequence[Path], output: Path | None, options: Options, chosen: dict[str, Any]
 ) -> int:
     from sepconv_video.batch import run_jobs  # noqa: PLC0415 - imports torch
+    from sepconv_video.folder_report import FolderReport  # noqa: PLC0415
     from sepconv_video.jobs import find_jobs, is_folder, make_folder, passed_over, shard  # noqa: PLC0415 - imports av
-    from sepconv_video.ledger import Ledger  # noqa: PLC0415
 
     if output is not None and click.get_current_context().meta["is_folder"]:
         make_folder(output)
@@ -333,14 +287,21 @@ def _run_videos(
         say(f"note: {one_line(note)}")
     if chosen["shard"] is not None:
         jobs = shard(jobs, *parse_shard(chosen["shard"]))
-    ledger = Ledger(output) if output is not None and is_folder(inputs, output) else None
-    crew = _crew(options, chosen)
+    folder_report = (
+        FolderReport(output) if output is not None and is_folder(inputs, output) else None
+    )
+    executor = _executor(options, chosen)
     code = 0
-    with Brake() as brake, display(quiet=chosen["quiet"], as_json=chosen["as_json"]) as shown:
+    with GracefulStop() as stop, display(quiet=chosen["quiet"], as_json=chosen["as_json"]) as shown:
         shown.start(jobs)
         try:
             results = run_jobs(
-                jobs, options, crew, ledger=ledger, on_step=shown.step, should_stop=brake.is_pulled
+                jobs,
+                options,
+                executor,
+                folder_report=folder_report,
+                on_step=shown.step,
+                should_stop=stop.is_requested,
             )
             for result in results:
                 if chosen["debug"] and result.error is not None:
@@ -348,8 +309,8 @@ def _run_videos(
                 code = max(code, _code_of(result, is_alone=len(jobs) == 1))
                 shown.result(result)
         except SepConvVideoError as error:
-            return _end(error, shown, brake, debug=chosen["debug"])
-        shown.end(code, crew.notes)
+            return _end(error, shown, stop, debug=chosen["debug"])
+        shown.end(code, executor.notes)
     return code
 
 
@@ -360,12 +321,12 @@ def _code_of(result: "Result", *, is_alone: bool) -> int:
     return 0 if result.is_good and not (is_alone and result.error) else 1
 
 
-def _end(error: SepConvVideoError, shown: Display, brake: Brake, *, debug: bool) -> int:
+def _end(error: SepConvVideoError, shown: Display, stop: GracefulStop, *, debug: bool) -> int:
     """Show what ended everything; the exit code."""
     is_stop = isinstance(error, Interrupted)
     if debug and not is_stop:
         raise error
-    code = brake.code if is_stop else _code_of_end(error)
+    code = stop.code if is_stop else _code_of_end(error)
     shown.error(error, code)
     return code
 
@@ -374,18 +335,18 @@ def _code_of_end(error: SepConvVideoError) -> int:
     return 2 if isinstance(error, OptionsError) else 1
 
 
-def _crew(options: Options, chosen: dict[str, Any]) -> "Crew":
+def _executor(options: Options, chosen: dict[str, Any]) -> "Executor":
     """Decide who works: this process, one process per device, or a cluster."""
-    from sepconv_video.crew import Alone, EngineWork, check, engine_work  # noqa: PLC0415
+    from sepconv_video.executor import EngineWork, LocalExecutor, check, engine_work  # noqa: PLC0415
 
     if chosen["ray"] and chosen["devices"] is not None:
         raise click.UsageError("--ray and --devices exclude each other: Ray finds the devices")
     if chosen["ray"]:
-        from sepconv_video.cluster import Cluster, portable  # noqa: PLC0415 - imports ray
+        from sepconv_video.cluster import RayExecutor, with_absolute_paths  # noqa: PLC0415 - imports ray
 
-        return Cluster(chosen["ray"], partial(engine_work, portable(options)))
+        return RayExecutor(chosen["ray"], partial(engine_work, with_absolute_paths(options)))
     if chosen["devices"] is not None:
-        from sepconv_video.workers import Processes  # noqa: PLC0415
+        from sepconv_video.workers import ProcessExecutor  # noqa: PLC0415
 
         devices = [name.strip() for name in chosen["devices"].split(",") if name.strip()]
         if not devices:  # nobody would work, and nothing would fail
@@ -393,5 +354,5 @@ def _crew(options: Options, chosen: dict[str, Any]) -> "Crew":
                 f"`--devices {chosen['devices']}` names no device: list them as cuda:0,cuda:1"
             )
         check(options, devices)
-        return Processes(devices, partial(engine_work, options))
-    return Alone(EngineWork(options))
+        return ProcessExecutor(devices, partial(engine_work, options))
+    return LocalExecutor(EngineWork(options))

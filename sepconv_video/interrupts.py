@@ -27,7 +27,7 @@ def terminate(signum: int, frame: FrameType | None) -> None:
     sys.exit(128 + signum)
 
 
-class Brake:
+class GracefulStop:
     """Ctrl-C and requests to end: the first stops after the frame in hand, the second at once.
 
     Attributes:
@@ -39,20 +39,20 @@ class Brake:
         self.code = 0
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> "Brake":
+    def __enter__(self) -> "GracefulStop":
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._pull)
+            self._before[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def is_pulled(self) -> bool:
+    def is_requested(self) -> bool:
         """Whether to stop."""
         return self.code != 0
 
-    def _pull(self, number: int, frame: FrameType | None) -> None:
+    def _request(self, number: int, frame: FrameType | None) -> None:
         if self.code:
             for each in self._before:  # a third would interrupt the way out
                 signal.signal(each, signal.SIG_IGN)

@@ -30,7 +30,7 @@ from sepconv_video.production import (
 )
 from sepconv_video.report import Report
 from sepconv_video.schedule import Grid
-from sepconv_video.scribe import Judge, one_frame
+from sepconv_video.segmenting import Planner, one_frame
 from sepconv_video.stream import prefetch
 from sepconv_video.targets import check_free, check_place
 from sepconv_video.video import (
@@ -130,15 +130,15 @@ def interpolate_stream(
     with ExitStack() as stack:
         reader = stack.enter_context(Reader(job.source, reading_of(options)))
         info, grid = reader.info, grid_of(options, reader.info)
-        judge = Judge(info, grid, options)
+        planner = Planner(info, grid, options)
         sink = stack.enter_context(_sink(job, info, grid, options))
         engine = engine or Engine.from_options(options)
-        made = explained_frames(_made(reader, judge, engine, stack), job.source)
+        made = explained_frames(_made(reader, planner, engine, stack), job.source)
         count = _write_all(sink, made, watch)
-        end, end_pts = judge.end or 0, judge.end_pts or 0
+        end, end_pts = planner.end or 0, planner.end_pts or 0
         if end < 2:
             raise one_frame(job.source)
-        seen, base = judge.seen(0, end), grid.time_base
+        seen, base = planner.seen(0, end), grid.time_base
         report = Report(
             target=job.target,
             source_frames=end,
@@ -159,13 +159,15 @@ def interpolate_stream(
         return replace(report, notes=report.notes + sink.finish(report, end_pts))
 
 
-def _made(reader: Reader, judge: Judge, engine: Engine, stack: ExitStack) -> Iterator[list[Frame]]:
+def _made(
+    reader: Reader, planner: Planner, engine: Engine, stack: ExitStack
+) -> Iterator[list[Frame]]:
     """Decode and make frames in a thread each, which end with the stack."""
     info, depth = reader.info, queue_depth(reader.info)
     # no patience: who sends may take as long as they like
-    pairs = timing.each("decode", judge.watch(reader.frames(), 0))
+    pairs = timing.each("decode", planner.intervals(reader.frames(), 0))
     todo = stack.enter_context(prefetch(pairs, depth, "decode"))
-    made = engine.run(todo, info, judge.most_made)
+    made = engine.run(todo, info, planner.most_made)
     return stack.enter_context(prefetch(made, depth, "engine"))
 
 

@@ -24,7 +24,7 @@ from sepconv_video.parts import Identity, Parts, identify
 from sepconv_video.pieces import Part, Seen, Span, gaps, sum_up
 from sepconv_video.report import Report
 from sepconv_video.schedule import Grid, by_factor, by_rate
-from sepconv_video.scribe import CONTEXT_FRAMES, Judge, Scribe
+from sepconv_video.segmenting import CONTEXT_FRAMES, Planner, SegmentedWriter
 from sepconv_video.shipped import weights_digest
 from sepconv_video.stream import prefetch
 from sepconv_video.targets import check_free, check_place
@@ -137,35 +137,35 @@ class Production:
         with ExitStack() as stack:
             reader = stack.enter_context(Reader(job.source, self._reading))
             info, grid = reader.info, grid_of(self.options, reader.info)
-            judge = Judge(info, grid, self.options)
+            planner = Planner(info, grid, self.options)
             track = track_of(job.target, info, grid, self.options)
             rehearse(track, job.source, job.target, self._reading.timeline)
             depth = queue_depth(info)
             frames = reader.frames(max(0, first - CONTEXT_FRAMES))
-            pairs = islice(judge.watch(frames, first), end and end - first)
+            pairs = islice(planner.intervals(frames, first), end and end - first)
             timed = timing.each("decode", pairs)
             todo = stack.enter_context(prefetch(timed, depth, "decode", PATIENCE_S))
             # what lies between two source frames waits together
             per_frame = grid.factor or grid.rate / info.rate
             ahead = max(1, depth // math.ceil(per_frame))
-            made = engine.run(todo, info, judge.most_made)
+            made = engine.run(todo, info, planner.most_made)
             made = stack.enter_context(prefetch(made, ahead, "engine"))
-            scribe = stack.enter_context(Scribe(self.parts, track, first, judge))
+            writer = stack.enter_context(SegmentedWriter(self.parts, track, first, planner))
             expected = info.frame_count_from_header
             expected = expected and round(expected * per_frame)
             done = 0
             for shown in explained_frames(made, job.source):
                 with timing.busy("encode"):
-                    scribe.write(shown)
+                    writer.write(shown)
                 done += len(shown)
                 if watch.on_progress is not None:
                     watch.on_progress(done, expected)
-                if not scribe.is_at_end and watch.wants_to_stop():
+                if not writer.is_at_end and watch.wants_to_stop():
                     if not self.parts.has_others():  # or they would be lost for a moment's work
-                        scribe.finish()
+                        writer.finish()
                     raise self._interrupted()
             with timing.busy("encode"):
-                scribe.finish(reader, engine.notes)
+                writer.finish(reader, engine.notes)
 
     def _interrupted(self) -> Interrupted:
         if self.parts.has_others():

@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 
 from sepconv_video import timing
-from sepconv_video.crew import (
+from sepconv_video.errors import Interrupted, SepConvVideoError, VideoError
+from sepconv_video.executor import (
     MOST_ATTEMPTS,
     Message,
     OnFrames,
@@ -19,13 +20,12 @@ from sepconv_video.crew import (
     do,
     interrupted,
 )
-from sepconv_video.errors import Interrupted, SepConvVideoError, VideoError
 from sepconv_video.production import ShouldStop
 
 _TELL_S = 0.5  # how often a worker tells how far it is
 
 
-class Processes:
+class ProcessExecutor:
     """One worker process per device, each with an engine of its own."""
 
     def __init__(self, devices: list[str], make_work: Callable[[str], Work]) -> None:
@@ -43,15 +43,15 @@ class Processes:
     def run(
         self, tasks: Iterator[Task], on_frames: OnFrames, should_stop: ShouldStop
     ) -> Iterator[Outcome]:
-        """Do the tasks in the workers; see `Crew`."""
-        shift = _Shift(self._start, self._devices, tasks, self.notes)
+        """Do the tasks in the workers; see `Executor`."""
+        session = _Session(self._start, self._devices, tasks, self.notes)
         try:
             with _shared_cores(self._devices):
-                yield from shift.outcomes(on_frames, should_stop, self._stop.set)
+                yield from session.outcomes(on_frames, should_stop, self._stop.set)
         except BaseException:
-            shift.end(patience_s=0)
+            session.end(patience_s=0)
             raise
-        shift.end(patience_s=10)
+        session.end(patience_s=10)
 
     def _start(self, device: str) -> "_Worker":
         ours, theirs = self._context.Pipe()
@@ -86,7 +86,7 @@ class _Worker:
         return f"was killed by signal {-code}" if code and code < 0 else f"ended with code {code}"
 
 
-class _Shift:
+class _Session:
     """The workers while they work through tasks."""
 
     def __init__(
@@ -110,16 +110,16 @@ class _Shift:
             if should_stop() and not is_stopping:
                 is_stopping = True
                 stop()
-            heard = list(self._listen(on_frames))
+            heard = list(self._wait(on_frames))
             self._assign(is_stopping=is_stopping)  # what comes of an outcome may take long
             yield from heard
         if is_stopping:
             raise interrupted()
 
-    def _listen(self, on_frames: OnFrames) -> Iterator[Outcome]:
+    def _wait(self, on_frames: OnFrames) -> Iterator[Outcome]:
         busy = {worker.connection: worker for worker in self._workers if worker.task}
         for connection in wait(list(busy), timeout=0.2):
-            outcome = self._hear(busy[connection], on_frames)  # type: ignore[index]
+            outcome = self._on_message(busy[connection], on_frames)  # type: ignore[index]
             if outcome is not None and not isinstance(outcome.error, Interrupted):
                 yield outcome
 
@@ -139,14 +139,14 @@ class _Shift:
         self._workers.append(worker)
         return worker
 
-    def _hear(self, worker: _Worker, on_frames: OnFrames) -> Outcome | None:
+    def _on_message(self, worker: _Worker, on_frames: OnFrames) -> Outcome | None:
         """Take a worker's message; an outcome if it has done with its task."""
         task = worker.task
         assert task is not None  # only busy ones are listened to
         try:
             message = worker.connection.recv()
         except (EOFError, OSError):
-            return self._bury(worker, task)
+            return self._on_death(worker, task)
         if not message.is_end:
             on_frames(task, message.frames, message.expected)
             return None
@@ -157,7 +157,7 @@ class _Shift:
             return None
         return Outcome(task=task, error=message.error)
 
-    def _bury(self, worker: _Worker, task: Task) -> Outcome | None:
+    def _on_death(self, worker: _Worker, task: Task) -> Outcome | None:
         """A worker died: another one gets its task, unless the task is what kills them."""
         self._workers.remove(worker)
         self._unmanned.append(worker.device)

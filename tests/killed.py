@@ -15,12 +15,12 @@ import sys
 import time
 from pathlib import Path
 
-from sepconv_video import scribe
+from sepconv_video import segmenting
 from sepconv_video.engine import Engine
 from sepconv_video.options import Job, Options
 from sepconv_video.pipeline import interpolate_file
 
-scribe.SEGMENT_FRAMES = 10
+segmenting.SEGMENT_FRAMES = 10
 
 
 def slow_average(left, right):

@@ -14,10 +14,10 @@ import pytest
 from clips import ClipSpec, make_clip
 
 from sepconv_video.batch import run_jobs
-from sepconv_video.crew import Alone, Task
 from sepconv_video.errors import DeviceError, Interrupted, VideoError
+from sepconv_video.executor import LocalExecutor, Task
+from sepconv_video.folder_report import FolderReport
 from sepconv_video.frames import POSITIONS, Frame
-from sepconv_video.ledger import Ledger
 from sepconv_video.options import Job, Options
 from sepconv_video.production import Production
 from sepconv_video.video import Reader
@@ -25,7 +25,7 @@ from sepconv_video.video import Reader
 ray = pytest.importorskip("ray", reason='RAY MISSING: pip install "sepconv-video[cluster]"')
 
 from sepconv_video import cluster as under_test  # noqa: E402 - needs ray
-from sepconv_video.cluster import Cluster, shift  # noqa: E402
+from sepconv_video.cluster import RayExecutor, session  # noqa: E402
 
 FACTOR = 2
 OPTIONS = Options(codec="ffv1", factor=FACTOR)
@@ -65,10 +65,10 @@ def blended(interval, position):
 def test_files_are_named_by_their_whole_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = Options(model="mine.safetensors", cuts="cuts.txt")
-    assert under_test.portable(given) == Options(
+    assert under_test.with_absolute_paths(given) == Options(
         model=str(tmp_path / "mine.safetensors"), cuts=str(tmp_path / "cuts.txt")
     )
-    assert under_test.portable(OPTIONS) == OPTIONS
+    assert under_test.with_absolute_paths(OPTIONS) == OPTIONS
 
 
 def nothing(*_):
@@ -233,7 +233,7 @@ def assert_same_as_alone(jobs, tmp_path):
     copies = [Job(source=job.source, target=alone / job.target.name) for job in jobs]
     notes = alone / "notes"
     notes.mkdir()
-    assert all(result.is_good for result in run_jobs(copies, OPTIONS, Alone(Works(notes))))
+    assert all(result.is_good for result in run_jobs(copies, OPTIONS, LocalExecutor(Works(notes))))
     for job, copy in zip(jobs, copies, strict=True):
         ours, theirs = pictures(job.target), pictures(copy.target)
         assert len(ours) == len(theirs)
@@ -247,7 +247,7 @@ def test_without_a_cluster_one_line_says_how_to_start_one(monkeypatch, address, 
     monkeypatch.setenv("RAY_ADDRESS", stale)  # left over from a cluster that is gone
     begun = time.monotonic()
     with pytest.raises(DeviceError) as caught:
-        Cluster(address, partial(works, Works, Path()))
+        RayExecutor(address, partial(works, Works, Path()))
     assert "no Ray cluster" in caught.value.message
     assert "\n" not in caught.value.message
     assert "`ray start --head`" in caught.value.hint
@@ -260,7 +260,7 @@ def test_without_a_cluster_one_line_says_how_to_start_one(monkeypatch, address, 
 )
 def test_a_model_means_the_same_on_every_node(monkeypatch, model, there):
     monkeypatch.setenv("SEPCONV_VIDEO_CACHE", "/cache")
-    assert under_test.portable(Options(model=model)).model == there
+    assert under_test.with_absolute_paths(Options(model=model)).model == there
 
 
 def test_without_ray_one_line_says_how_to_install_it():
@@ -280,10 +280,10 @@ def test_two_nodes_are_twice_as_fast_as_one(tmp_path, nodes, notes):
     jobs = folder_jobs(tmp_path, **{f"clip{n:02}": 2 for n in range(16)})
     rates = []
     for count in (1, 2):
-        crew = Cluster(nodes.want(count), partial(works, Sleeps, notes))
-        assert crew.size == count
+        executor = RayExecutor(nodes.want(count), partial(works, Sleeps, notes))
+        assert executor.size == count
         with ExitStack() as stack:
-            outcomes = list(crew.run(tasks_of(jobs, stack), nothing, lambda: False))
+            outcomes = list(executor.run(tasks_of(jobs, stack), nothing, lambda: False))
         assert [outcome.error for outcome in outcomes] == [None] * len(jobs)
         begins, ends = noted(notes, "begin"), noted(notes, "end")
         # workers take seconds to start, and not the same time
@@ -307,9 +307,11 @@ def test_a_folder_is_made_as_one_process_makes_it_and_a_long_clip_is_shared(
     relative = [
         Job(source=Path("in", job.source.name), target=Path("out", job.target.name)) for job in jobs
     ]
-    ledger, steps = Ledger(Path("out")), []
-    crew = Cluster(nodes.want(2), partial(works, Works, notes))
-    results = list(run_jobs(relative, OPTIONS, crew, ledger=ledger, on_step=steps.append))
+    folder_report, steps = FolderReport(Path("out")), []
+    executor = RayExecutor(nodes.want(2), partial(works, Works, notes))
+    results = list(
+        run_jobs(relative, OPTIONS, executor, folder_report=folder_report, on_step=steps.append)
+    )
     assert {result.job: result.state for result in results} == dict.fromkeys(relative, "done")
     assert {step.done for step in steps if step.job == relative[-1]} >= {2 * 480}
     assert len({node for _, name, _, node in noted(notes, "end") if name == "long.mkv"}) == 2
@@ -317,14 +319,14 @@ def test_a_folder_is_made_as_one_process_makes_it_and_a_long_clip_is_shared(
     assert "long.mkv" not in first[:2]  # whole clips come before the pieces of long ones
     assert not list((tmp_path / "out").glob("*.parts"))
     assert_same_as_alone(jobs, tmp_path)
-    again = list(run_jobs(relative, OPTIONS, crew, ledger=Ledger(Path("out"))))
+    again = list(run_jobs(relative, OPTIONS, executor, folder_report=FolderReport(Path("out"))))
     assert {result.state for result in again} == {"skipped"}
 
 
 def test_a_failure_is_a_result_and_so_is_a_clip_that_kills_its_workers(tmp_path, nodes, notes):
     jobs = folder_jobs(tmp_path, a=5, poison=5, deadly=5, b=5)
-    crew = Cluster(nodes.want(2), partial(works, Works, notes))
-    results = {result.job.source.stem: result for result in run_jobs(jobs, OPTIONS, crew)}
+    executor = RayExecutor(nodes.want(2), partial(works, Works, notes))
+    results = {result.job.source.stem: result for result in run_jobs(jobs, OPTIONS, executor)}
     states = {name: result.state for name, result in results.items()}
     assert states == {"a": "done", "b": "done", "poison": "failed", "deadly": "failed"}
     error = results["poison"].error
@@ -335,23 +337,23 @@ def test_a_failure_is_a_result_and_so_is_a_clip_that_kills_its_workers(tmp_path,
 
 def test_a_bug_comes_up_with_the_traceback_of_the_worker(tmp_path, nodes, notes):
     jobs = folder_jobs(tmp_path, bug=5)
-    crew = Cluster(nodes.want(2), partial(works, Works, notes))
+    executor = RayExecutor(nodes.want(2), partial(works, Works, notes))
     with pytest.raises(KeyError, match="a bug") as caught:
-        list(run_jobs(jobs, OPTIONS, crew))
+        list(run_jobs(jobs, OPTIONS, executor))
     assert "in __call__" in str(caught.value)
 
 
 def test_a_worker_that_cannot_work_names_its_node(tmp_path, nodes, notes):
-    crew = Cluster(nodes.want(2), partial(works, Refuses, notes))
+    executor = RayExecutor(nodes.want(2), partial(works, Refuses, notes))
     with pytest.raises(DeviceError, match=r"node `.*`: no such device"):
-        list(run_jobs(folder_jobs(tmp_path, a=5), OPTIONS, crew))
+        list(run_jobs(folder_jobs(tmp_path, a=5), OPTIONS, executor))
 
 
 def test_files_that_a_node_does_not_see_are_named(tmp_path, nodes, notes):
     from contextlib import ExitStack
 
     jobs = folder_jobs(tmp_path, a=5, b=5, c=5)
-    crew = Cluster(nodes.want(2), partial(works, Works, notes))
+    executor = RayExecutor(nodes.want(2), partial(works, Works, notes))
 
     def elsewhere(stack):
         a, b, c = tasks_of(jobs, stack)
@@ -361,7 +363,7 @@ def test_files_that_a_node_does_not_see_are_named(tmp_path, nodes, notes):
         yield from (a, b, c)
 
     with ExitStack() as stack:
-        outcomes = list(crew.run(elsewhere(stack), nothing, lambda: False))
+        outcomes = list(executor.run(elsewhere(stack), nothing, lambda: False))
     errors = {outcome.task.job.source.stem: outcome.error for outcome in outcomes}
     assert f"`{jobs[0].source}` is not visible on node" in errors["a"].message
     assert "b.mkv.parts` is not visible on node" in errors["b"].message
@@ -371,13 +373,15 @@ def test_files_that_a_node_does_not_see_are_named(tmp_path, nodes, notes):
 
 def test_a_stop_keeps_what_is_finished(tmp_path, nodes, notes):
     jobs = folder_jobs(tmp_path, long=480)
-    crew = Cluster(nodes.want(2), partial(works, Works, notes, frame_s=0.01))
+    executor = RayExecutor(nodes.want(2), partial(works, Works, notes, frame_s=0.01))
     steps = []
     with pytest.raises(Interrupted):
-        list(run_jobs(jobs, OPTIONS, crew, on_step=steps.append, should_stop=lambda: bool(steps)))
+        list(
+            run_jobs(jobs, OPTIONS, executor, on_step=steps.append, should_stop=lambda: bool(steps))
+        )
     kept = Production(jobs[0], OPTIONS).frames_done()
     assert 0 < kept < 960
-    results = list(run_jobs(jobs, OPTIONS, Alone(Works(notes))))
+    results = list(run_jobs(jobs, OPTIONS, LocalExecutor(Works(notes))))
     assert results[0].report.kept_frames == kept
     assert_same_as_alone(jobs, tmp_path)
 
@@ -392,7 +396,7 @@ def test_a_node_is_killed_in_the_middle_of_a_folder(tmp_path, nodes, notes, monk
         return join(self)
 
     monkeypatch.setattr(Production, "join", counted)
-    crew = Cluster(nodes.want(2), partial(works, Works, notes, frame_s=0.005))
+    executor = RayExecutor(nodes.want(2), partial(works, Works, notes, frame_s=0.005))
     results, lost = [], []
 
     def kill_one():
@@ -402,8 +406,10 @@ def test_a_node_is_killed_in_the_middle_of_a_folder(tmp_path, nodes, notes, monk
             nodes.kill(busy[-1][0])
         return False
 
-    ledger = Ledger(tmp_path / "out")
-    results.extend(run_jobs(jobs, OPTIONS, crew, ledger=ledger, should_stop=kill_one))
+    folder_report = FolderReport(tmp_path / "out")
+    results.extend(
+        run_jobs(jobs, OPTIONS, executor, folder_report=folder_report, should_stop=kill_one)
+    )
     assert {result.job: result.state for result in results} == dict.fromkeys(jobs, "done")
     assert len(results) == len(jobs)
     assert sorted(joins, key=jobs.index) == jobs
@@ -411,7 +417,7 @@ def test_a_node_is_killed_in_the_middle_of_a_folder(tmp_path, nodes, notes, monk
     assert begun.count(lost[0]) == 2
     assert len(begun) == len(set(begun)) + 1  # nothing else is done twice
     assert set(begun) == {task[1:3] for task in noted(notes, "end")}
-    entries = Ledger(tmp_path / "out")._files
+    entries = FolderReport(tmp_path / "out")._files
     assert {name: entry["state"] for name, entry in entries.items()} == {
         f"{name}.mkv": "done" for name in counts
     }
@@ -430,9 +436,9 @@ def in_hand(notes):
 
 def test_a_node_that_joins_late_takes_over_from_the_only_one(tmp_path, nodes, notes):
     jobs = folder_jobs(tmp_path, a=60, b=60)
-    crew = Cluster(nodes.want(1), partial(works, Works, notes, frame_s=0.01))
+    executor = RayExecutor(nodes.want(1), partial(works, Works, notes, frame_s=0.01))
     results = []
-    for result in run_jobs(jobs, OPTIONS, crew):
+    for result in run_jobs(jobs, OPTIONS, executor):
         results.append(result)
         if len(results) == 1:
             nodes.kill(nodes.nodes[0].node_id)
@@ -442,8 +448,8 @@ def test_a_node_that_joins_late_takes_over_from_the_only_one(tmp_path, nodes, no
 
 
 def test_a_cluster_without_workers_is_not_waited_for_for_ever(tmp_path, nodes, notes, monkeypatch):
-    monkeypatch.setattr(shift, "PATIENCE_S", 1.0)
-    crew = Cluster(nodes.want(1), partial(works, Works, notes))
-    monkeypatch.setattr(under_test.shift, "places", lambda device: [])
+    monkeypatch.setattr(session, "PATIENCE_S", 1.0)
+    executor = RayExecutor(nodes.want(1), partial(works, Works, notes))
+    monkeypatch.setattr(under_test.session, "places", lambda device: [])
     with pytest.raises(DeviceError, match="has had no worker for 1 s"):
-        list(run_jobs(folder_jobs(tmp_path, a=5), OPTIONS, crew))
+        list(run_jobs(folder_jobs(tmp_path, a=5), OPTIONS, executor))

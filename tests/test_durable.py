@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from clips import ClipSpec, make_clip
 
-from sepconv_video import production, scribe
+from sepconv_video import production, segmenting
 from sepconv_video.engine import Engine
 from sepconv_video.errors import BusyError, Interrupted, OptionsError, SepConvVideoError, VideoError
 from sepconv_video.options import Job, Options
@@ -31,7 +31,7 @@ def average(left, right):
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch):
-    monkeypatch.setattr(scribe, "SEGMENT_FRAMES", 5)
+    monkeypatch.setattr(segmenting, "SEGMENT_FRAMES", 5)
 
 
 @pytest.fixture
@@ -86,10 +86,10 @@ def segments_of(job):
 @pytest.fixture
 def undisturbed(job, tmp_path):
     """The frames of a run in one segment, without interruption."""
-    length, scribe.SEGMENT_FRAMES = scribe.SEGMENT_FRAMES, 10_000
+    length, segmenting.SEGMENT_FRAMES = segmenting.SEGMENT_FRAMES, 10_000
     whole = Job(source=job.source, target=tmp_path / "whole.mkv")
     convert(whole)
-    scribe.SEGMENT_FRAMES = length
+    segmenting.SEGMENT_FRAMES = length
     return decoded(whole.target)
 
 
@@ -113,7 +113,7 @@ def test_segments_cannot_be_told_from_one_piece(job, undisturbed):
 
 
 def test_slow_segments_are_finished_early(job, undisturbed, monkeypatch):
-    monkeypatch.setattr(scribe, "SEGMENT_S", 0.0)
+    monkeypatch.setattr(segmenting, "SEGMENT_S", 0.0)
     convert(job, keep_parts=True)
     assert segments_of(job) == list(range(32))
     assert decoded(job.target) == undisturbed

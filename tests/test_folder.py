@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 from clips import ClipSpec, make_clip, variable_times
-from crew_work import AverageWork, DyingWork, FailingWork, LostWork, SleepingWork, UnreadyWork
+from executor_work import AverageWork, DyingWork, FailingWork, LostWork, SleepingWork, UnreadyWork
 
-from sepconv_video import batch, scribe
+from sepconv_video import batch, segmenting
 from sepconv_video.batch import run_jobs
-from sepconv_video.crew import Alone
 from sepconv_video.errors import DeviceError, Interrupted, OptionsError, VideoError
+from sepconv_video.executor import LocalExecutor
+from sepconv_video.folder_report import FORMAT, FolderReport
 from sepconv_video.jobs import find_jobs, shard
-from sepconv_video.ledger import FORMAT, Ledger
 from sepconv_video.options import Job, Options
 from sepconv_video.video import Reader
-from sepconv_video.workers import Processes
+from sepconv_video.workers import ProcessExecutor
 
 OPTIONS = Options(codec="ffv1")
 
@@ -49,17 +49,17 @@ def clips(tmp_path):
 
 @pytest.fixture
 def long_clip(tmp_path, monkeypatch):
-    monkeypatch.setattr(scribe, "SEGMENT_FRAMES", 5)
+    monkeypatch.setattr(segmenting, "SEGMENT_FRAMES", 5)
     monkeypatch.setattr(batch, "SEGMENT_FRAMES", 5)
     return make_clip(tmp_path / "long.mkv", ClipSpec(count=43, codec="ffv1"))
 
 
-def do(clips, out, crew=None, options=OPTIONS, **more):
+def do(clips, out, executor=None, options=OPTIONS, **more):
     jobs = find_jobs([clips], out, options.factor)
-    crew = crew or Alone(AverageWork("cpu"))
+    executor = executor or LocalExecutor(AverageWork("cpu"))
     return {
         result.job.target.name: result
-        for result in run_jobs(jobs, options, crew, ledger=Ledger(out), **more)
+        for result in run_jobs(jobs, options, executor, folder_report=FolderReport(out), **more)
     }
 
 
@@ -194,7 +194,7 @@ def test_what_is_verified_is_not_done_again(clips, tmp_path):
     out = tmp_path / "out"
     assert set(states(do(clips, out)).values()) == {"done"}
     times = {name: (out / name).stat().st_mtime_ns for name in names(out)}
-    assert set(states(do(clips, out, Alone(UnreadyWork("cpu")))).values()) == {"skipped"}
+    assert set(states(do(clips, out, LocalExecutor(UnreadyWork("cpu")))).values()) == {"skipped"}
     assert {name: (out / name).stat().st_mtime_ns for name in names(out)} == times
     assert names(out) == ["a.mkv", "b.mkv", "report.json", "sub/c.mkv", "sub/d.mkv"]
 
@@ -226,7 +226,7 @@ def test_a_source_that_is_away_for_a_while_spoils_nothing(clips, tmp_path):
     (out / "a.mkv").unlink()
     source.write_bytes(b"")
     assert states(do(clips, out))["a.mkv"] == "failed"
-    assert Ledger(out)._files["a.mkv"]["state"] == "failed"
+    assert FolderReport(out)._files["a.mkv"]["state"] == "failed"
 
 
 def test_no_resume_does_everything_again(clips, tmp_path):
@@ -239,7 +239,7 @@ def test_no_resume_does_everything_again(clips, tmp_path):
 def test_stopping_between_two_files(clips, tmp_path):
     jobs, done = find_jobs([clips], tmp_path / "out", "2x"), []
     stop = lambda: len(done) == 2  # noqa: E731
-    results = run_jobs(jobs, OPTIONS, Alone(AverageWork("cpu")), should_stop=stop)
+    results = run_jobs(jobs, OPTIONS, LocalExecutor(AverageWork("cpu")), should_stop=stop)
     done += [next(results).state, next(results).state]
     with pytest.raises(Interrupted, match="what is finished is kept"):
         next(results)
@@ -272,17 +272,17 @@ def test_a_report_that_cannot_be_written_ends_nothing(clips, tmp_path, monkeypat
     def full(path, content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    out, crew = tmp_path / "out", Alone(AverageWork("cpu"))
+    out, executor = tmp_path / "out", LocalExecutor(AverageWork("cpu"))
     with monkeypatch.context() as patch:
-        patch.setattr("sepconv_video.ledger.write_json", full)
-        assert set(states(do(clips, out, crew)).values()) == {"done"}
-    assert crew.notes == [
+        patch.setattr("sepconv_video.folder_report.write_json", full)
+        assert set(states(do(clips, out, executor)).values()) == {"done"}
+    assert executor.notes == [
         "not all that was done is in the report: "
         f"cannot write `{out / 'report.json'}`: no space left on device"
     ]
     assert len(list(out.rglob("*.parts"))) == 4  # by which the next run knows that they are done
-    assert set(states(do(clips, out, Alone(UnreadyWork("cpu")))).values()) == {"skipped"}
-    assert set(Ledger(out)._files) == {"a.mkv", "b.mkv", "sub/c.mkv", "sub/d.mkv"}
+    assert set(states(do(clips, out, LocalExecutor(UnreadyWork("cpu")))).values()) == {"skipped"}
+    assert set(FolderReport(out)._files) == {"a.mkv", "b.mkv", "sub/c.mkv", "sub/d.mkv"}
     assert not list(out.rglob("*.parts"))
 
 
@@ -312,7 +312,7 @@ def test_an_output_folder_that_cannot_be_written(clips):
 
 
 def two_workers(work):
-    return Processes(["cpu", "cpu"], work)
+    return ProcessExecutor(["cpu", "cpu"], work)
 
 
 def test_two_workers_do_each_file_once(clips, tmp_path):
@@ -326,8 +326,10 @@ def test_two_workers_do_each_file_once(clips, tmp_path):
 def test_a_long_video_is_shared(long_clip, tmp_path):
     results, steps = [], []
     jobs = [Job(source=long_clip, target=tmp_path / f"{name}.mkv") for name in ("one", "two")]
-    for job, crew in zip(jobs, (Alone(AverageWork("")), two_workers(AverageWork)), strict=True):
-        results += run_jobs([job], OPTIONS, crew, on_step=steps.append)
+    for job, executor in zip(
+        jobs, (LocalExecutor(AverageWork("")), two_workers(AverageWork)), strict=True
+    ):
+        results += run_jobs([job], OPTIONS, executor, on_step=steps.append)
     assert [result.state for result in results] == ["done", "done"]
     assert decoded(tmp_path / "two.mkv") == decoded(tmp_path / "one.mkv")
     assert [result.report.frames for result in results] == [86, 86]
@@ -336,7 +338,7 @@ def test_a_long_video_is_shared(long_clip, tmp_path):
 
 def test_headers_that_lie_of_the_length_lose_nothing(tmp_path, monkeypatch, long_clip):
     whole = list(run_jobs([Job(source=long_clip, target=tmp_path / "one.mkv")], OPTIONS,
-                          Alone(AverageWork(""))))  # fmt: skip
+                          LocalExecutor(AverageWork(""))))  # fmt: skip
     assert whole[0].report.frames == 86
     for promised in (7, 200):
         real = batch.measure
@@ -378,11 +380,11 @@ def test_a_failure_in_a_worker_is_that_files_failure(clips, tmp_path):
 
 
 def test_a_lost_device_leaves_the_work_to_the_other(clips, tmp_path):
-    crew = Processes(["bad", "good"], LostWork)
-    assert set(states(do(clips, tmp_path / "out", crew)).values()) == {"done"}
-    assert crew.notes == ["the others went on without `bad`: the device is lost"]
+    executor = ProcessExecutor(["bad", "good"], LostWork)
+    assert set(states(do(clips, tmp_path / "out", executor)).values()) == {"done"}
+    assert executor.notes == ["the others went on without `bad`: the device is lost"]
     with pytest.raises(DeviceError, match="is lost"):
-        do(clips, tmp_path / "other", Processes(["bad", "bad"], LostWork))
+        do(clips, tmp_path / "other", ProcessExecutor(["bad", "bad"], LostWork))
     assert names(tmp_path / "other") == []
 
 
@@ -397,7 +399,7 @@ def test_stopping_workers_keeps_what_is_finished(clips, tmp_path):
 def test_a_worker_follows_its_master_into_death(clips, tmp_path):
     script = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
-        "from test_folder import do, two_workers; from crew_work import SleepingWork\n"
+        "from test_folder import do, two_workers; from executor_work import SleepingWork\n"
         "if __name__ == '__main__': do(Path(sys.argv[1]), Path(sys.argv[2]),"
         " two_workers(SleepingWork))"
     )

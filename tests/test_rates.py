@@ -95,7 +95,7 @@ def test_a_rate_that_halving_reaches_is_exact(tmp_path):
 
 
 def test_a_rate_far_below_leaves_whole_segments_empty(tmp_path, monkeypatch):
-    monkeypatch.setattr("sepconv_video.scribe.SEGMENT_FRAMES", 3)
+    monkeypatch.setattr("sepconv_video.segmenting.SEGMENT_FRAMES", 3)
     source = make_clip(tmp_path / "source.mp4", ClipSpec(count=60))
     report = convert(source, tmp_path / "target.mp4", fps=Fraction(1))
     times, stream = probed(tmp_path / "target.mp4")
@@ -137,7 +137,7 @@ def test_segments_see_the_same_repeats(tmp_path, monkeypatch):
     levels = [0, 0, 0, 30, 30, 60, 60, 60, 90, 120, 120, 150, 150, 150, 180, 180]
     source = drawings(tmp_path / "source.mkv", levels)
     whole = convert(source, tmp_path / "whole.mkv", codec="ffv1", dedup=True)
-    monkeypatch.setattr("sepconv_video.scribe.SEGMENT_FRAMES", 3)
+    monkeypatch.setattr("sepconv_video.segmenting.SEGMENT_FRAMES", 3)
     stops = iter([False, False, False, True])
     with pytest.raises(Exception, match="interrupted"):
         interpolate_file(

@@ -170,7 +170,7 @@ def test_pictures_are_not_written_over_their_source(tmp_path, engine):
 
 
 def test_an_interrupted_sequence_goes_on(tmp_path, engine, monkeypatch):
-    monkeypatch.setattr("sepconv_video.scribe.SEGMENT_FRAMES", 2)
+    monkeypatch.setattr("sepconv_video.segmenting.SEGMENT_FRAMES", 2)
     folder = make_pictures(tmp_path / "in", 7)
     job = Job(source=folder, target=tmp_path / "%d.png")
     calls = iter(range(100))

@@ -1,4 +1,4 @@
-"""A crew on a Ray cluster: one worker per GPU, each holding an engine, wherever there is one.
+"""An executor on a Ray cluster: one worker per GPU, each holding an engine, wherever there is one.
 
 What the cluster needs:
 - this package, of one version and with the same PyAV, installed on every node; nothing is sent;
@@ -16,8 +16,8 @@ Nodes that join later are put to work too.
 
 from collections.abc import Callable, Iterator
 
-from sepconv_video.crew import OnFrames, Outcome, Task, Work
 from sepconv_video.errors import DeviceError
+from sepconv_video.executor import OnFrames, Outcome, Task, Work
 from sepconv_video.production import ShouldStop
 
 try:
@@ -29,13 +29,13 @@ except ImportError as missing:
     ) from missing
 
 from sepconv_video.cluster.places import connect, first_line, living_nodes, places
-from sepconv_video.cluster.shift import Shift, portable
+from sepconv_video.cluster.session import Session, with_absolute_paths
 
-__all__ = ["Cluster", "portable"]
+__all__ = ["RayExecutor", "with_absolute_paths"]
 
 
-class Cluster:
-    """The GPUs of a Ray cluster, or the CPUs of one that has none; see `crew.Crew`."""
+class RayExecutor:
+    """The GPUs of a Ray cluster, or the CPUs of one that has none; see `executor.Executor`."""
 
     def __init__(self, address: str, make_work: Callable[[str], Work]) -> None:
         """Connect to a cluster that runs, and count the workers it can have.
@@ -61,10 +61,10 @@ class Cluster:
     def run(
         self, tasks: Iterator[Task], on_frames: OnFrames, should_stop: ShouldStop
     ) -> Iterator[Outcome]:
-        """Do the tasks on the cluster; see `crew.Crew`."""
-        shift = Shift(self._device, self._make_work, tasks, self.notes)
+        """Do the tasks on the cluster; see `executor.Executor`."""
+        session = Session(self._device, self._make_work, tasks, self.notes)
         try:
-            yield from shift.outcomes(on_frames, should_stop)
+            yield from session.outcomes(on_frames, should_stop)
         except RayTaskError:
             raise  # a fault of ours, with the worker's traceback
         except RayError as error:
@@ -73,4 +73,4 @@ class Cluster:
                 "finished segments are kept: run the same command again when it is back",
             ) from error
         finally:
-            shift.end()
+            session.end()

@@ -14,15 +14,15 @@ from ray._private import services
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sepconv_video.cluster.hand import Hand
-from sepconv_video.crew import Work
+from sepconv_video.cluster.worker import RayWorker
 from sepconv_video.errors import DeviceError
+from sepconv_video.executor import Work
 
 _CONNECT_S = 5.0
 _list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
 _remote: Callable[..., Any] = ray.remote  # whose types know nothing of groups
 # a thread of its own to answer in while the other one works
-_Hand = _remote(concurrency_groups={"control": 1}, max_restarts=0)(Hand)
+_Actor = _remote(concurrency_groups={"control": 1}, max_restarts=0)(RayWorker)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Place:
 
     def hire(self, make_work: Callable[[str], Work]) -> Any:  # noqa: ANN401 - Ray's handle
         """Start a worker here; Ray does so when what it needs is free."""
-        return _Hand.options(
+        return _Actor.options(
             num_cpus=self.cpus,
             num_gpus=self.gpus,
             scheduling_strategy=NodeAffinitySchedulingStrategy(self.node_id, soft=False),

@@ -20,7 +20,7 @@ FORMAT = "sepconv-video report 1"
 _FINISHED = {"done", "damaged"}
 
 
-class Ledger:
+class FolderReport:
     """The report of one output folder."""
 
     def __init__(self, folder: Path) -> None:

@@ -12,7 +12,8 @@ from ray.exceptions import ActorUnschedulableError, RayActorError, RayError, Ray
 
 from sepconv_video import timing
 from sepconv_video.cluster.places import Place, living_nodes, places
-from sepconv_video.crew import (
+from sepconv_video.errors import DeviceError, Interrupted, SepConvVideoError, VideoError
+from sepconv_video.executor import (
     MOST_ATTEMPTS,
     Message,
     OnFrames,
@@ -21,7 +22,6 @@ from sepconv_video.crew import (
     Work,
     interrupted,
 )
-from sepconv_video.errors import DeviceError, Interrupted, SepConvVideoError, VideoError
 from sepconv_video.options import CUTS, Job, Options
 from sepconv_video.production import ShouldStop
 from sepconv_video.shipped import OFFICIAL_MODELS, shipped_models
@@ -34,7 +34,7 @@ _HIRE_S = 3.0  # how often nodes that have joined are looked for
 _PULSE_S = 1.0  # how often a worker is asked how far it is
 
 
-def portable(options: Options) -> Options:
+def with_absolute_paths(options: Options) -> Options:
     """Give options that mean the same on every node: files by their whole paths."""
     if options.model not in shipped_models():
         official = OFFICIAL_MODELS.get(options.model)
@@ -62,7 +62,7 @@ class _Worker:
 
     def give(self, task: Task) -> None:
         job = Job(source=task.job.source.absolute(), target=task.job.target.absolute())
-        task_there = replace(task, job=job, options=portable(task.options))
+        task_there = replace(task, job=job, options=with_absolute_paths(task.options))
         self.task, self.answer, self.pulse = task, self.actor.do.remote(task_there), None
         self._pulsed = time.monotonic()
 
@@ -76,7 +76,7 @@ class _Worker:
         return [reference for reference in (self.answer, self.pulse) if reference is not None]
 
 
-class Shift:
+class Session:
     """The workers while they work through tasks."""
 
     def __init__(
@@ -99,7 +99,7 @@ class Shift:
         self._stopped: float | None = None
 
     def outcomes(self, on_frames: OnFrames, should_stop: ShouldStop) -> Iterator[Outcome]:
-        """Do the tasks; see `crew.Crew`."""
+        """Do the tasks; see `executor.Executor`."""
         self._manned = time.monotonic()
         while self._assign() and not self._is_patience_over():
             if self._stopped is None and should_stop():
@@ -108,7 +108,7 @@ class Shift:
                 self._hire()
             for worker in self._workers:
                 worker.ask(is_stopping=self._stopped is not None)
-            for outcome in self._listen(on_frames):
+            for outcome in self._wait(on_frames):
                 if outcome.error is None:  # else other tasks may have become pointless
                     self._assign()  # now, as whoever takes the outcome may take long to join
                 yield outcome
@@ -155,7 +155,7 @@ class Shift:
                 self._workers.append(_Worker(place, actor, is_founder=self._hired is None))
         self._hired = now
 
-    def _listen(self, on_frames: OnFrames) -> Iterator[Outcome]:
+    def _wait(self, on_frames: OnFrames) -> Iterator[Outcome]:
         """Wait a little for what the workers say."""
         speakers = {answer: worker for worker in self._workers for answer in worker.awaited()}
         if not speakers:
@@ -169,13 +169,13 @@ class Shift:
             except RayTaskError:
                 raise  # as it may be another error's subclass as well
             except (RayActorError, ActorUnschedulableError) as error:
-                outcome = self._bury(worker, error)
+                outcome = self._on_death(worker, error)
             else:
-                outcome = self._hear(worker, message, on_frames)
+                outcome = self._on_message(worker, message, on_frames)
             if outcome is not None and not isinstance(outcome.error, Interrupted):
                 yield outcome
 
-    def _hear(self, worker: _Worker, message: Message, on_frames: OnFrames) -> Outcome | None:
+    def _on_message(self, worker: _Worker, message: Message, on_frames: OnFrames) -> Outcome | None:
         """Take what a worker says; an outcome if it has done with its task."""
         task = worker.task
         if task is not None and message.frames:
@@ -201,7 +201,7 @@ class Shift:
             raise error
         self._notes.append(f"the others went on without a worker: {error.message}")
 
-    def _bury(self, worker: _Worker, error: RayError) -> Outcome | None:
+    def _on_death(self, worker: _Worker, error: RayError) -> Outcome | None:
         """A worker is lost: another one gets its task, unless the task is what kills them."""
         self._remove(worker)
         task, node_id = worker.task, worker.place.node_id

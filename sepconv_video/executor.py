@@ -1,6 +1,6 @@
 """Who does the work: this process, or others (see `workers`, `cluster`).
 
-A crew takes tasks, each a span of one video, as its workers get free, and tells what became
+An executor takes tasks, each a span of one video, as its workers get free, and tells what became
 of them in whatever order they end. A task may be done twice without harm, so one whose worker
 died is given to the next. It knows nothing of claims, targets and reports.
 """
@@ -14,7 +14,7 @@ from sepconv_video.errors import DeviceError, Interrupted, SepConvVideoError
 from sepconv_video.options import Job, Options
 from sepconv_video.pieces import Span
 from sepconv_video.production import Production, ShouldStop, Watch, reading_of
-from sepconv_video.scribe import one_frame
+from sepconv_video.segmenting import one_frame
 from sepconv_video.video import Reader
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ OnFrames = Callable[[Task, int, int | None], None]
 """Called with the frames a task has written and those expected of its whole video."""
 
 
-class Crew(Protocol):
+class Executor(Protocol):
     """Some workers."""
 
     notes: list[str]
@@ -133,7 +133,7 @@ class EngineWork:
         Production(task.job, task.options).make(self._engine, task.span, watch)
 
 
-class Alone:
+class LocalExecutor:
     """This process itself."""
 
     size = 1
@@ -145,7 +145,7 @@ class Alone:
     def run(
         self, tasks: Iterator[Task], on_frames: OnFrames, should_stop: ShouldStop
     ) -> Iterator[Outcome]:
-        """Do the tasks one after the other; see `Crew`."""
+        """Do the tasks one after the other; see `Executor`."""
         for task in tasks:
             if should_stop():
                 raise interrupted()

@@ -33,7 +33,7 @@ CONTEXT_FRAMES = scenes.CONTEXT_FRAMES + LONGEST_RUN
 _HELD = (Relation.CUT, Relation.FLASH, Relation.STILL)
 
 
-class Judge:
+class Planner:
     """Decides whether anything may be made between two frames, and remembers where not.
 
     Attributes:
@@ -42,7 +42,7 @@ class Judge:
     """
 
     def __init__(self, info: VideoInfo, grid: Grid, options: Options) -> None:
-        """Judge the frames of a video.
+        """Plan for the frames of a video.
 
         Args:
             info: What they are.
@@ -65,7 +65,7 @@ class Judge:
         """Frames that may be made between two, at most."""
         return most_made(self._grid, dedup=self._dedup)
 
-    def watch(self, frames: Iterator[Frame], first: int) -> Iterator[Interval]:
+    def intervals(self, frames: Iterator[Frame], first: int) -> Iterator[Interval]:
         """Give the intervals from the source frame `first` on.
 
         `frames` begin `CONTEXT_FRAMES` before it, or with the video.
@@ -129,12 +129,12 @@ def _corrected(found: Relation, *, is_cut: bool) -> Relation:
     return Relation.JOINED if found in {Relation.CUT, Relation.FLASH} else found
 
 
-class Scribe:
+class SegmentedWriter:
     """Writes frames into segments, each finished when it is full."""
 
-    def __init__(self, parts: Parts, track: Track, first: int, judge: Judge) -> None:
+    def __init__(self, parts: Parts, track: Track, first: int, planner: Planner) -> None:
         """Begin a segment with the source frame `first`."""
-        self._parts, self._track, self._judge = parts, track, judge
+        self._parts, self._track, self._planner = parts, track, planner
         self._first, self._source_frames, self._frames = first, 0, 0
         self._writer: SegmentWriter | None = None
         self._started = 0.0
@@ -156,7 +156,7 @@ class Scribe:
     @property
     def is_at_end(self) -> bool:
         """Whether all frames of the source have been written."""
-        return self._end == self._judge.end
+        return self._end == self._planner.end
 
     def write(self, frames: Sequence[Frame]) -> None:
         """Encode what an interval shows, into a new segment where the last one is full."""
@@ -184,7 +184,7 @@ class Scribe:
         first, end, is_last = self._first, self._end, self.is_at_end
         if is_last and end < 2:
             raise one_frame(self._track.info.path)
-        segment = self._writer.finish(self._judge.end_pts if is_last else None)
+        segment = self._writer.finish(self._planner.end_pts if is_last else None)
         with explained(self._parts.target):  # somebody may have removed the folder
             size_bytes = self._parts.writing_path(first).stat().st_size
         part = Part(
@@ -193,7 +193,7 @@ class Scribe:
             source_frames=end - first,
             frames=self._frames,
             is_last=is_last,
-            seen=self._judge.seen(first, end),
+            seen=self._planner.seen(first, end),
             **asdict(segment),
             damage=reader.damage if reader is not None and is_last else None,
             notes=(*reader.notes, *notes) if reader is not None and is_last else (),

@@ -9,8 +9,8 @@ from pathlib import Path
 import ray
 
 from sepconv_video import timing
-from sepconv_video.crew import Message, Task, Work, do
 from sepconv_video.errors import Interrupted, SepConvVideoError, VideoError
+from sepconv_video.executor import Message, Task, Work, do
 from sepconv_video.parts import Parts
 from sepconv_video.production import identity_of
 
@@ -18,7 +18,7 @@ SIGHT_S = 5.0
 """So long a network file system may take to show one node what another one wrote."""
 
 
-class Hand:
+class RayWorker:
     """A worker, in a process of Ray's on some node; one thread works, the other answers."""
 
     def __init__(

@@ -1,0 +1,63 @@
+"""What the command line's arguments need beyond click: types, and flags that answer at once."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import click
+
+from sepconv_video import __version__
+
+
+def list_models(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Print the models that there are, and leave."""
+    if not value or context.resilient_parsing:
+        return
+    from sepconv_video import shipped  # noqa: PLC0415 - of use here only
+
+    for model in shipped.shipped_models().values():
+        click.echo(f"{model.name:8} {model.summary} ({model.licence})")
+    for official in shipped.OFFICIAL_MODELS.values():
+        state = f"; {official.missing}" if official.missing else ""
+        click.echo(f"{official.name:8} {official.summary} ({shipped.OFFICIAL_LICENCE}){state}")
+    context.exit()
+
+
+def doctor(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Print what is found of the installation, and leave."""
+    if not value or context.resilient_parsing:
+        return
+    from sepconv_video.doctor import examine  # noqa: PLC0415 - imports torch
+
+    click.echo(f"sepconv-video {__version__}")
+    for line in examine():
+        click.echo(line)
+    context.exit()
+
+
+class Read(click.ParamType[Fraction]):
+    """Text read by a function that raises `OptionsError`."""
+
+    def __init__(self, read: Callable[[str], Fraction]) -> None:
+        """Take the function."""
+        self.name, self._read = "text", read
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Fraction:  # noqa: ANN401 - click's
+        """Read it, unless it is a default."""
+        return value if isinstance(value, Fraction) else self._read(value)
+
+
+class Target(click.Path):
+    """A file or folder to write; a slash at its end, which `Path` forgets, is remembered."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ANN401 - click's
+        """Note whether it ends with a slash as `is_folder` of the context."""
+        ctx.meta["is_folder"] = str(value).endswith("/")
+        return super().convert(value, param, ctx)
+
+
+def flag(name: str, callback: Callable[..., None], text: str) -> Callable[..., Any]:
+    """Make an option that is answered by `callback` before anything else; `text` is its help."""
+    return click.option(
+        name, is_flag=True, is_eager=True, expose_value=False, callback=callback, help=text
+    )
