@@ -205,28 +205,31 @@ class Engine:
             yield from _finish(pending, numbers)
 
     @torch.inference_mode()
-    def middle_picture(self, left: Picture, right: Picture) -> Picture:
-        """Make the picture between two pictures of one size and depth.
+    def pictures_between(self, left: Picture, right: Picture, factor: int = 2) -> list[Picture]:
+        """Make `factor - 1` pictures, evenly spaced, between two of one size and depth.
 
         Raises:
             DeviceError: They do not fit into the memory.
         """
-        self._ladder.begin(left.shape[1], left.shape[0], made=1)
-        return self._within_memory(lambda: self._picture(left, right))
+        self._ladder.begin(left.shape[1], left.shape[0], factor - 1)
+        return self._within_memory(lambda: self._pictures(left, right, POSITIONS // factor))
 
-    def _picture(self, left: Picture, right: Picture) -> Picture:
+    def _pictures(self, left: Picture, right: Picture, step: int) -> list[Picture]:
         bits = 8 * left.itemsize
         top = (1 << bits) - 1
         part = picture_area(left.max(-1), right.max(-1), black=0, bits=bits).part
         pair = torch.from_numpy(np.stack((left[part], right[part]))).to(self.device)
         # divided in fp32, as fp16 does not reach 65535
         pair = (pair.permute(0, 3, 1, 2).float() / top).to(self.dtype)
+        wanted = [range(step, POSITIONS, step)]
         with busy("network", self.device):
-            middle = self._ladder.predict(pair[:1], pair[1:])[0].float()
-        codes = (middle * top + 0.5).floor().clamp(0, top)
-        whole = left.copy()
-        whole[part] = codes.permute(1, 2, 0).cpu().numpy()
-        return whole
+            made = between(self._ladder.predict, pair[:1], pair[1:], wanted, self._ladder.batch)
+        pictures = []
+        for frame in made:
+            codes = (frame.float() * top + 0.5).floor().clamp(0, top)
+            pictures.append(left.copy())
+            pictures[-1][part] = codes.permute(1, 2, 0).cpu().numpy()
+        return pictures
 
     def _groups(self, intervals: Iterable[Interval], info: VideoInfo) -> Iterator[Group]:
         """Cut the intervals into groups that hold one batch of work each.

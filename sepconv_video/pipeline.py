@@ -344,13 +344,10 @@ def interpolate_pictures(
             "scale or crop one of them to the size of the other first",
         )
     left, right = _of_one_depth(left, right), _of_one_depth(right, left)
-    if not is_pattern(target):
-        made = {target: engine.middle_picture(left, right)}
-    else:
-        between = _between(engine, left, right, options.factor)
-        made = {numbered(target, number): one for number, one in enumerate(between, 1)}
+    between = engine.pictures_between(left, right, options.factor)
     with timing.busy("encode"):
-        for path, picture in made.items():
+        for number, picture in enumerate(between, 1):
+            path = numbered(target, number) if is_pattern(target) else target
             write_picture(path, picture)
     return engine.notes
 
@@ -358,15 +355,3 @@ def interpolate_pictures(
 def _of_one_depth(picture: Picture, other: Picture) -> Picture:
     """Give a picture 16 bits where another has them."""
     return picture if picture.itemsize >= other.itemsize else picture.astype(np.uint16) * 257
-
-
-def _between(engine: Engine, left: Picture, right: Picture, factor: int) -> list[Picture]:
-    """Make `factor - 1` pictures by repeated halving."""
-    if factor == 1:
-        return []
-    middle, half = engine.middle_picture(left, right), factor // 2
-    return [
-        *_between(engine, left, middle, half),
-        middle,
-        *_between(engine, middle, right, half),
-    ]

@@ -67,12 +67,12 @@ OFFICIAL_MODELS = {
         OfficialModel(
             name="l1",
             blob_id="8831cb9988a128fa12de379d3788f9299c21713e",
-            summary="SepConv of 2017, trained for numbers; 380k multiply-accumulates per pixel",
+            summary="SepConv of 2017, trained for numbers; 396k multiply-accumulates per pixel",
         ),
         OfficialModel(
             name="lf",
             blob_id="1f89347abc8d39fed37bf52a4ae32a419f1169e0",
-            summary="SepConv of 2017, trained for looks; 380k multiply-accumulates per pixel",
+            summary="SepConv of 2017, trained for looks; 396k multiply-accumulates per pixel",
         ),
     )
 }

@@ -209,8 +209,8 @@ def test_of_two_pictures_too():
     engine = Engine(load_model("fast", torch.device("cpu")))
     top, bottom, start, end = area
     part = slice(top, bottom), slice(start, end)
-    middle = engine.middle_picture(left, right)
-    assert np.array_equal(middle[part], engine.middle_picture(left[part], right[part]))
+    middle = engine.pictures_between(left, right)[0]
+    assert np.array_equal(middle[part], engine.pictures_between(left[part], right[part])[0])
     middle[part] = 0
     assert not middle.any()
 

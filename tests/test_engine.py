@@ -227,7 +227,7 @@ def test_inference_mode_does_not_leak_to_the_consumer():
 
 def test_middle_of_two_pictures():
     left, right = np.zeros((5, 7, 3), np.uint8), np.full((5, 7, 3), 101, np.uint8)
-    middle = Engine(average).middle_picture(left, right)
+    middle = Engine(average).pictures_between(left, right)[0]
     assert middle.dtype == np.uint8
     assert (middle == 51).all()
 

@@ -215,7 +215,7 @@ def test_pictures_go_down_the_ladder_too():
     model = Averager(600 * 500)
     engine = Engine(model)
     left, right = np.zeros((600, 1000, 3), np.uint8), np.full((600, 1000, 3), 101, np.uint8)
-    assert (engine.middle_picture(left, right) == 51).all()
+    assert (engine.pictures_between(left, right)[0] == 51).all()
     assert model.calls == [(1, None), (1, 500)]
     assert len(engine.notes) == 1
 
@@ -433,12 +433,12 @@ def test_a_gpu_with_little_memory_makes_the_same_in_tiles():
     device, total = torch.device("cuda"), torch.cuda.get_device_properties(0).total_memory
     model = load_model("fast", device)
     left, right = np.random.default_rng(1).integers(0, 256, (2, 1088, 1920, 3), np.uint8)
-    whole = Engine(model, device=device).middle_picture(left, right)
+    whole = Engine(model, device=device).pictures_between(left, right)[0]
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(GIB / total)
     try:
         engine = Engine(model, device=device)
-        made = engine.middle_picture(left, right)
+        made = engine.pictures_between(left, right)[0]
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert "used tiles of" in engine.notes[0]

@@ -96,7 +96,7 @@ def test_fine_network_keeps_its_budget():
 
 def test_fast_network_keeps_its_budget():
     """A tenth of the arithmetic of the network of 2017, the operator's included."""
-    from sepconv_video.models.fast import TAPS
+    from sepconv_video.models.aligned import TAPS
 
     model = Fast()
     assert sum(p.numel() for p in model.parameters()) < 5e6
@@ -217,7 +217,7 @@ def test_the_operator_takes_its_share_of_the_time_of_fast():
     """At most 15 points above its share of the arithmetic, on a CPU."""
     from torch.profiler import ProfilerActivity, profile
 
-    from sepconv_video.models.fast import TAPS
+    from sepconv_video.models.aligned import TAPS
 
     model, frames = Fast(), torch.rand(2, 1, 3, 256, 448)
     convolutions = macs_per_pixel(model, 128, 192)

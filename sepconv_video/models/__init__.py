@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from sepconv_video.models.fast import Fast
-from sepconv_video.models.fine import Fine
+from sepconv_video.models.aligned import Fast, Fine
 from sepconv_video.models.sepconv2017 import SepConv2017
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

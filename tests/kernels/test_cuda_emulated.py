@@ -459,7 +459,7 @@ def test_maps_are_laid_out_as_in_pytorch(emulate, dtype, size):
 )
 def test_our_networks_make_the_picture_of_a_cpu(emulate, monkeypatch, name, dtype, most):
     """All that a GPU does otherwise, one thing after the other; in 8-bit levels."""
-    from sepconv_video.models import fast
+    from sepconv_video.models import aligned
     from sepconv_video.models.bending import Known
     from sepconv_video.weights import load_model
 
@@ -480,7 +480,7 @@ def test_our_networks_make_the_picture_of_a_cpu(emulate, monkeypatch, name, dtyp
         emulate()
         monkeypatch.setattr(torch.Tensor, "is_cpu", False)
         monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-        monkeypatch.setattr(fast, "sepconv_pair", cuda.forward_pair)
+        monkeypatch.setattr(aligned, "sepconv_pair", cuda.forward_pair)
         model.to(dtype)
         found = made([frame.to(frames_dtype(dtype)) for frame in pair])
     levels = 255 * (found.float() - wanted).abs()
