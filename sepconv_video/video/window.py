@@ -90,8 +90,8 @@ def window_of(source: InputContainer, video: VideoStream, timeline: Timeline) ->
 def _first_of(source: InputContainer) -> Fraction:
     """Say exactly where a file begins: FFmpeg rounds it to microseconds, streams know it."""
     rounded, error = Fraction(source.start_time or 0, av.time_base), Fraction(1, av.time_base)
-    timed = (s for s in source.streams if s.start_time is not None and s.time_base)
-    starts = (s.start_time * Fraction(s.time_base) for s in timed)
+    ticks = ((stream.start_time, stream.time_base) for stream in source.streams)
+    starts = (Fraction(time * tick) for time, tick in ticks if time is not None and tick)
     return min((start for start in starts if abs(start - rounded) < error), default=rounded)
 
 
