@@ -36,6 +36,8 @@ class Grid:
     """Seconds per tick."""
     rate: Fraction
     """Nominal frames per second."""
+    fastest: Fraction
+    """Frames per second that would hold all times, as far as is known."""
     ticks_per_tick: int
     """Ticks of the grid in a tick of the source; in slow motion those of the longer time."""
     factor: int | None
@@ -69,6 +71,7 @@ def by_factor(info: VideoInfo, factor: int, *, slowmo: bool = False) -> Grid:
     return Grid(
         time_base=info.time_base if slowmo else info.time_base / factor,
         rate=info.rate if slowmo else info.rate * factor,
+        fastest=max(info.rate, info.fastest) * (1 if slowmo else factor),
         ticks_per_tick=factor,
         factor=factor,
     )
@@ -81,6 +84,7 @@ def by_rate(info: VideoInfo, fps: Fraction) -> Grid:
     return Grid(
         time_base=ticks,
         rate=fps,
+        fastest=fps,
         ticks_per_tick=ratio,
         factor=None,
         step=int(1 / fps / ticks),

@@ -41,6 +41,7 @@ def copy(source, target, encoding=None, factor=1, every=7):
         info,
         time_base=info.time_base / factor,
         rate=info.rate * factor,
+        fastest=info.fastest * factor,
         encoding=dataclasses.replace(
             encoding, container=encoding.container or container_for(target)
         ),
