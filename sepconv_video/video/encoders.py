@@ -230,8 +230,8 @@ def _accepts(codec: str, pix_fmt: str, info: VideoInfo) -> bool:
     if opens(codec, pix_fmt, info, settings_of(codec, info)):
         return True
     # no such device here, a wrong setting: let the real opening say so in detail
-    is_odd = bool(info.width % 2 or info.height % 2)
-    return not is_odd and pix_fmt in listed
+    is_usual = info.width % 2 == info.height % 2 == 0 and min(info.width, info.height) >= 16
+    return is_usual and pix_fmt in listed
 
 
 def _listed(codec: str) -> list[str]:
