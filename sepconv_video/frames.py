@@ -86,6 +86,8 @@ class VideoInfo:
     """Seconds per tick of `Frame.pts`."""
     rate: Fraction
     """Nominal frames per second; for variable rate the average. Display and defaults only."""
+    fastest: Fraction = Fraction(0)
+    """Frames per second that would hold all times, as FFmpeg guesses; 0 where it does not."""
     start_pts: int = 0
     """When the first frame is shown, in ticks."""
     frame_count_from_header: int | None

@@ -140,20 +140,18 @@ class Production:
             planner = Planner(info, grid, self.options)
             track = track_of(job.target, info, grid, self.options)
             rehearse(track, job.source, job.target, self._reading.timeline)
-            depth = queue_depth(info)
             frames = reader.frames(max(0, first - CONTEXT_FRAMES))
             pairs = islice(planner.intervals(frames, first), end and end - first)
             timed = timing.each("decode", pairs)
-            todo = stack.enter_context(prefetch(timed, depth, "decode", PATIENCE_S))
+            todo = stack.enter_context(prefetch(timed, queue_depth(info), "decode", PATIENCE_S))
             # what lies between two source frames waits together
             per_frame = grid.factor or grid.rate / info.rate
-            ahead = max(1, depth // math.ceil(per_frame))
+            ahead = max(1, queue_depth(info) // math.ceil(per_frame))
             made = engine.run(todo, info, planner.most_made)
             made = stack.enter_context(prefetch(made, ahead, "engine"))
             writer = stack.enter_context(SegmentedWriter(self.parts, track, first, planner))
-            expected = info.frame_count_from_header
+            done, expected = 0, info.frame_count_from_header
             expected = expected and round(expected * per_frame)
-            done = 0
             for shown in explained_frames(made, job.source):
                 with timing.busy("encode"):
                     writer.write(shown)
@@ -217,8 +215,8 @@ class Production:
         """Write the whole beside the pieces; one that is damaged is to be made again."""
         job, timeline = self.job, self._reading.timeline
         with Reader(job.source, self._reading) as reader:
-            grid = grid_of(self.options, reader.info)
-            track = track_of(job.target, reader.info, grid, self.options)
+            info = reader.info
+        track = track_of(job.target, info, grid_of(self.options, info), self.options)
         pieces = [
             (
                 self.parts.segment_path(part.first),
@@ -278,7 +276,9 @@ def track_of(target: Path, info: VideoInfo, grid: Grid, options: Options) -> Tra
         preset=options.preset,
         pix_fmt=options.pix_fmt,
     )
-    return Track(info, time_base=grid.time_base, rate=grid.rate, encoding=encoding)
+    return Track(
+        info, time_base=grid.time_base, rate=grid.rate, fastest=grid.fastest, encoding=encoding
+    )
 
 
 def seen_fields(seen: Seen) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from sepconv_video.options import check_factor
 LONGEST_RUN = 4
 """Frames that show one drawing, at most: animation is on twos or threes, seldom on fours. What
 stands longer stands on purpose, and would else begin to creep."""
+MOST_MOMENTS = 100_000
+"""Frames of the target that are shown for one of the source: more, and a time is damaged."""
 UNEVEN = Fraction(1, 7)
 """Frames are evenly spaced if their distances differ by less: 8 and 9 ms do, in whole ones."""
 
@@ -36,6 +38,8 @@ class Grid:
     """Seconds per tick."""
     rate: Fraction
     """Nominal frames per second."""
+    fastest: Fraction
+    """Frames per second that would hold all times, as far as is known."""
     ticks_per_tick: int
     """Ticks of the grid in a tick of the source; in slow motion those of the longer time."""
     factor: int | None
@@ -69,6 +73,7 @@ def by_factor(info: VideoInfo, factor: int, *, slowmo: bool = False) -> Grid:
     return Grid(
         time_base=info.time_base if slowmo else info.time_base / factor,
         rate=info.rate if slowmo else info.rate * factor,
+        fastest=max(info.rate, info.fastest) * (1 if slowmo else factor),
         ticks_per_tick=factor,
         factor=factor,
     )
@@ -81,6 +86,7 @@ def by_rate(info: VideoInfo, fps: Fraction) -> Grid:
     return Grid(
         time_base=ticks,
         rate=fps,
+        fastest=fps,
         ticks_per_tick=ratio,
         factor=None,
         step=int(1 / fps / ticks),
@@ -133,7 +139,8 @@ def intervals(
         between the last two frames, so that the video keeps its duration and a constant rate.
 
     Raises:
-        VideoError: A frame does not come after the one before it.
+        VideoError: A frame does not come after the one before it, or so long after it that more
+            than `MOST_MOMENTS` would lie between.
     """
     found = _found(_pairs(related, max(default_duration, 1)), grid, dedup=dedup)
     earlier: _Found | None = None
@@ -222,6 +229,8 @@ def _interval(
 ) -> Interval:
     scale = grid.ticks_per_tick
     start, end = pair.left.pts * scale, pair.end_pts * scale
+    if grid.step and end - start > MOST_MOMENTS * grid.step:
+        raise _too_long(pair.left, (end - start) * grid.time_base)
     synthesise = synthesise and right is not None
     whole = (right.pts if right is not None else pair.end_pts) * scale - left.pts * scale
     moments, error, duration = [], Fraction(0), grid.duration(start, end)
@@ -247,6 +256,15 @@ def _out_of_order(left: Frame, right: Frame) -> VideoError:
         f"cannot order the frames: frame {right.index} at {right.pts} ticks does not come "
         f"after frame {left.index} at {left.pts} ticks",
         "rewrite the time stamps first, e.g. `ffmpeg -i in.mp4 -vf setpts=N/FR/TB out.mp4`",
+    )
+
+
+def _too_long(frame: Frame, shown_s: Fraction) -> VideoError:
+    return VideoError(
+        f"cannot fill the time until the next frame: frame {frame.index} is shown for "
+        f"{float(shown_s):.0f} s, which takes more than {MOST_MOMENTS} frames",
+        "leave it out with `--start` and `--end`, take `--factor` instead of `--fps`, or rewrite "
+        "the time stamps first, e.g. `ffmpeg -i in.mp4 -vf setpts=N/FR/TB out.mp4`",
     )
 
 

@@ -11,7 +11,7 @@ from clips import ClipSpec, make_clip, variable_times
 
 from sepconv_video import Job, Options, interpolate_file
 from sepconv_video.engine import Engine
-from sepconv_video.errors import OptionsError
+from sepconv_video.errors import OptionsError, VideoError
 from sepconv_video.options import parse_rate, parse_time
 
 
@@ -197,6 +197,48 @@ def test_other_times_are_refused(text):
 def test_options_that_make_no_sense(chosen, text):
     with pytest.raises(OptionsError, match=text):
         Options(**chosen)
+
+
+BURST = [*range(40), *range(640, 680)]
+"""Times at 25 frames a second, of 512 ticks, with a pause of 24 s in between."""
+
+
+def test_a_variable_rate_in_avi_keeps_its_times(tmp_path):
+    """An AVI has one rate: the fastest, or nothing would be in time with the sound."""
+    times = tuple(512 * time for time in BURST)
+    spec = ClipSpec(count=80, time_base=Fraction(1, 12800), times=times)
+    source = make_clip(tmp_path / "source.mp4", spec)
+    report = convert(source, tmp_path / "target.avi", codec="mjpeg")
+    with av.open(str(report.target)) as made:
+        shown = [p.dts * p.time_base for p in made.demux(video=0) if p.size]
+    assert shown[::2] == [Fraction(time, 25) for time in BURST]
+    assert not any("rounded" in note for note in report.notes)
+
+
+def test_any_times_in_avi_are_kept_to_a_thousandth(tmp_path):
+    spec = ClipSpec(count=40, time_base=Fraction(1, 90_000), times=variable_times(40))
+    source = make_clip(tmp_path / "source.mp4", spec)
+    report = convert(source, tmp_path / "target.avi", codec="mjpeg")
+    with av.open(str(report.target)) as made:
+        shown = [p.dts * p.time_base for p in made.demux(video=0) if p.size]
+    for found, expected in zip(shown[::2], spec.starts, strict=True):
+        assert abs(found - expected * spec.ticks) <= Fraction(1, 2000)
+    assert any("rounded to 1/1000 s" in note for note in report.notes)
+
+
+def test_what_avi_cannot_hold_is_said_before_it_is_joined(tmp_path):
+    uneven = ClipSpec(rate=Fraction(10), time_base=Fraction(1, 50), times=tuple(range(40)))
+    pause = ClipSpec(count=3, times=(0, 1, 200_000))
+    for name, spec, words in (
+        ("uneven.mkv", uneven, "frames of a variable rate into one of 20 a second"),
+        ("pause.mp4", pause, "a pause of"),
+        ("fast.mp4", ClipSpec(rate=Fraction(1000)), "2000 frames a second into an avi file"),
+    ):
+        source = make_clip(tmp_path / name, spec)
+        with pytest.raises((OptionsError, VideoError), match=words) as caught:
+            convert(source, tmp_path / "target.avi", codec="mjpeg")
+        assert "`.mp4`" in caught.value.hint
+        assert not (tmp_path / "target.avi").exists()
 
 
 def ends(path):

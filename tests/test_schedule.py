@@ -13,6 +13,7 @@ from sepconv_video.frames import POSITIONS, ColorSpec, Frame, Relation, VideoInf
 from sepconv_video.options import FACTORS
 from sepconv_video.schedule import (
     LONGEST_RUN,
+    MOST_MOMENTS,
     by_factor,
     by_rate,
     held_frame,
@@ -88,6 +89,20 @@ def test_output_times_are_exact_increasing_and_complete(times, factor, duration,
     # The whole lasts as long as the source, the last frame included.
     last = duration or (times[-1] - times[-2] if len(times) > 1 else default)
     assert shown[-1].pts + shown[-1].duration == factor * (times[-1] + last)
+
+
+@pytest.mark.parametrize("place", ["between", "last"])
+def test_a_pause_is_not_filled_without_end(place):
+    """One damaged time stamp must neither take all memory nor become hours of frames."""
+    long = 2 * MOST_MOMENTS if place == "between" else 1
+    times, duration = [0, 1, 1 + long], 2 * MOST_MOMENTS
+    grid = by_rate(make_info(), Fraction(25))
+    with pytest.raises(VideoError, match="is shown for 8000 s, which takes more") as caught:
+        schedule(times, grid, duration=duration)
+    assert f"frame {1 if place == 'between' else 2} " in caught.value.message
+    assert "`--factor`" in caught.value.hint
+    assert len(moments(schedule([0, MOST_MOMENTS], grid))) == 2 * MOST_MOMENTS
+    assert len(moments(schedule([0, 1, 1 + long]))) == 6
 
 
 @given(times(), st.sampled_from(FACTORS))

@@ -7,50 +7,23 @@ have none; whatever else loses something, the user must ask for.
 
 import io
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
-from typing import Any
 
 import av
 from av.codec import Codec
 from av.codec.codec import UnknownCodecError
-from av.video.codeccontext import VideoCodecContext
 
 from sepconv_video.errors import OptionsError, VideoError
 from sepconv_video.frames import ColorSpec, VideoInfo
 from sepconv_video.video.formats import Layout, is_rgb, layout_of, planar_twin, wider_formats
+from sepconv_video.video.holding import TRANSPORTED
 from sepconv_video.video.light import PARAMETERS, is_hdr, parameters
+from sepconv_video.video.settings import check_preset, opens, quality, settings_of
 
-# Quality that a viewer cannot tell from the source, and speed in proportion to the network's.
-_QUALITY = {
-    "libx264": 16,
-    "libx265": 18,
-    "libsvtav1": 18,
-    "libvpx-vp9": 18,
-    "h264_nvenc": 18,
-    "hevc_nvenc": 18,
-    "av1_nvenc": 22,
-}
-_NVENC = {"preset": "p6", "tune": "hq"}
-_SETTINGS = {
-    "libx264": {"preset": "medium"},
-    # x265 writes its progress to stderr by itself, whatever FFmpeg's log level
-    "libx265": {"preset": "medium", "x265-params": "log-level=none"},
-    "libsvtav1": {"preset": "6"},
-    # limited range, which nearly all video has, is outside the JPEG standard
-    "mjpeg": {"strict": "unofficial"},
-    "libvpx-vp9": {"deadline": "good", "cpu-used": "2", "row-mt": "1", "b": "0"},
-    "h264_nvenc": _NVENC,
-    "hevc_nvenc": _NVENC,
-    "av1_nvenc": _NVENC,
-}
-_X26 = ("libx264", "libx265")
-_X26_PRESETS = (
-    "ultrafast, superfast, veryfast, faster, fast, medium, slow, slower, veryslow, placebo"
-)
 _BY_QUANTISER = {"mpeg4", "mpeg2video", "mpeg1video", "mjpeg"}
+# Least rows and columns: opened for fewer, SVT-AV1 may end the program.
+_LEAST = {"libsvtav1": 32, "libx265": 16}
 # What some encoders ask for instead; PyAV reorders the samples, exactly (4:2:0 and 4:2:2 for
 # even sizes).
 _REORDERED = {"yuv420p10le": "p010le", "yuv422p10le": "p210le", "gbrp": "bgr0"}
@@ -105,29 +78,30 @@ def plan(info: VideoInfo, encoding: Encoding, container: str) -> Plan:
 
     Raises:
         OptionsError: If the encoder is unknown, or does not have the setting for `crf`, the
-            preset or the pixel format.
-        VideoError: If it cannot hold the video, or the container cannot hold its stream.
+            preset or the pixel format, or the container cannot hold its stream.
+        VideoError: If it cannot hold the video.
     """
     # SVT-AV1 writes to stderr by itself; it looks here, once, for how much
     os.environ.setdefault("SVT_LOG", "-1")
     wanted = info if encoding.pix_fmt is None else _as_asked(info, encoding.pix_fmt)
     names = [encoding.codec] if encoding.codec else _default_codecs(wanted, container)
-    fitting = [name for name in names if holds(container, name)]
-    if not fitting:
-        raise VideoError(
-            f"cannot write `{names[0]}` video into a {container} file",
-            "choose another codec, or a name ending in `.mkv`, which holds all of them",
+    last = [] if encoding.codec else ["ffv1"]  # which takes any size
+    fitting, last = ([name for name in some if holds(container, name)] for some in (names, last))
+    if not fitting + last:
+        raise OptionsError(
+            f"cannot write `{names[0]}` video into a {container} file", _where_held(names[0])
         )
     if encoding.pix_fmt is not None:
-        return _plan(*_asked(fitting, encoding.pix_fmt, info), info, encoding)
-    for find in (_exact, _wider, _from_rgb):
-        for codec in fitting:
-            form = find(codec, info)
-            if form:
-                return _plan(codec, form, info, encoding)
+        return _plan(*_asked(fitting + last, encoding.pix_fmt, info), info, encoding)
+    for codecs in (fitting, last):
+        for find in (_exact, _wider, _from_rgb):
+            for codec in codecs:
+                form = find(codec, info)
+                if form:
+                    return _plan(codec, form, info, encoding)
     raise VideoError(
-        f"`{fitting[0]}` cannot encode {info.width}x{info.height} {info.pix_fmt} without loss of "
-        f"depth or colour; it accepts {', '.join(_listed(fitting[0])) or 'other formats'}",
+        f"`{names[0]}` cannot encode {info.width}x{info.height} {info.pix_fmt} without loss of "
+        f"depth or colour; it accepts {_accepted(names[0])}",
         "choose another codec, e.g. `libx264` (8 bits), `libx265` (to 12 bits) or `ffv1` in "
         "`.mkv`, or pass `--pix-fmt` with one of these formats",
     )
@@ -154,21 +128,34 @@ def _default_codecs(info: VideoInfo, container: str) -> list[str]:
 def holds(container: str, codec: str) -> bool:
     """Tell whether a container holds an encoder's stream, by writing a header to memory."""
     try:
-        Codec(codec, "w")
+        found = Codec(codec, "w")
     except UnknownCodecError as fault:
         raise OptionsError(
             f"there is no encoder `{codec}`",
             "`ffmpeg -encoders` lists names; common ones are libx264, libx265, libsvtav1, "
             "libvpx-vp9, ffv1, prores_ks",
         ) from fault
+    if found.type != "video":
+        raise OptionsError(
+            f"`{codec}` is no video encoder but one for {found.type}",
+            "leave `--codec` out, or choose one for video, e.g. `libx264`",
+        )
+    if container == "mpegts" and found.canonical_name not in TRANSPORTED:
+        return False
     trial = av.open(io.BytesIO(), "w", format=container)
     try:
-        return trial.add_stream(codec, rate=25).type == "video"
+        return bool(trial.add_stream(codec, rate=25))
     except (av.FFmpegError, ValueError):
         return False
     finally:
         with suppress(av.FFmpegError):
             trial.close()
+
+
+def _where_held(codec: str) -> str:
+    if holds("matroska", codec):
+        return "choose another codec, or a name ending in `.mkv`, which holds this one"
+    return "choose another codec, e.g. `ffv1`, which loses nothing, in `.mkv`"
 
 
 def _exact(codec: str, info: VideoInfo) -> Form | None:
@@ -215,7 +202,12 @@ def _as_asked(info: VideoInfo, pix_fmt: str) -> VideoInfo:
 
 def _asked(codecs: list[str], pix_fmt: str, info: VideoInfo) -> tuple[str, Form]:
     """Choose the first encoder that takes what the user asks for, or its planar twin."""
-    pix_fmt = pix_fmt.replace("yuvj", "yuv")  # whose range would not be the one that is tagged
+    if "yuvj" in pix_fmt and not (info.color.full_range and info.color.matrix != "rgb"):
+        raise OptionsError(
+            f"`--pix-fmt {pix_fmt}` asks for full range, but the range of the video stays limited",
+            f"`--pix-fmt {pix_fmt.replace('yuvj', 'yuv')}` makes the same of limited range",
+        )
+    pix_fmt = pix_fmt.replace("yuvj", "yuv")  # the range is tagged
     twin = planar_twin(pix_fmt) or pix_fmt
     is_exact = twin in wider_formats(info.pix_fmt)
     for codec in codecs:
@@ -225,7 +217,7 @@ def _asked(codecs: list[str], pix_fmt: str, info: VideoInfo) -> tuple[str, Form]
                 return codec, Form(pix_fmt=name, stored_as=stored, is_converted=not is_exact)
     raise OptionsError(
         f"`{codecs[0]}` cannot encode {info.width}x{info.height} {pix_fmt}; "
-        f"it accepts {', '.join(_listed(codecs[0])) or 'other formats'}",
+        f"it accepts {_accepted(codecs[0])}",
         "choose one of these with `--pix-fmt`, or another `--codec`",
     )
 
@@ -233,38 +225,31 @@ def _asked(codecs: list[str], pix_fmt: str, info: VideoInfo) -> tuple[str, Form]
 def _accepts(codec: str, pix_fmt: str, info: VideoInfo) -> bool:
     """Tell whether the encoder takes the format at this size, by opening it."""
     listed = _listed(codec)
-    if listed and pix_fmt not in listed:
+    if (listed and pix_fmt not in listed) or min(info.width, info.height) < _LEAST.get(codec, 1):
         return False
-    if _opens(codec, pix_fmt, info, _SETTINGS.get(codec, {})):
+    if opens(codec, pix_fmt, info, settings_of(codec, info)):
         return True
     # no such device here, a wrong setting: let the real opening say so in detail
-    is_odd = bool(info.width % 2 or info.height % 2)
-    return not is_odd and pix_fmt in listed
-
-
-def _opens(codec: str, pix_fmt: str, info: VideoInfo, options: Mapping[str, str]) -> bool:
-    context = VideoCodecContext.create(codec, "w")
-    assert isinstance(context, VideoCodecContext)
-    context.width, context.height, context.pix_fmt = info.width, info.height, pix_fmt
-    context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
-    context.options = dict(options)
-    try:
-        context.open()
-    except av.FFmpegError:
-        return False
-    return True
+    is_usual = info.width % 2 == info.height % 2 == 0 and min(info.width, info.height) >= 16
+    return is_usual and pix_fmt in listed
 
 
 def _listed(codec: str) -> list[str]:
     return [video_format.name for video_format in Codec(codec, "w").video_formats or []]
 
 
+def _accepted(codec: str) -> str:
+    """List what an encoder accepts, for a message."""
+    least = f" of {_LEAST[codec]}x{_LEAST[codec]} or more" if codec in _LEAST else ""
+    return (", ".join(_listed(codec)) or "other formats") + least
+
+
 def _plan(codec: str, form: Form, info: VideoInfo, encoding: Encoding) -> Plan:
     layout = layout_of(info.pix_fmt if form.is_converted else form.pix_fmt)
     assert layout is not None  # wider_formats lists planar formats
-    options = dict(_SETTINGS.get(codec, {})) | _quality(codec, encoding.crf)
+    options = settings_of(codec, info) | quality(codec, encoding.crf)
     if encoding.preset is not None:
-        _check_preset(codec, encoding.preset, form, info)
+        check_preset(codec, encoding.preset, form.stored_as, info)
         options["preset"] = encoding.preset
     color = _color_as(info, form)
     if color.siting_tag:
@@ -280,43 +265,8 @@ def _plan(codec: str, form: Form, info: VideoInfo, encoding: Encoding) -> Plan:
         color=color,
         options=options,
         quantiser=2 if codec in _BY_QUANTISER else None,
-        note=_note(codec, form, info, asked=encoding.pix_fmt is not None),
+        note=_note(codec, form, info, encoding),
     )
-
-
-def _quality(codec: str, crf: int | None) -> dict[str, str]:
-    """Choose the settings for a constant quality; none for encoders without it."""
-    name = _private(codec, "crf", "cq")
-    quality = crf if crf is not None else _QUALITY.get(codec)
-    if crf is not None and name is None:
-        raise OptionsError(
-            f"`{codec}` has no constant-quality setting, so a crf of {crf} means nothing to it",
-            "leave the crf out, or choose libx264, libx265, libsvtav1 or libvpx-vp9",
-        )
-    if name is None or quality is None:
-        return {}
-    return {name: str(quality)} | ({"rc": "vbr", "b": "0"} if name == "cq" else {})
-
-
-def _check_preset(codec: str, preset: str, form: Form, info: VideoInfo) -> None:
-    """Refuse a preset that the encoder does not know, by opening it if need be."""
-    if not _private(codec, "preset"):
-        raise OptionsError(
-            f"`{codec}` has no presets, so `{preset}` means nothing to it",
-            "leave `--preset` out, or choose libx264, libx265 or libsvtav1",
-        )
-    settings = _SETTINGS.get(codec, {})
-    if codec.startswith(_X26):  # x264 would complain on stderr by itself
-        is_known = preset in _X26_PRESETS.split(", ")
-    elif _opens(codec, form.stored_as, info, settings):
-        is_known = _opens(codec, form.stored_as, info, settings | {"preset": preset})
-    else:  # for want of a device
-        is_known = preset in _words(codec, "preset")
-    if not is_known:
-        raise OptionsError(
-            f"`{codec}` has no preset `{preset}`",
-            f"libx264 and libx265 have {_X26_PRESETS}; libsvtav1 has 0 to 13, NVENC p1 to p7",
-        )
 
 
 def _color_as(info: VideoInfo, form: Form) -> ColorSpec:
@@ -334,13 +284,18 @@ def _color_as(info: VideoInfo, form: Form) -> ColorSpec:
     return color
 
 
-def _note(codec: str, form: Form, info: VideoInfo, *, asked: bool) -> str:
-    if asked:
+def _note(codec: str, form: Form, info: VideoInfo, encoding: Encoding) -> str:
+    if encoding.pix_fmt is not None:
         return f"converted from {info.pix_fmt} to {form.stored_as}, as asked" * form.is_converted
     if form.is_converted:
         return (
             f"RGB converted to {form.pix_fmt} (BT.709, limited range): `{codec}` does not take "
             f"{info.pix_fmt}; `--codec ffv1` into `.mkv` keeps it"
+        )
+    if codec == "ffv1" and encoding.codec is None and info.bits <= 12:
+        return (
+            "encoded with ffv1, which few players know: the usual codecs do not take "
+            f"{info.pix_fmt} at {info.width}x{info.height} in such a file"
         )
     if form.pix_fmt == info.pix_fmt:
         return ""
@@ -348,19 +303,3 @@ def _note(codec: str, form: Form, info: VideoInfo, *, asked: bool) -> str:
         f"encoded as {form.pix_fmt}, which holds every sample of {info.pix_fmt}: "
         f"`{codec}` does not take {info.pix_fmt} at {info.width}x{info.height}"
     )
-
-
-def _private(codec: str, *names: str) -> str | None:
-    """Give the first of some options that the encoder has of its own."""
-    private = {option.name for option in _options(codec)}
-    return next((name for name in names if name in private), None)
-
-
-def _words(codec: str, name: str) -> set[str]:
-    """List the words that one of the encoder's own options takes, where it takes words."""
-    found = (option.choices for option in _options(codec) if option.name == name)
-    return {choice.name for choices in found for choice in choices}
-
-
-def _options(codec: str) -> tuple[Any, ...]:
-    return tuple(Codec(codec, "w").create("video").supported_options.private)

@@ -61,7 +61,7 @@ _MOST_TAGS = 5  # that are named
 _SELF_DESCRIBING = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "ffv1"}
 """Video codecs that say themselves how wide a sample is."""
 # FFmpeg writes anything into a transport stream, but only these can be read again.
-_TRANSPORTED = {
+TRANSPORTED = {
     "mpeg1video", "mpeg2video", "mpeg4", "h264", "hevc", "vvc", "cavs", "dirac", "vc1", "mp2",
     "mp3", "aac", "aac_latm", "ac3", "eac3", "dts", "truehd", "opus", "s302m", "dvb_subtitle",
     "dvb_teletext", "klv", "timed_id3", "smpte_2038",
@@ -99,7 +99,7 @@ def can_hold(container: str, stream: Stream) -> bool:
         return container in _WITH_COVERS
     if stream.type == "data":
         return _reads_back(container, stream)
-    if container == "mpegts" and codec_of(stream) not in _TRANSPORTED:
+    if container == "mpegts" and codec_of(stream) not in TRANSPORTED:
         return False
     if container == "webm" and stream.type == "attachment":  # left out without a word
         return False

@@ -5,14 +5,13 @@ from dataclasses import replace
 from typing import cast
 
 import av
-import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from sepconv_video.errors import OptionsError
-from sepconv_video.frames import LUMA_WEIGHTS, ColorSpec, Picture, Plane, VideoInfo
+from sepconv_video.frames import ColorSpec, Picture, Plane, VideoInfo
 from sepconv_video.video.conversion import Conversion
 from sepconv_video.video.encoders import Encoding, Form, Plan
-from sepconv_video.video.formats import Layout, frame_of, layout_of, planes_of
+from sepconv_video.video.formats import frame_of, layout_of
 from sepconv_video.video.pictures import is_deep, upright
 
 _RGB, _FULL = 0, 2
@@ -33,16 +32,11 @@ def picture_plan(info: VideoInfo, encoding: Encoding, container: str) -> Plan:
         )
     layout = layout_of(info.pix_fmt)
     assert layout is not None  # the reader gives planar formats only
-    pix_fmt = info.pix_fmt
-    if layout.chroma_shift is None:
-        # swscale takes all gray for full range; with neutral chroma it heeds what it is told
-        pix_fmt = pix_fmt.replace("gray", "yuv444p")
-        layout = Layout(layout.bits, (0, 0))
     deep = info.bits > 8 and is_deep(f".{container}")
     lost = "" if deep or info.bits == 8 else f"{info.bits} bits per sample reduced to 8"
     return Plan(
         codec="png",
-        form=Form(pix_fmt=pix_fmt, stored_as="rgb48be" if deep else "rgb24"),
+        form=Form(pix_fmt=info.pix_fmt, stored_as="rgb48be" if deep else "rgb24"),
         layout=layout,
         color=replace(
             info.color, matrix="rgb", full_range=True, colorspace_tag=_RGB, range_tag=_FULL
@@ -60,20 +54,13 @@ class Painter:
 
     def __init__(self, info: VideoInfo, plan: Plan) -> None:
         """Paint the planes of `info`, in the plan's layout, into the format it stores."""
-        self._form, self._layout, self._color = plan.form, plan.layout, info.color
+        self._form, self._layout = plan.form, plan.layout
         self._turn = info.display_matrix
         self._reformatter = VideoReformatter()
         self._conversion = None
         if not plan.layout.is_rgb:
-            given = replace(info, pix_fmt=plan.form.pix_fmt)
-            self._conversion = self._converted(given, plan.color)
+            self._conversion = Conversion(info, plan.form.stored_as, plan.color)
         self.info = _upright_info(info, plan.color)
-
-    def _converted(self, given: VideoInfo, color: ColorSpec) -> Conversion:
-        """Above 8 bits swscale is up to 255 of 65535 too dark: it scales the chroma only."""
-        if self._form.stored_as == "rgb24":
-            return Conversion(given, "rgb24", color)
-        return Conversion(given, f"yuv444p{self._layout.bits}le", given.color)
 
     def __call__(self, planes: Sequence[Plane]) -> av.VideoFrame:
         """Convert with the matrix and range of the video, and turn upright."""
@@ -84,32 +71,12 @@ class Painter:
         return av.VideoFrame.from_ndarray(turned, self._form.stored_as)
 
     def _paint(self, planes: Sequence[Plane]) -> av.VideoFrame:
-        if self._conversion is None:  # the same samples in another order
+        if self._conversion is not None:
+            picture = self._conversion(planes)
+        else:
             picture = frame_of(planes, self._form.pix_fmt, self._layout)
-            return self._reformatter.reformat(picture, format=self._form.stored_as)
-        converted = self._conversion(planes)
-        if self._form.stored_as == "rgb24":
-            return converted
-        return self._weighted(planes_of(converted, Layout(self._layout.bits, (0, 0))))
-
-    def _weighted(self, planes: Sequence[Plane]) -> av.VideoFrame:
-        """Turn full-size Y, Cb and Cr into 16 bits of RGB."""
-        top, one = (1 << self._layout.bits) - 1, 1 << (self._layout.bits - 8)
-        black, luma, chroma = (
-            (0, top, top) if self._color.full_range else (16 * one, 219 * one, 224 * one)
-        )
-        zeros, spans = (black, 128 * one, 128 * one), (luma, chroma, chroma)
-        y, cb, cr = (
-            (plane.astype(np.float32) - zero) / span
-            for plane, zero, span in zip(planes, zeros, spans, strict=True)
-        )
-        rgb = np.empty((*y.shape, 3), np.float32)
-        red, blue = LUMA_WEIGHTS[self._color.matrix]
-        rgb[..., 0] = y + 2 * (1 - red) * cr
-        rgb[..., 2] = y + 2 * (1 - blue) * cb
-        rgb[..., 1] = (y - red * rgb[..., 0] - blue * rgb[..., 2]) / (1 - red - blue)
-        levels = np.rint(np.clip(rgb, 0, 1) * 65535).astype(np.uint16)
-        return av.VideoFrame.from_ndarray(levels, self._form.stored_as)
+        # the same samples in another order
+        return self._reformatter.reformat(picture, format=self._form.stored_as)
 
 
 def _upright_info(info: VideoInfo, color: ColorSpec) -> VideoInfo:

@@ -211,6 +211,7 @@ class Reader:
             time_base=self._tick,
             start_pts=pts_of(self._first),
             rate=info.rate * fields,
+            fastest=info.fastest * fields,
             frame_count_from_header=frames and math.ceil(frames * fields * share),
         )
 

@@ -233,6 +233,7 @@ def describe(stream: VideoStream, first: av.VideoFrame, pix_fmt: str, layout: La
         color=color_of(stream, first),
         time_base=tick_of(stream),
         rate=rate_of(stream),
+        fastest=_believable(stream.base_rate) or Fraction(0),
         frame_count_from_header=_count_from_header(stream),
         sample_aspect_ratio=_aspect_of(stream),
         display_matrix=display_matrix_of(first),
@@ -259,9 +260,14 @@ def _rotation_matrix(degrees: int) -> tuple[int, ...]:
 def rate_of(stream: VideoStream) -> Fraction:
     """Give a stream's pictures per second, as far as its header tells."""
     for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
-        if rate and 1 / HIGHEST_RATE <= rate <= HIGHEST_RATE:  # None or 0 where it is unknown
-            return Fraction(rate)
+        if believable := _believable(rate):
+            return believable
     return Fraction(25)
+
+
+def _believable(rate: Fraction | None) -> Fraction | None:
+    is_sane = rate and 1 / HIGHEST_RATE <= rate <= HIGHEST_RATE  # None or 0 where it is unknown
+    return Fraction(rate) if rate and is_sane else None
 
 
 def _count_from_header(stream: VideoStream) -> int | None:

@@ -16,7 +16,7 @@ from av.format import ContainerFormat
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from sepconv_video.errors import VideoError
+from sepconv_video.errors import OptionsError, VideoError
 from sepconv_video.frames import Frame, Plane, VideoInfo
 from sepconv_video.video.conversion import Conversion
 from sepconv_video.video.encoders import Encoding, plan
@@ -31,6 +31,9 @@ _MOST_TICKS = 2**31 - 1  # FFmpeg keeps time bases in 32 bits
 _LAMBDA_PER_QUANTISER = 118  # FF_QP2LAMBDA
 _ANNOUNCING = {"mp4", "mov", "matroska", "webm"}  # containers that hold HDR10's metadata
 _GLOBAL_HEADER = 0x0040  # AVFMT_GLOBALHEADER
+_FASTEST_AVI = 1000  # for a higher rate FFmpeg writes 600
+_LONGEST_AVI_PAUSE = 60_000  # ticks, for FFmpeg
+_UNEVEN = "choose a name ending in `.mkv` or `.mp4`, or an even rate with `--fps`"
 _GRIDS = {"matroska": 1000, "webm": 1000, "mpegts": 90_000}  # ticks per second
 
 
@@ -46,7 +49,13 @@ class Track:
     """
 
     def __init__(
-        self, info: VideoInfo, *, time_base: Fraction, rate: Fraction, encoding: Encoding
+        self,
+        info: VideoInfo,
+        *,
+        time_base: Fraction,
+        rate: Fraction,
+        encoding: Encoding,
+        fastest: Fraction | None = None,
     ) -> None:
         """Choose the encoder.
 
@@ -55,6 +64,7 @@ class Track:
             time_base: Seconds per tick of the frames' `pts` and `duration`.
             rate: Nominal frames per second of the output.
             encoding: Codec, quality and container.
+            fastest: Frames per second that would hold all times; None for `rate`.
 
         Raises:
             OptionsError: If the encoding makes no sense.
@@ -72,8 +82,8 @@ class Track:
         )
         self._paint = Painter(info, self._plan) if is_painted else None
         self.time_base = time_base
-        if self.container == "avi":  # a constant rate only; finer ticks become empty frames
-            self.time_base = 1 / rate
+        if self.container == "avi":
+            self.time_base = 1 / _rate_of_avi(rate, fastest or rate)
         elif max(time_base.denominator, time_base.numerator) > _MOST_TICKS:
             self.time_base = Fraction(1, 1_000_000)
         self._source_layout = layout_of(info.pix_fmt) or self._plan.layout
@@ -209,6 +219,17 @@ class Track:
         )
 
 
+def _rate_of_avi(rate: Fraction, fastest: Fraction) -> Fraction:
+    """Choose the one rate that an AVI has; where it comes to no frame, it has an empty one."""
+    if rate > _FASTEST_AVI:
+        raise OptionsError(
+            f"cannot write {float(rate):g} frames a second into an avi file: it holds at most "
+            f"{_FASTEST_AVI}",
+            "choose a name ending in `.mkv` or `.mp4`, or a smaller `--factor` or `--fps`",
+        )
+    return max(rate, min(fastest, Fraction(_FASTEST_AVI)))
+
+
 class Rescaler:
     """Turns the frames' ticks into the encoder's, which the container must be able to hold.
 
@@ -219,16 +240,30 @@ class Rescaler:
     def __init__(self, ticks: Fraction, time_base: Fraction, container: str) -> None:
         """Start at nothing; times must then come in increasing order."""
         self.rounded = 0
-        self._ratio = ticks / time_base
+        self._ratio, self._tick, self._container = ticks / time_base, time_base, container
         self._to_grid = ticks * _GRIDS.get(container, 1 / ticks)
         self._last: int | None = None
 
     def pts(self, ticks: int) -> int:
-        """Time of a frame in the encoder's ticks, later than the one before."""
+        """Time of a frame in the encoder's ticks, later than the one before.
+
+        Raises:
+            VideoError: Frames come so much faster than ticks that they would be shown too late, or
+                an AVI cannot hold the pause before one.
+        """
         exact = ticks * self._ratio
         pts = round(exact)
         if self._last is not None:
             pts = max(pts, self._last + 1)
+            if pts > exact + 1:
+                raise VideoError(
+                    f"cannot write frames of a variable rate into one of {float(1 / self._tick):g} "
+                    f"a second, as {self._container} has: some come faster",
+                    _UNEVEN,
+                )
+            if self._container == "avi" and pts - self._last > _LONGEST_AVI_PAUSE:
+                pause_s = float((pts - self._last) * self._tick)
+                raise VideoError(f"cannot write a pause of {pause_s:g} s into an avi file", _UNEVEN)
         self.rounded += pts != exact or (ticks * self._to_grid).denominator != 1
         self._last = pts
         return pts

@@ -72,7 +72,7 @@ def window_of(source: InputContainer, video: VideoStream, timeline: Timeline) ->
     Without a start, a broadcast recording, whose clock starts anywhere, is counted from its
     beginning; files with a time line of their own keep their times.
     """
-    first = Fraction(source.start_time or 0, av.time_base)
+    first = _first_of(source)
     begin = None if timeline.start_s is None else first + timeline.start_s
     origin = Fraction(0)
     if begin is not None or source.format.name.startswith(_BROADCAST):
@@ -85,6 +85,14 @@ def window_of(source: InputContainer, video: VideoStream, timeline: Timeline) ->
         slowdown=timeline.slowdown,
         first_s=first,
     )
+
+
+def _first_of(source: InputContainer) -> Fraction:
+    """Say exactly where a file begins: FFmpeg rounds it to microseconds, streams know it."""
+    rounded, error = Fraction(source.start_time or 0, av.time_base), Fraction(1, av.time_base)
+    ticks = ((stream.start_time, stream.time_base) for stream in source.streams)
+    starts = (Fraction(time * tick) for time, tick in ticks if time is not None and tick)
+    return min((start for start in starts if abs(start - rounded) < error), default=rounded)
 
 
 def seek(source: InputContainer, video: VideoStream, time_s: Fraction) -> bool:

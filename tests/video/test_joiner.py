@@ -41,6 +41,7 @@ def copy(source, target, encoding=None, factor=1, every=7):
         info,
         time_base=info.time_base / factor,
         rate=info.rate * factor,
+        fastest=info.fastest * factor,
         encoding=dataclasses.replace(
             encoding, container=encoding.container or container_for(target)
         ),
@@ -390,9 +391,9 @@ def test_prores_gets_a_deeper_format_that_holds_every_sample(tmp_path):
     [
         (Encoding(codec="no-such"), OptionsError, "no encoder `no-such`"),
         (Encoding(codec="ffv1", crf=3), OptionsError, "no constant-quality setting"),
-        (Encoding(codec="prores_ks"), VideoError, "`prores_ks` video into a mp4"),
-        (Encoding(codec="libx264", crf=3, container="webm"), VideoError, "into a webm"),
-        (Encoding(codec="aac"), VideoError, "`aac` video into a mp4"),
+        (Encoding(codec="prores_ks"), OptionsError, "`prores_ks` video into a mp4"),
+        (Encoding(codec="libx264", crf=3, container="webm"), OptionsError, "into a webm"),
+        (Encoding(codec="aac"), OptionsError, "`aac` is no video encoder"),
         (Encoding(codec="libx264", crf=-9999), VideoError, "cannot open encoder `libx264`"),
     ],
 )

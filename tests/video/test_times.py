@@ -13,6 +13,7 @@ from clips import ClipSpec, make_clip
 
 from sepconv_video import Job, Options, interpolate_file
 from sepconv_video.engine import Engine
+from sepconv_video.frames import Reading, Timeline
 from sepconv_video.video import Reader
 
 B_FRAMES = {"qp": "4", "preset": "ultrafast", "bf": "2", "g": "12"}  # lossless x264 has none
@@ -142,3 +143,23 @@ def test_a_lying_frame_count_changes_nothing(tmp_path, suffix):
     assert times == probed(path)
     assert [time - times[0] for time in times] == [Fraction(index, 25) for index in range(30)]
     assert last == Fraction(1, 25)
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".mpg"])
+@pytest.mark.parametrize("rate", [Fraction(30), Fraction(30000, 1001)], ids=str)
+def test_a_clock_between_microseconds_begins_with_the_first_frame(tmp_path, rate, suffix):
+    """FFmpeg rounds the beginning: with B-frames 132000/90000 s becomes 1.466667 s, after it."""
+    codec = {".ts": "libx264", ".mpg": "mpeg2video"}[suffix]
+    spec = ClipSpec(codec=codec, count=40, rate=rate, options=B_FRAMES)
+    path, engine = make_clip(tmp_path / f"a{suffix}", spec), Engine(lambda left, right: left)
+    whole = [frame.planes[0].tobytes() for frame in frames_of(path)]
+    for start, first in ((None, 0), (Fraction(0), 0), (30 / rate, 30)):
+        timeline = Timeline(start_s=start)
+        with Reader(path, Reading(timeline=timeline)) as reader:
+            assert next(reader.frames()).planes[0].tobytes() == whole[first]
+        target = tmp_path / f"{start is None}{first}.mp4"
+        options = Options(codec="ffv1", start_s=start, device="cpu")
+        interpolate_file(Job(source=path, target=target), options, engine=engine)
+        assert probed(target)[0] == 0
+    with Reader(path, Reading(timeline=Timeline(end_s=30 / rate))) as reader:
+        assert len(list(reader.frames())) == 30
