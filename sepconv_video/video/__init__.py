@@ -6,8 +6,8 @@ the frames between reading and writing.
 
 import av
 
+from sepconv_video.video.containers import container_for
 from sepconv_video.video.encoders import Encoding
-from sepconv_video.video.holding import container_for
 from sepconv_video.video.joiner import Joined, join, rehearse
 from sepconv_video.video.pictures import is_deep, is_picture, read_picture, write_picture
 from sepconv_video.video.pipes import PIPE, Evenness, PipeWriter, lost_in_pipe

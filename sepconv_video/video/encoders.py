@@ -16,9 +16,9 @@ from av.codec.codec import UnknownCodecError
 
 from sepconv_video.errors import OptionsError, VideoError
 from sepconv_video.frames import ColorSpec, VideoInfo
+from sepconv_video.video.containers import TRANSPORTED
 from sepconv_video.video.formats import Layout, is_rgb, layout_of, planar_twin, wider_formats
-from sepconv_video.video.holding import TRANSPORTED
-from sepconv_video.video.light import PARAMETERS, is_hdr, parameters
+from sepconv_video.video.hdr import PARAMETERS, is_hdr, parameters
 from sepconv_video.video.settings import check_preset, opens, quality, settings_of
 
 _BY_QUANTISER = {"mpeg4", "mpeg2video", "mpeg1video", "mjpeg"}

@@ -21,8 +21,8 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from sepconv_video.frames import Timeline
+from sepconv_video.video.containers import ALPHA_TAG, fresh_tags, keeps_aspect
 from sepconv_video.video.faults import translated
-from sepconv_video.video.holding import ALPHA_TAG, fresh_tags, keeps_aspect
 from sepconv_video.video.segments import Segment, packets
 from sepconv_video.video.sequences import save_pictures
 from sepconv_video.video.streams import OtherStreams

@@ -13,7 +13,7 @@ from av.stream import Discard, Stream
 from av.video.stream import VideoStream
 
 from sepconv_video.frames import Timeline
-from sepconv_video.video.holding import codec_of, is_cover
+from sepconv_video.video.containers import codec_of, is_cover
 from sepconv_video.video.jumps import Jumps
 from sepconv_video.video.leading import Hidden, Leading
 from sepconv_video.video.source import cuts_packets_short, main_video, most_ticks, open_source

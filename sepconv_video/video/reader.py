@@ -19,11 +19,11 @@ from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame, Reading, VideoInfo
 from sepconv_video.video.boxes import presentation_end
 from sepconv_video.video.clock import pts_of
+from sepconv_video.video.containers import ALPHA_TAG, STEREO_TAG
 from sepconv_video.video.decoding import Decoder, named
 from sepconv_video.video.formats import has_alpha
-from sepconv_video.video.holding import ALPHA_TAG, STEREO_TAG
+from sepconv_video.video.hdr import has_captions, metadata_notes, space_notes
 from sepconv_video.video.interlace import Deinterlacer, Examination, Scan
-from sepconv_video.video.light import has_captions, metadata_notes, space_notes
 from sepconv_video.video.pipes import left_out
 from sepconv_video.video.source import describe, most_ticks, rate_of, tick_of
 from sepconv_video.video.unpacker import Unpacker, change, form_of

@@ -17,7 +17,7 @@ from av.filter import Graph
 from av.packet import Packet
 from av.stream import Stream
 
-from sepconv_video.video.holding import called, can_begin, codec_of, describe_like
+from sepconv_video.video.containers import called, can_begin, codec_of, describe_like
 from sepconv_video.video.window import Window
 
 _BITS_PER_CHANNEL = 128_000

@@ -18,7 +18,7 @@ from sepconv_video.frames import Reading, VideoInfo
 from sepconv_video.numbered import pictures_at
 from sepconv_video.video.faults import explain, quoted
 from sepconv_video.video.formats import Layout
-from sepconv_video.video.light import light_of, side_data
+from sepconv_video.video.hdr import light_of, side_data
 from sepconv_video.video.matrices import color_of
 from sepconv_video.video.pipes import PIPE, open_stdin
 

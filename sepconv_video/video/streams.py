@@ -18,7 +18,7 @@ from av.rational import AVRational
 from av.stream import Disposition, Stream
 
 from sepconv_video.frames import Timeline
-from sepconv_video.video.holding import (
+from sepconv_video.video.containers import (
     STEREO_TAG,
     called,
     can_hold,

@@ -9,7 +9,7 @@ from av.subtitles.codeccontext import SubtitleCodecContext
 from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
-from sepconv_video.video.holding import called, codec_of, describe_like
+from sepconv_video.video.containers import called, codec_of, describe_like
 
 _TEXT_CODECS = {
     "mp4": "mov_text",

@@ -22,8 +22,8 @@ from sepconv_video.video.conversion import Conversion
 from sepconv_video.video.encoders import Encoding, plan
 from sepconv_video.video.faults import explain
 from sepconv_video.video.formats import frame_of, layout_of, widen
+from sepconv_video.video.hdr import PARAMETERS
 from sepconv_video.video.headers import announce, can_announce
-from sepconv_video.video.light import PARAMETERS
 from sepconv_video.video.painter import Painter, picture_plan
 from sepconv_video.video.pictures import is_picture
 

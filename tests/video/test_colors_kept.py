@@ -22,8 +22,8 @@ from sepconv_video.options import Job, Options
 from sepconv_video.pipeline import interpolate_file
 from sepconv_video.schedule import by_factor, intervals
 from sepconv_video.video import Reader
+from sepconv_video.video.hdr import metadata_notes
 from sepconv_video.video.headers import chroma_location
-from sepconv_video.video.light import metadata_notes
 
 HDR = {"colorspace": 9, "color_range": 1, "primaries": 9, "transfer": 16}
 MASTERING = "G(8500,39850)B(6550,2300)R(35400,14600)WP(15635,16450)L(10000000,50)"

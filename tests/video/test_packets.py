@@ -13,7 +13,7 @@ import pytest
 from sepconv_video.engine import Engine
 from sepconv_video.options import Job
 from sepconv_video.pipeline import interpolate_file
-from sepconv_video.video.holding import can_hold, refusal
+from sepconv_video.video.containers import can_hold, refusal
 from sepconv_video.video.sound import encoder_for
 
 pytestmark = pytest.mark.skipif(
