@@ -11,6 +11,8 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
+import numpy.typing as npt
 from av.filter import Graph
 
 from sepconv_video.errors import VideoError
@@ -32,6 +34,11 @@ _DOUBT = "prog_thres=1.3:intl_thres=1.2"
 """With these a combed picture is hardly ever seen as whole (in one of those 96 clips, made
 interlaced, in a third of its pictures), but what only seems combed often is: FFmpeg's `testsrc2`,
 which `idet` takes for interlaced whatever its settings, in nine tenths."""
+_LEAST_COMBING = 0.2
+"""`_Combing` of pictures with fields is 0.27 to 1.6 by those clips; of flat shapes that move, for
+`idet` combed whatever its settings, up to 0.13."""
+_CHANGED = 12
+"""Levels of 255 by which a pixel has changed that something moved over."""
 _SMALLEST = 16
 """Columns and lines: smaller pictures have no fields, and `bwdif` refuses them."""
 _LEAST_LINES, _MOST_RATE = 240, 31
@@ -96,6 +103,7 @@ class Examination:
         self._graphs: list[Graph] = []
         self._scores: list[tuple[str, str]] = []
         self._doubts: list[tuple[str, str]] = []
+        self._combing = _Combing()
         self._marked = self._given = 0
 
     def add(self, picture: av.VideoFrame) -> bool:
@@ -106,7 +114,8 @@ class Examination:
             return False
         try:
             self._look_at(picture)
-        except av.FFmpegError:  # formats and colours that `idet` cannot take: the marks decide
+        # formats and colours that `idet` cannot take: the marks decide
+        except (av.FFmpegError, ValueError):
             self.most = 0
             return False
         is_whole = not self._combed and self._count("progressive") >= _WHOLE_ENOUGH
@@ -117,6 +126,8 @@ class Examination:
             self._graphs = [_graph(self._first, "idet", how) for how in (_IDET, _DOUBT)]
         for graph, scores in zip(self._graphs, (self._scores, self._doubts), strict=True):
             scores += [_score(found) for found in _filtered(graph, picture)]
+        if picture is not None:
+            self._combing.add(picture)
 
     def scan(self) -> Scan:
         """Judge."""
@@ -159,7 +170,35 @@ class Examination:
             return False
         rarer = min(self._count("tff"), self._count("bff"))
         least = max(_FEWEST - 1, len(self._scores) * 0.3)
-        return self._combed >= least and rarer * 10 <= self._combed
+        is_combed = self._combed >= least and rarer * 10 <= self._combed
+        return is_combed and self._combing.share >= _LEAST_COMBING
+
+
+class _Combing:
+    """How much lines differ from both of those beside them, where something has moved.
+
+    Attributes:
+        share: Of how much those two differ; of lines that are even or have a slope it is 0.
+    """
+
+    def __init__(self) -> None:
+        self._before: npt.NDArray[np.float32] | None = None
+        self._outlying = self._sloping = 0.0
+
+    def add(self, picture: av.VideoFrame) -> None:
+        """Look at the next picture, a fourth of its columns."""
+        lines = picture.to_ndarray(format="gray")[:, ::4].astype(np.float32)
+        above, own, below = lines[:-2], lines[1:-1], lines[2:]
+        if self._before is not None:
+            moved = np.abs(own - self._before) > _CHANGED
+            nearest = np.minimum(np.abs(own - above), np.abs(own - below))
+            self._outlying += float(nearest[moved].sum())
+            self._sloping += float(np.abs(above - below)[moved].sum())
+        self._before = own
+
+    @property
+    def share(self) -> float:
+        return self._outlying / max(self._sloping, 1.0)
 
 
 class Deinterlacer:

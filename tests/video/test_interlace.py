@@ -265,14 +265,21 @@ def test_no_colour_tag_stops_the_examination(pix_fmt, space):
 
 
 @pytest.mark.parametrize(
-    "pattern", ["s=192x108:r=25", "s=320x240:r=30", "s=640x360:r=25", "s=640x360:r=60"]
+    "pattern",
+    [
+        "testsrc2=s=192x108:r=25",
+        "testsrc2=s=320x240:r=30",
+        "testsrc2=s=640x360:r=25",
+        "testsrc2=s=640x360:r=60",
+        "color=black:s=320x240:r=25[a];color=white:s=32x32:r=25[b];[a][b]overlay=x=t*100:y=t*40",
+    ],
 )
-def test_a_test_pattern_is_not_taken_for_fields(tmp_path, pattern):
-    """FFmpeg's `testsrc2` is by `idet`, whatever its settings."""
+def test_a_drawn_pattern_is_not_taken_for_fields(tmp_path, pattern):
+    """As these are by `idet`, whatever its settings."""
     if shutil.which("ffmpeg") is None:
         pytest.skip("FFMPEG MISSING: nobody makes the pattern")
     path = tmp_path / "a.mp4"
-    given = ["-f", "lavfi", "-i", f"testsrc2={pattern}", "-frames:v", "34", "-pix_fmt", "yuv420p"]
+    given = ["-f", "lavfi", "-i", pattern, "-frames:v", "34", "-pix_fmt", "yuv420p"]
     subprocess.run(["ffmpeg", "-v", "error", *given, str(path)], check=True)
     with Reader(path) as reader:
         assert len(list(reader.frames())) == 34
