@@ -59,6 +59,22 @@ def error_of(made, phase):
     return (made - swinging(phase))[..., 16:-16, 24:-24].square().mean().item()
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+def test_nothing_bends_beside_black(backwards):
+    """Of a still picture that fades in, or out, edges moved by a pixel for one frame."""
+    model, still = load_model("fast"), swinging(0.4)
+    levels = (1, 1 / 2, 1 / 4, 0) if backwards else (0, 1 / 4, 1 / 2, 1)
+    frames = [still * level for level in levels]
+    with torch.inference_mode():
+        found = [model.look(*pair) for pair in pairwise(frames)]
+        motions = [one.motion[:, :2] for one in found]
+        assert bend(*motions).any()  # by chance
+        known = Known(found[1], model.bend(*found))
+        made = model(frames[1], frames[2], known=known)
+    assert not known.bend.any()
+    assert (made - still * 3 / 8).square().mean() < 1e-5
+
+
 @pytest.mark.parametrize("name", ["fast", "fine"])
 def test_what_swings_is_where_it_belongs(name):
     model = load_model(name)
@@ -106,7 +122,7 @@ def test_a_network_looks_at_a_pair_only_once(monkeypatch):
 def all_ones(count):
     """What was found of so many pairs."""
     light = torch.ones(count, 1, 1, 1)
-    return Found(torch.ones(count, 4, 2, 2), light, light, light, light)
+    return Found(torch.ones(count, 4, 2, 2), light, light, light, light, light > 1)
 
 
 def test_what_is_known_of_some_pairs_is_joined():
@@ -115,8 +131,8 @@ def test_what_is_known_of_some_pairs_is_joined():
     assert both.found is None
     assert both.bend[:, 0, 0, 0].tolist() == [1, 0, 1]
     two = joined([one, one]).found
-    assert [maps.shape[0] for maps in two] == [2] * 5
-    assert [[maps.shape[0] for maps in found] for found in two.each()] == [[1] * 5] * 2
+    assert [maps.shape[0] for maps in two] == [2] * 6
+    assert [[maps.shape[0] for maps in found] for found in two.each()] == [[1] * 6] * 2
     assert joined([other, other]) is UNKNOWN
     assert halved(other) is UNKNOWN
     assert halved(one).found is None

@@ -105,7 +105,10 @@ class Aligned(nn.Module):
         Returns:
             (N, 2, h, w): `bending.bend`. Of either half of the time it is a quarter.
         """
-        return bend(*(found.motion[:, :2] for found in (earlier, own, later)))
+        # a motion from black, or to it, is found by chance
+        is_chance = earlier.shows_nothing | own.shows_nothing | later.shows_nothing
+        found = bend(*(found.motion[:, :2] for found in (earlier, own, later)))
+        return found.masked_fill_(is_chance, 0)
 
     def forward(
         self, left: Tensor, right: Tensor, tile: int | None = None, known: Known = UNKNOWN

@@ -33,6 +33,8 @@ class Found(NamedTuple):
     gain: Tensor
     """(N, 3, h, w), as is the next one: `fading.Fade`."""
     offset: Tensor
+    shows_nothing: Tensor
+    """(N, 1, 1, 1): whether one of the frames is flat, such as black, and the motion by chance."""
 
     def each(self) -> list[Self]:
         """What was found of each of them."""

@@ -102,7 +102,7 @@ class Pair(NamedTuple):
         del lit
         # in their own light, as captions do not fade
         stands = standing(cells, found[0])
-        nothing = _shows_nothing(cells, spread)
+        nothing = _shows_nothing(cells, spread) if own is None else own.shows_nothing
         del cells
         found = [correct_by_pixels(first, second, motion) for motion in found]
         held = [motion * change.float() for motion in found]
@@ -153,8 +153,8 @@ def look(left: Tensor, right: Tensor) -> Found:
     """Find of frames (N, 3, H, W) what `bending.Found` says."""
     mean, spread = brightness(left, right)
     cells = in_cells(left, right, mean, spread)
-    fade = find_fade(cells, -mean / spread)
-    return Found(coarse_motions(_in_one_light(cells, fade)), mean, spread, *fade)
+    fade, nothing = find_fade(cells, -mean / spread), _shows_nothing(cells, spread)
+    return Found(coarse_motions(_in_one_light(cells, fade)), mean, spread, *fade, nothing)
 
 
 def _in_one_light(cells: Tensor, fade: Fade) -> Tensor:
