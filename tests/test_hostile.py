@@ -170,6 +170,10 @@ def test_absurd_rates_are_not_believed(tmp_path, frame_ns, suffix):
     source = written(tmp_path / "a.mkv", mkv.matroska([track], mkv.clip_of([0, 40, 80])))
     with Reader(source) as reader:
         assert 2**-20 <= reader.info.rate <= 2**20
+    if (suffix, frame_ns) == ("avi", 2**40):  # by which the last picture stays for 18 minutes
+        with pytest.raises(VideoError, match="cannot write a pause of"):
+            interpolated(source, tmp_path / "b.avi")
+        return
     assert interpolated(source, tmp_path / f"b.{suffix}").frames == 6
 
 

@@ -16,7 +16,7 @@ from av.format import ContainerFormat
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from sepconv_video.errors import OptionsError, VideoError
+from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame, Plane, VideoInfo
 from sepconv_video.video.conversion import Conversion
 from sepconv_video.video.encoders import Encoding, plan
@@ -83,7 +83,8 @@ class Track:
         self._paint = Painter(info, self._plan) if is_painted else None
         self.time_base = time_base
         if self.container == "avi":
-            self.time_base = 1 / _rate_of_avi(rate, fastest or rate)
+            # it has one rate; where that comes to no frame, it has an empty one
+            self.time_base = 1 / min(max(rate, fastest or rate), Fraction(_FASTEST_AVI))
         elif max(time_base.denominator, time_base.numerator) > _MOST_TICKS:
             self.time_base = Fraction(1, 1_000_000)
         self._source_layout = layout_of(info.pix_fmt) or self._plan.layout
@@ -219,17 +220,6 @@ class Track:
         )
 
 
-def _rate_of_avi(rate: Fraction, fastest: Fraction) -> Fraction:
-    """Choose the one rate that an AVI has; where it comes to no frame, it has an empty one."""
-    if rate > _FASTEST_AVI:
-        raise OptionsError(
-            f"cannot write {float(rate):g} frames a second into an avi file: it holds at most "
-            f"{_FASTEST_AVI}",
-            "choose a name ending in `.mkv` or `.mp4`, or a smaller `--factor` or `--fps`",
-        )
-    return max(rate, min(fastest, Fraction(_FASTEST_AVI)))
-
-
 class Rescaler:
     """Turns the frames' ticks into the encoder's, which the container must be able to hold.
 
@@ -257,8 +247,8 @@ class Rescaler:
             pts = max(pts, self._last + 1)
             if pts > exact + 1:
                 raise VideoError(
-                    f"cannot write frames of a variable rate into one of {float(1 / self._tick):g} "
-                    f"a second, as {self._container} has: some come faster",
+                    f"cannot write all frames in time: {self._container} has one rate, here "
+                    f"{float(1 / self._tick):g} a second, and some come faster",
                     _UNEVEN,
                 )
             if self._container == "avi" and pts - self._last > _LONGEST_AVI_PAUSE:
