@@ -105,6 +105,19 @@ def test_a_crf_that_would_be_another_is_refused(codec):
         plan(info, Encoding(codec=codec, crf=52), "mp4")
 
 
+@pytest.mark.parametrize(
+    ("codec", "encoder"),
+    [("h264", "libx264"), ("hevc", "libx265"), ("vp9", "libvpx-vp9"), ("av1", "libsvtav1")],
+)
+def test_a_codec_named_is_told_what_its_encoder_is(capfd, codec, encoder):
+    info = info_of("yuv420p", "bt709", False)
+    assert plan(info, Encoding(codec=codec), "mp4") == plan(info, Encoding(codec=encoder), "mp4")
+    if codec != "vp9":  # which has no presets
+        with pytest.raises(OptionsError, match=f"`{encoder}` has no preset `nonsense`"):
+            plan(info, Encoding(codec=codec, preset="nonsense"), "mp4")
+    assert capfd.readouterr().err == ""
+
+
 def test_full_range_is_not_promised_in_vain():
     asked = Encoding(codec="libx264", pix_fmt="yuvj420p")
     found = plan(info_of("yuv420p", "bt709", True), asked, "mp4")
