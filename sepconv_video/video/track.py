@@ -119,6 +119,8 @@ class Track:
         context.width, context.height, context.framerate = info.width, info.height, rate
         context.pix_fmt = self._plan.form.stored_as
         self._tag(context)
+        if self.container == "avi":
+            context.max_b_frames = 0  # it has no times of presentation: all would seem late
         if info.sample_aspect_ratio:
             context.sample_aspect_ratio = info.sample_aspect_ratio
         # PyAV's default cuts pictures into slices, which costs x264 quality
