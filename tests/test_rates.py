@@ -232,7 +232,7 @@ def test_what_avi_cannot_hold_is_said_before_it_is_joined(tmp_path):
     for name, spec, words in (
         ("uneven.mkv", uneven, "frames of a variable rate into one of 20 a second"),
         ("pause.mp4", pause, "a pause of"),
-        ("fast.mp4", ClipSpec(rate=Fraction(1000)), "2000 frames a second into an avi file"),
+        ("fast.mp4", ClipSpec(rate=Fraction(1000)), "2000 frames a second into avi"),
     ):
         source = make_clip(tmp_path / name, spec)
         with pytest.raises((OptionsError, VideoError), match=words) as caught:

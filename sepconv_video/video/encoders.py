@@ -92,7 +92,7 @@ def plan(info: VideoInfo, encoding: Encoding, container: str) -> Plan:
     fitting, last = ([name for name in some if holds(container, name)] for some in (names, last))
     if not fitting + last:
         raise OptionsError(
-            f"cannot write `{names[0]}` video into a {container} file", _where_held(names[0])
+            f"cannot write `{names[0]}` video into {container}", _where_held(names[0])
         )
     if encoding.pix_fmt is not None:
         return _plan(*_asked(fitting + last, encoding.pix_fmt, info), info, encoding)

@@ -205,8 +205,8 @@ class _Joiner:
         if aspect in {None, 1} or keeps_aspect(track.container, track.codec):
             return
         self._others.notes.append(
-            f"sample aspect ratio {aspect} left out: {track.codec} in a {track.container} file "
-            "cannot say it, a mp4 file can"
+            f"sample aspect ratio {aspect} left out: {track.codec} in {track.container} "
+            "cannot say it, mp4 can"
         )
 
 

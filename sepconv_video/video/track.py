@@ -197,8 +197,8 @@ class Track:
         if self.container in _ANNOUNCING and can_announce(Codec(self.codec, "w").canonical_name):
             return ""
         return (
-            f"mastering display and light levels left out: {self.codec} in a {self.container} "
-            "file cannot hold them, libx265 in any can"
+            f"mastering display and light levels left out: {self.codec} in {self.container} "
+            "cannot hold them, libx265 in any container can"
         )
 
     def rounding_note(self, rounded: int, times: Collection[int]) -> str:
@@ -216,8 +216,8 @@ class Track:
         shared = len(times) - len({math.floor(ticks * ratio + Fraction(1, 2)) for ticks in times})
         equal = f", {shared} of them to the time of another frame" if shared else ""
         return (
-            f"{rounded} frame times rounded to {1 / Fraction(grid)} s, the finest in a "
-            f"{self.container} file{equal}; a name ending in `.mp4` keeps them exactly"
+            f"{rounded} frame times rounded to {1 / Fraction(grid)} s, the finest in "
+            f"{self.container}{equal}; a name ending in `.mp4` keeps them exactly"
         )
 
 
@@ -225,7 +225,7 @@ def _rate_of_avi(rate: Fraction, fastest: Fraction) -> Fraction:
     """Choose the one rate that an AVI has; where it comes to no frame, it has an empty one."""
     if rate > _FASTEST_AVI:
         raise OptionsError(
-            f"cannot write {float(rate):g} frames a second into an avi file: it holds at most "
+            f"cannot write {float(rate):g} frames a second into avi: it holds at most "
             f"{_FASTEST_AVI}",
             "choose a name ending in `.mkv` or `.mp4`, or a smaller `--factor` or `--fps`",
         )
@@ -265,7 +265,7 @@ class Rescaler:
                 )
             if self._container == "avi" and pts - self._last > _LONGEST_AVI_PAUSE:
                 pause_s = float((pts - self._last) * self._tick)
-                raise VideoError(f"cannot write a pause of {pause_s:g} s into an avi file", _UNEVEN)
+                raise VideoError(f"cannot write a pause of {pause_s:g} s into avi", _UNEVEN)
         self.rounded += pts != exact or (ticks * self._to_grid).denominator != 1
         self._last = pts
         return pts

@@ -76,10 +76,10 @@ def test_any_size_has_a_default(pix_fmt, size):
 @pytest.mark.parametrize(
     ("codec", "container", "message", "hint"),
     [
-        ("huffyuv", "matroska", "cannot write `huffyuv` video into a matroska file", "e.g. `ffv1`"),
-        ("gif", "mp4", "cannot write `gif` video into a mp4 file", "e.g. `ffv1`"),
-        ("libx264", "webm", "cannot write `libx264` video into a webm file", "`.mkv`, which holds"),
-        ("ffv1", "mpegts", "cannot write `ffv1` video into a mpegts file", "`.mkv`, which holds"),
+        ("huffyuv", "matroska", "cannot write `huffyuv` video into matroska", "e.g. `ffv1`"),
+        ("gif", "mp4", "cannot write `gif` video into mp4", "e.g. `ffv1`"),
+        ("libx264", "webm", "cannot write `libx264` video into webm", "`.mkv`, which holds"),
+        ("ffv1", "mpegts", "cannot write `ffv1` video into mpegts", "`.mkv`, which holds"),
         ("aac", "matroska", "`aac` is no video encoder but one for audio", "`libx264`"),
     ],
 )
