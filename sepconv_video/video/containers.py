@@ -191,8 +191,8 @@ def refusal(container: str, stream: Stream) -> str:
     if isinstance(stream, AudioStream) and not stream.codec_context.sample_rate:
         return f"{called(stream)} left out: nothing is known of it, it begins too late in the file"
     others = [name for name in _PREFERRED_CONTAINERS if can_hold(name, stream)]
-    remedy = f"a {others[0]} file can" if others else "no container known here can"
-    return f"{called(stream)} left out: a {container} file cannot hold it, {remedy}"
+    remedy = f"{others[0]} can" if others else "no container known here can"
+    return f"{called(stream)} left out: {container} cannot hold it, {remedy}"
 
 
 def losses(container: str, found: set[str]) -> str:
@@ -201,8 +201,9 @@ def losses(container: str, found: set[str]) -> str:
     They are named as in `_LOST`.
     """
     lost = [name for name in _LOST.get(container, ()) if name in found]
+    them = "it" if lost in (["rotation"], ["3D"]) else "them"
     return (
-        f"{', '.join(lost)} left out: a {container} file has no place for them, a matroska file has"
+        f"{', '.join(lost)} left out: {container} has no place for {them}, matroska has"
         if lost
         else ""
     )
@@ -228,9 +229,10 @@ def lost_tags(container: str, tags: dict[str, str]) -> str:
         return ""  # the file itself will meet the same
     lost = sorted(" ".join(key.split()) for key in tags if key.lower() not in kept)
     more = f" and {len(lost) - _MOST_TAGS} more" if len(lost) > _MOST_TAGS else ""
+    tags_called, them = ("tag", "it") if len(lost) == 1 else ("tags", "them")
     return (
-        f"tags {', '.join(lost[:_MOST_TAGS])}{more} left out: a {container} file has no place for "
-        "them, a matroska file has"
+        f"{tags_called} {', '.join(lost[:_MOST_TAGS])}{more} left out: {container} has no place "
+        f"for {them}, matroska has"
         if lost
         else ""
     )

@@ -34,7 +34,8 @@ class Encoding:
     """How to encode; None leaves the choice to `plan`."""
 
     codec: str | None = None
-    """FFmpeg's name of an encoder, e.g. `libx264`, `libsvtav1`, `ffv1`, `hevc_nvenc`."""
+    """FFmpeg's name of an encoder, e.g. `libx264`, `libsvtav1`, `ffv1`, `hevc_nvenc`, or of a
+    codec, e.g. `hevc`."""
     crf: int | None = None
     """Constant quality, lower is better; only for encoders that have such a setting."""
     container: str | None = None
@@ -84,12 +85,14 @@ def plan(info: VideoInfo, encoding: Encoding, container: str) -> Plan:
     # SVT-AV1 writes to stderr by itself; it looks here, once, for how much
     os.environ.setdefault("SVT_LOG", "-1")
     wanted = info if encoding.pix_fmt is None else _as_asked(info, encoding.pix_fmt)
-    names = [encoding.codec] if encoding.codec else _default_codecs(wanted, container)
-    last = [] if encoding.codec else ["ffv1"]  # which takes any size
+    # the encoder's own name, under which its settings are known: `libx265` for `hevc`
+    given = encoding.codec and _encoder(encoding.codec).name
+    names = [given] if given else _default_codecs(wanted, container)
+    last = [] if given else ["ffv1"]  # which takes any size
     fitting, last = ([name for name in some if holds(container, name)] for some in (names, last))
     if not fitting + last:
         raise OptionsError(
-            f"cannot write `{names[0]}` video into a {container} file", _where_held(names[0])
+            f"cannot write `{names[0]}` video into {container}", _where_held(names[0])
         )
     if encoding.pix_fmt is not None:
         return _plan(*_asked(fitting + last, encoding.pix_fmt, info), info, encoding)
@@ -125,8 +128,8 @@ def _default_codecs(info: VideoInfo, container: str) -> list[str]:
     return ["libvpx-vp9", "libsvtav1", usual] if is_odd else [usual, "libx265"]
 
 
-def holds(container: str, codec: str) -> bool:
-    """Tell whether a container holds an encoder's stream, by writing a header to memory."""
+def _encoder(codec: str) -> Codec:
+    """Find a video encoder by its name, or the one that FFmpeg takes for a codec."""
     try:
         found = Codec(codec, "w")
     except UnknownCodecError as fault:
@@ -140,7 +143,12 @@ def holds(container: str, codec: str) -> bool:
             f"`{codec}` is no video encoder but one for {found.type}",
             "leave `--codec` out, or choose one for video, e.g. `libx264`",
         )
-    if container == "mpegts" and found.canonical_name not in TRANSPORTED:
+    return found
+
+
+def holds(container: str, codec: str) -> bool:
+    """Tell whether a container holds an encoder's stream, by writing a header to memory."""
+    if container == "mpegts" and _encoder(codec).canonical_name not in TRANSPORTED:
         return False
     trial = av.open(io.BytesIO(), "w", format=container)
     try:

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -107,6 +107,9 @@ class _Joiner:
         self, file: BinaryIO, track: Track, source: Path, called: Path, timeline: Timeline
     ) -> None:
         self._called, self._track = called, track
+        if track.container == "avi" and timeline.start_s is None:
+            # all streams begin at 0 in it: what is heard before would make the rest late
+            timeline = replace(timeline, start_s=Fraction(0))
         with ExitStack() as undo:
             self._others = OtherStreams(source, timeline)
             undo.callback(self._others.close)
@@ -164,7 +167,7 @@ class _Joiner:
             options["movie_timescale"] = str(self._movie_ticks())
             if self._others.has_foreign_tags():
                 options["movflags"] = "use_metadata_tags"
-        if container == "matroska":
+        if container in {"avi", "matroska"}:
             # the sound of an MP4 begins a moment before 0, with samples not meant to be heard;
             # by default FFmpeg would move everything later, pictures too, to make it begin at 0
             options["avoid_negative_ts"] = "disabled"
@@ -202,8 +205,8 @@ class _Joiner:
         if aspect in {None, 1} or keeps_aspect(track.container, track.codec):
             return
         self._others.notes.append(
-            f"sample aspect ratio {aspect} left out: {track.codec} in a {track.container} file "
-            "cannot say it, a mp4 file can"
+            f"sample aspect ratio {aspect} left out: {track.codec} in {track.container} "
+            "cannot say it, mp4 can"
         )
 
 

@@ -90,7 +90,7 @@ class EncodedSound:
         self.stream: Stream = stream
         again = f"encoded again as {self._encoder.codec.canonical_name}"
         self.note = (
-            f"{called(source)} {again}: it cannot be copied into a {output.format.name} file"
+            f"{called(source)} {again}: it cannot be copied into {output.format.name}"
             if window.slowdown == 1
             else f"{called(source)} made {window.slowdown} times longer and {again}"
         )

@@ -316,7 +316,7 @@ class OtherStreams:
         if late_s > self._frame_s():
             self.notes.append(
                 f"{called(self._input.streams[index])} begins {float(late_s):.3f} s too early: "
-                "an avi file has no place for a late beginning, a matroska file has"
+                "avi has no place for a late beginning, matroska has"
             )
 
     def _frame_s(self) -> Fraction:

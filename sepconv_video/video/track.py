@@ -120,6 +120,8 @@ class Track:
         context.width, context.height, context.framerate = info.width, info.height, rate
         context.pix_fmt = self._plan.form.stored_as
         self._tag(context)
+        if self.container == "avi":
+            context.max_b_frames = 0  # it has no times of presentation: all would seem late
         if info.sample_aspect_ratio:
             context.sample_aspect_ratio = info.sample_aspect_ratio
         # PyAV's default cuts pictures into slices, which costs x264 quality
@@ -196,8 +198,8 @@ class Track:
         if self.container in _ANNOUNCING and can_announce(Codec(self.codec, "w").canonical_name):
             return ""
         return (
-            f"mastering display and light levels left out: {self.codec} in a {self.container} "
-            "file cannot hold them, libx265 in any can"
+            f"mastering display and light levels left out: {self.codec} in {self.container} "
+            "cannot hold them, libx265 in any container can"
         )
 
     def rounding_note(self, rounded: int, times: Collection[int]) -> str:
@@ -215,8 +217,8 @@ class Track:
         shared = len(times) - len({math.floor(ticks * ratio + Fraction(1, 2)) for ticks in times})
         equal = f", {shared} of them to the time of another frame" if shared else ""
         return (
-            f"{rounded} frame times rounded to {1 / Fraction(grid)} s, the finest in a "
-            f"{self.container} file{equal}; a name ending in `.mp4` keeps them exactly"
+            f"{rounded} frame times rounded to {1 / Fraction(grid)} s, the finest in "
+            f"{self.container}{equal}; a name ending in `.mp4` keeps them exactly"
         )
 
 
@@ -253,7 +255,7 @@ class Rescaler:
                 )
             if self._container == "avi" and pts - self._last > _LONGEST_AVI_PAUSE:
                 pause_s = float((pts - self._last) * self._tick)
-                raise VideoError(f"cannot write a pause of {pause_s:g} s into an avi file", _UNEVEN)
+                raise VideoError(f"cannot write a pause of {pause_s:g} s into avi", _UNEVEN)
         self.rounded += pts != exact or (ticks * self._to_grid).denominator != 1
         self._last = pts
         return pts

@@ -76,10 +76,10 @@ def test_any_size_has_a_default(pix_fmt, size):
 @pytest.mark.parametrize(
     ("codec", "container", "message", "hint"),
     [
-        ("huffyuv", "matroska", "cannot write `huffyuv` video into a matroska file", "e.g. `ffv1`"),
-        ("gif", "mp4", "cannot write `gif` video into a mp4 file", "e.g. `ffv1`"),
-        ("libx264", "webm", "cannot write `libx264` video into a webm file", "`.mkv`, which holds"),
-        ("ffv1", "mpegts", "cannot write `ffv1` video into a mpegts file", "`.mkv`, which holds"),
+        ("huffyuv", "matroska", "cannot write `huffyuv` video into matroska", "e.g. `ffv1`"),
+        ("gif", "mp4", "cannot write `gif` video into mp4", "e.g. `ffv1`"),
+        ("libx264", "webm", "cannot write `libx264` video into webm", "`.mkv`, which holds"),
+        ("ffv1", "mpegts", "cannot write `ffv1` video into mpegts", "`.mkv`, which holds"),
         ("aac", "matroska", "`aac` is no video encoder but one for audio", "`libx264`"),
     ],
 )
@@ -103,6 +103,19 @@ def test_a_crf_that_would_be_another_is_refused(codec):
     assert plan(info, Encoding(codec=codec, crf=51), "mp4").options["crf"] == "51"
     with pytest.raises(OptionsError, match="a crf of 52 is out of bounds"):
         plan(info, Encoding(codec=codec, crf=52), "mp4")
+
+
+@pytest.mark.parametrize(
+    ("codec", "encoder"),
+    [("h264", "libx264"), ("hevc", "libx265"), ("vp9", "libvpx-vp9"), ("av1", "libsvtav1")],
+)
+def test_a_codec_named_is_told_what_its_encoder_is(capfd, codec, encoder):
+    info = info_of("yuv420p", "bt709", False)
+    assert plan(info, Encoding(codec=codec), "mp4") == plan(info, Encoding(codec=encoder), "mp4")
+    if codec != "vp9":  # which has no presets
+        with pytest.raises(OptionsError, match=f"`{encoder}` has no preset `nonsense`"):
+            plan(info, Encoding(codec=codec, preset="nonsense"), "mp4")
+    assert capfd.readouterr().err == ""
 
 
 def test_full_range_is_not_promised_in_vain():

@@ -9,11 +9,12 @@ import subprocess
 import av
 import numpy as np
 import pytest
+from clips import payloads
 
 from sepconv_video.engine import Engine
-from sepconv_video.options import Job
+from sepconv_video.options import Job, Options
 from sepconv_video.pipeline import interpolate_file
-from sepconv_video.video.containers import can_hold, refusal
+from sepconv_video.video.containers import can_hold, losses, refusal
 from sepconv_video.video.sound import encoder_for
 
 pytestmark = pytest.mark.skipif(
@@ -33,8 +34,9 @@ def average(left, right):
     return (left + right) / 2
 
 
-def make(source, target):
-    return interpolate_file(Job(source=source, target=target), engine=Engine(average))
+def make(source, target, **options):
+    job = Job(source=source, target=target)
+    return interpolate_file(job, Options(**options), engine=Engine(average))
 
 
 def packets_of(path, stream):
@@ -112,9 +114,7 @@ def test_sound_that_matroska_has_no_name_for_is_encoded_again(tmp_path, suffix, 
     tone = ["-f", "lavfi", "-i", f"sine=r={rate}:d=1", "-c:v", kind, "-c:a", codec]
     ffmpeg(*PICTURE, *tone, source)
     notes = make(source, target).notes
-    again = (
-        f"audio stream 1 ({codec}) encoded again as aac: it cannot be copied into a matroska file"
-    )
+    again = f"audio stream 1 ({codec}) encoded again as aac: it cannot be copied into matroska"
     assert notes[0] == again
     raw = ["-map", "0:a", "-ac", 1, "-f", "s16le", "-"]
     before, after = (np.frombuffer(ffmpeg("-i", path, *raw), np.int16) for path in (source, target))
@@ -190,8 +190,29 @@ def test_sound_that_an_avi_plays_too_early_is_named(tmp_path, late_s, suffix):
     ffmpeg(*PICTURE, *sound, "-map", 0, "-map", 1, "-c:v", "libx264", source)
     told = [note for note in make(source, target).notes if "too early" in note]
     assert len(told) == (suffix == "avi" and late_s > 0)
-    assert all("a matroska file has" in note for note in told)
+    assert all("matroska has" in note for note in told)
     assert times_of(target, "a")[0] == pytest.approx(0 if suffix == "avi" else late_s, abs=0.03)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mjpeg"])
+def test_an_avi_begins_at_once_with_its_sound_in_step(tmp_path, codec):
+    """It has no times: none of presentation for B-frames, and none before 0 as AAC has."""
+    source, target = tmp_path / "a.mp4", tmp_path / "b.avi"
+    ffmpeg(*PICTURE, *SOUND, "-c:v", "libx264", "-c:a", "aac", "-pix_fmt", "yuv420p", source)
+    make(source, target, codec=codec)
+    expected = pytest.approx([index / 50 for index in range(50)], abs=1e-5)
+    assert [float(packet["dts_time"]) for packet in packets_of(target, "v")] == expected
+    assert shown_in(target) == expected
+    # what MP4 hides before 0 would make the rest late
+    assert payloads(target, "audio")[0][0] == payloads(source, "audio")[1][0]
+
+
+def shown_in(path):
+    """When FFmpeg shows the pictures."""
+    command = ["ffprobe", "-v", "error", "-of", "json", "-select_streams", "v", "-show_entries"]
+    command += ["frame=best_effort_timestamp_time", str(path)]
+    done = subprocess.run(command, capture_output=True, check=True)
+    return [float(f["best_effort_timestamp_time"]) for f in json.loads(done.stdout)["frames"]]
 
 
 def spherical(path):
@@ -235,7 +256,14 @@ def test_3d_that_a_tag_tells_is_kept_or_named(tmp_path, suffix):
         kept = file.streams.video[0].metadata.get("stereo_mode") == "left_right"
     assert kept == (suffix == "mkv")
     assert bool(notes) != kept
-    assert all("3D left out: a mp4 file has no place" in note for note in notes)
+    assert all("3D left out: mp4 has no place for it, matroska" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"), [({"rotation"}, "it"), ({"chapters"}, "them"), ({"3D", "rotation"}, "them")]
+)
+def test_what_is_lost_is_one_thing_or_several(lost, said):
+    assert f"left out: mpegts has no place for {said}, matroska has" in losses("mpegts", lost)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mov", "avi", "mkv"])
