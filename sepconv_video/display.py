@@ -158,9 +158,10 @@ def _show_result(result: "Result", *, quiet: bool) -> None:
     for note in report.notes:
         say(f"note: {one_line(note)}")
     kept = f", {report.kept_frames} of them kept from before" if report.kept_frames else ""
+    pace = f" ({report.frames_per_s:.1f} frames/s)" if report.frames > report.kept_frames else ""
     say(
         f"wrote `{target}`: {report.source_frames} frames became {report.frames}{kept} "
-        f"in {report.seconds:.1f} s ({report.frames_per_s:.1f} frames/s){_held(report)}"
+        f"in {report.seconds:.1f} s{pace}{_held(report)}"
     )
 
 

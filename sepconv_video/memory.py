@@ -126,7 +126,8 @@ class Ladder:
             raise DeviceError(
                 f"out of memory: one pair of {width}x{height} frames does not fit{tiles} "
                 f"on `{self._device}`",
-                "close other programs, use `--precision fp16` on a GPU, or `--device cpu`",
+                "close other programs"
+                + ("" if self._device.type == "cpu" else ", or use `--device cpu`"),
             )
 
     @property

@@ -3,6 +3,7 @@
 Only names are looked at, and nothing is opened.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +137,8 @@ def existing(target: Path) -> list[Path]:
     """List the files that are at a target, be it one file or a pattern."""
     if is_pattern(target):
         return list(files_like(target).values()) if target.parent.is_dir() else []
-    return [target] if target.exists() else []
+    # a link to nowhere is something, too
+    return [target] if os.path.lexists(target) else []
 
 
 def surplus(target: Path, count: int) -> list[Path]:

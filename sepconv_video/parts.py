@@ -281,7 +281,7 @@ def identify(source: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever is in it
     """Read a JSON file; None if there is none or it is damaged."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         return json.loads(path.read_text(encoding="utf-8"))
     return None
 

@@ -86,7 +86,15 @@ def part_of(content: Any) -> Part | None:  # noqa: ANN401 - whatever was in the 
     """Build a part from what a file of JSON says; None if that is not one."""
     if not _is_one(content, Part):
         return None
-    return Part(**_tuples(content) | {"seen": Seen(**_tuples(content["seen"]))})
+    part = Part(**_tuples(content) | {"seen": Seen(**_tuples(content["seen"]))})
+    return part if _is_possible(part) else None
+
+
+def _is_possible(part: Part) -> bool:
+    """Tell whether numbers that are damaged would be noticed later, or never."""
+    times = (*part.pts, part.end_pts)
+    is_counted = part.first >= 0 and part.source_frames > 0 and len(part.pts) == part.frames
+    return is_counted and all(abs(ticks) < 2**63 for ticks in times)
 
 
 def _is_one(content: Any, kind: Any) -> bool:  # noqa: ANN401
@@ -100,6 +108,8 @@ def _is_one(content: Any, kind: Any) -> bool:  # noqa: ANN401
         )
     if get_origin(kind) is tuple:
         return isinstance(content, list) and all(_is_one(one, get_args(kind)[0]) for one in content)
+    if isinstance(content, bool):  # which counts as a number
+        return kind is bool
     return isinstance(content, int | float if kind is float else kind)
 
 

@@ -184,10 +184,15 @@ class Production:
                 stay.
         """
         job, parts = self.job, self.parts.finished()
-        if gaps(parts) or identify(job.source) != self.parts.identity["source"]:
+        if identify(job.source) != self.parts.identity["source"]:
             raise VideoError(
                 f"cannot finish `{job.target}`: `{job.source}` changed while it was read",
                 "run the same command again when nothing writes to it any more",
+            )
+        if gaps(parts):
+            raise VideoError(
+                f"cannot finish `{job.target}`: pieces in `{self.parts.folder}` have gone",
+                "run the same command again, which makes them anew",
             )
         joined = self._joined(parts)
         seen, frames = sum_up([part.seen for part in parts]), sum(part.frames for part in parts)

@@ -227,6 +227,27 @@ def test_foreign_files_are_never_removed(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pts", []), ("pts", [10**30] * 10), ("source_frames", True), ("source_frames", 0),
+        ("first", -5), ("frames", 0), ("frames", 11), ("end_pts", 10**30), ("rounded", False),
+    ],
+)  # fmt: skip
+def test_a_piece_with_impossible_numbers_is_made_anew(parts, name, value):
+    """They would be noticed when all is joined, or never."""
+    add(parts)
+    path = parts.folder / "00000000.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    assert parts.finished() == []
+
+
+def test_a_nested_file_is_as_damaged_as_any(tmp_path):
+    path = tmp_path / "manifest.json"
+    path.write_text("[" * 100_000)
+    assert read_json(path) is None
+
+
 def hold(target, held):
     with Parts(target, IDENTITY).claim():
         held.set()

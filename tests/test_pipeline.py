@@ -172,6 +172,14 @@ def test_a_fault_in_any_stage_leaves_nothing(tmp_path, stage):
     assert [path.name for path in tmp_path.iterdir()] == ["source.mp4"]
 
 
+def test_a_link_to_nowhere_is_not_replaced_either(tmp_path):
+    source, target = make_clip(tmp_path / "a.mkv", ClipSpec(count=3)), tmp_path / "b.mkv"
+    target.symlink_to(tmp_path / "nowhere.mkv")
+    with pytest.raises(OptionsError, match="exists already"):
+        convert(source, target)
+    assert target.is_symlink()
+
+
 def test_a_failed_overwrite_keeps_the_old_file(tmp_path):
     source = make_clip(tmp_path / "source.mp4")
     target = tmp_path / "target.mp4"

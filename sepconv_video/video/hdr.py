@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any, cast
 
 import av
+from av.sidedata.sidedata import SideDataContainer
 
 from sepconv_video.frames import LightLevels
 
@@ -72,7 +73,7 @@ def metadata_notes(first: av.VideoFrame, codec_tag: str) -> list[str]:
         kinds.add("Dolby Vision")
     unknown = (
         ["metadata of frames that cannot be read left out, HDR light levels among them if any"]
-        if _is_unreadable(first)
+        if _all_of(first) is None
         else []
     )
     return unknown + [
@@ -100,9 +101,7 @@ def space_notes(first: av.VideoFrame, *, has_tag: bool) -> list[str]:
 
 def has_captions(frame: av.VideoFrame) -> bool:
     """Tell whether closed captions come with a frame; no where PyAV cannot read what does."""
-    return not _is_unreadable(frame) and any(
-        data.type.name == _CAPTIONS for data in cast(Any, frame.side_data)
-    )
+    return _CAPTIONS in side_data(frame)
 
 
 def parameters(codec: str, light: LightLevels) -> list[str]:
@@ -129,16 +128,14 @@ def _pair(values: tuple[Fraction, ...], unit: int) -> str:
 
 def side_data(frame: av.VideoFrame) -> Mapping[str, bytes]:
     """Read what comes with a frame, by FFmpeg's names; nothing where PyAV cannot."""
-    if _is_unreadable(frame):
-        return {}
-    # iterates over values, whatever its type says
-    return {data.type.name: bytes(data) for data in cast(Any, frame.side_data)}
+    return {data.type.name: bytes(data) for data in _all_of(frame) or []}
 
 
-def _is_unreadable(frame: av.VideoFrame) -> bool:
-    """Tell whether there is a kind that PyAV 18.1 has no name for, as EXIF: it refuses them all."""
+def _all_of(frame: av.VideoFrame) -> list[Any] | None:
+    """Give what comes with a frame; None where PyAV 18.1 has no name for a kind, as EXIF."""
     try:
-        list(cast(Any, frame.side_data))
+        # not `frame.side_data`, which the frame keeps and which keeps the frame: it, and its
+        # decoder, would stay in memory until Python looks for cycles
+        return list(cast(Any, SideDataContainer)(frame))  # of values, whatever its type says
     except ValueError:
-        return True
-    return False
+        return None

@@ -21,7 +21,7 @@ from sepconv_video.frames import LightLevels, Relation
 from sepconv_video.options import Job, Options
 from sepconv_video.pipeline import interpolate_file
 from sepconv_video.schedule import by_factor, intervals
-from sepconv_video.video import Reader
+from sepconv_video.video import Reader, hdr
 from sepconv_video.video.hdr import metadata_notes
 from sepconv_video.video.headers import chroma_location
 
@@ -327,7 +327,13 @@ class SideData:
         return b"?"
 
 
-def test_dolby_vision_is_named():
+@pytest.fixture
+def of_a_double(monkeypatch):
+    """Side data is read from a stand-in for a frame, which PyAV would not take."""
+    monkeypatch.setattr(hdr, "SideDataContainer", lambda frame: frame.side_data)
+
+
+def test_dolby_vision_is_named(of_a_double):
     """On what a decoder gives: no encoder here makes Dolby Vision."""
     kinds = [SideData("DOVI_RPU_BUFFER"), SideData("DOVI_METADATA")]
     (note,) = metadata_notes(SimpleNamespace(side_data=kinds, color_trc=16), "hvc1")
@@ -354,7 +360,7 @@ class Unnamed:
         raise ValueError("37 is not a valid Type")
 
 
-def test_metadata_that_cannot_be_read_are_named():
+def test_metadata_that_cannot_be_read_are_named(of_a_double):
     (note,) = metadata_notes(SimpleNamespace(side_data=Unnamed(), color_trc=16), "hvc1")
     assert "HDR light levels among them" in note
 

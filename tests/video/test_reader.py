@@ -1,6 +1,7 @@
 """Reading: exact planes, exact times, and a clear word about what is broken."""
 
 import errno
+import gc
 from fractions import Fraction
 from pathlib import Path
 
@@ -219,6 +220,24 @@ def test_odd_file_names(tmp_path, name):
     frames, reader = read(path)
     assert len(frames) == 2
     assert reader.info.path == path
+
+
+def test_no_picture_waits_for_the_collector_of_cycles(tmp_path):
+    """With `frame.side_data` all would, and their decoders with them."""
+    source = make_clip(tmp_path / "a.mp4", ClipSpec(count=120))
+    gc.collect()
+    gc.disable()
+    try:
+        with Reader(source) as reader:
+            frames = reader.frames()
+            counts = [alive() for place, _ in enumerate(frames) if place > 60]
+    finally:
+        gc.enable()
+    assert max(counts) < 40
+
+
+def alive():
+    return sum(type(thing) is av.VideoFrame for thing in gc.get_objects())
 
 
 def test_one_frame(tmp_path):
