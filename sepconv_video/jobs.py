@@ -284,17 +284,20 @@ def _distinct(jobs: Sequence[Job]) -> list[Job]:
 def _without_own(jobs: Sequence[Job], named: Collection[Path]) -> list[Job]:
     """Leave out what patterns find since an earlier run, or another shard, has made it.
 
-    Of a run with other options the name tells: `a.4x.mp4`, where there is an `a.mp4` too.
+    Of a run with other options the name tells, where targets lie beside their sources:
+    `a.4x.mp4`, if there is an `a.mp4` too.
     """
     makers = {os.path.realpath(job.target): job for job in jobs}
     stems = {job.source.with_suffix("") for job in jobs}
 
-    def is_own(source: Path, job: Job) -> bool:
-        made = LABELLED.fullmatch(source.stem)
-        is_labelled = made is not None and source.with_name(made[1]) in stems
-        return is_labelled or makers.get(os.path.realpath(source), job) != job
+    def is_own(job: Job) -> bool:
+        source, labelled = job.source, LABELLED.fullmatch(job.source.stem)
+        if makers.get(os.path.realpath(source), job) != job:
+            return True
+        is_beside = os.path.realpath(job.target.parent) == os.path.realpath(source.parent)
+        return bool(is_beside and labelled and source.with_name(labelled[1]) in stems)
 
-    return [job for job in jobs if job.source in named or not is_own(job.source, job)]
+    return [job for job in jobs if job.source in named or not is_own(job)]
 
 
 def _default_target(source: Path, folder: Path | None, label: str) -> Path:

@@ -183,6 +183,8 @@ def test_what_patterns_made_is_no_source_of_theirs(clips, tmp_path, output):
     for label in ("4x", "59.94fps", "2x-slow"):  # nor what other options have made
         shutil.copy(clips / "a.mkv", clips / f"a.{label}.mkv")
     assert found(clips / "*.mkv", clips / "sub" / "c.mkv") == before
+    elsewhere = find_jobs([clips], tmp_path / "elsewhere", "2x")  # where nothing is ours
+    assert {"a.4x.mkv", "a.59.94fps.mkv"} < {job.source.name for job in elsewhere}
     again = found(clips / "a.2x.mkv")  # who names one gets it
     assert [job.target.name for job in again] == ["a.2x.2x.mkv"]
 
