@@ -127,7 +127,7 @@ class Ladder:
                 f"out of memory: one pair of {width}x{height} frames does not fit{tiles} "
                 f"on `{self._device}`",
                 "close other programs"
-                + ("" if self._device.type == "cpu" else ", or use `--device cpu`"),
+                + ("" if self._device.type == "cpu" else ", use fp16, or `--device cpu`"),
             )
 
     @property
