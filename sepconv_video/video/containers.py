@@ -188,7 +188,8 @@ def called(stream: Stream) -> str:
 
 def refusal(container: str, stream: Stream) -> str:
     """Say that a container cannot hold a stream, and which one can."""
-    if isinstance(stream, AudioStream) and not stream.codec_context.sample_rate:
+    # there is no context where the codec is unknown
+    if isinstance(stream, AudioStream) and not getattr(stream.codec_context, "sample_rate", True):
         return f"{called(stream)} left out: nothing is known of it, it begins too late in the file"
     others = [name for name in _PREFERRED_CONTAINERS if can_hold(name, stream)]
     remedy = f"{others[0]} can" if others else "no container known here can"

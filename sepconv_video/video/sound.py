@@ -33,9 +33,9 @@ def encoder_for(container: str, source: AudioStream) -> str | None:
     Else AAC or FLAC (what was lossless stays so) or the nearest that the container holds.
     """
     context = source.codec_context
-    is_lossless = context.codec.lossless and not context.codec.lossy
-    if not context.sample_rate:  # nothing is known of it
+    if not getattr(context, "sample_rate", 0):  # nothing is known of it, not even its codec
         return None
+    is_lossless = context.codec.lossless and not context.codec.lossy
     others = (*_LOSSLESS, *_LOSSY) if is_lossless else (*_LOSSY, *_LOSSLESS)
     return next(
         (name for name in (codec_of(source), *others) if _fits(container, name, source)), None

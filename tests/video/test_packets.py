@@ -9,7 +9,7 @@ import subprocess
 import av
 import numpy as np
 import pytest
-from clips import payloads
+from clips import ClipSpec, make_clip, payloads
 
 from sepconv_video.engine import Engine
 from sepconv_video.options import Job, Options
@@ -137,6 +137,15 @@ def test_sound_of_which_nothing_is_known_is_called_so(tmp_path):
             "left out: nothing is known of it, it begins too late in the file"
         )
         assert encoder_for("matroska", sound) is None
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "mov"])
+def test_sound_of_an_unknown_codec_is_left_out_with_a_note(tmp_path, suffix):
+    source = make_clip(tmp_path / "a.mp4", ClipSpec(count=3, audio=True))
+    source.write_bytes(source.read_bytes().replace(b"mp4a", b"x4y5").replace(b"esds", b"free"))
+    job = Job(source=source, target=tmp_path / f"b.{suffix}")
+    report = interpolate_file(job, Options(), engine=Engine(lambda left, right: (left + right) / 2))
+    assert any("(unknown codec" in note and "left out" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "ts", "mov"])
