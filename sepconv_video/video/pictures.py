@@ -36,7 +36,6 @@ WRITTEN = tuple(_ENCODERS)
 _DEEP = {".png": "rgb48be", ".tif": "rgb48le", ".tiff": "rgb48le"}
 """Formats for more than 8 bits."""
 _BT601 = 5
-_EIGHT_OF_SIXTEEN = ((np.arange(1 << 16) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 def is_picture(path: Path | str) -> bool:
@@ -101,7 +100,9 @@ def _rgb_of(frame: av.VideoFrame, *, deep: bool) -> Picture:
         dst_color_range=2,
     )
     samples = rgb.to_ndarray()
-    return cast(Picture, _EIGHT_OF_SIXTEEN[samples] if has_16 and not deep else samples)
+    if has_16 and not deep:
+        samples = ((samples.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    return cast(Picture, samples)
 
 
 def write_picture(path: Path | str, rgb: Picture) -> None:
