@@ -19,6 +19,7 @@ from sepconv_video.frames import Reading
 from sepconv_video.numbered import Pictures, pictures_at
 from sepconv_video.video.clock import Clock
 from sepconv_video.video.faults import explain, is_broken_off
+from sepconv_video.video.layers import without_layers
 from sepconv_video.video.pipes import PIPE, is_cut_short
 from sepconv_video.video.sequences import picture_packet
 from sepconv_video.video.source import (
@@ -85,6 +86,7 @@ class Decoder:
         self.faults = Faults(self.numbered)
         self._used_bytes = 0
         self._aspects: list[str] = []
+        self._dropped: list[str] = []
         self._first_dts: int | None = None  # of the packet that decoding began with
         self.container = open_source(self._path, self._reading)
         try:
@@ -111,6 +113,8 @@ class Decoder:
 
     def _first_of_all(self) -> av.VideoFrame:
         first = next(self._decoded, None)
+        if first is None and self._has_dropped_layers():
+            first = next(self._decoded, None)
         if first is None:
             why = [self.faults.summary or "its video stream is empty"]
             why += filter(None, [why_without_size(self.stream)])
@@ -119,6 +123,22 @@ class Decoder:
                 "was it copied or downloaded to the end?",
             )
         return first
+
+    def _has_dropped_layers(self) -> bool:
+        """Open the file again without the layers of its video but the first, if it has others."""
+        context = self.stream.codec_context
+        header = context.extradata or b""
+        pictures_alone = without_layers(header)
+        if context.name != "hevc" or pictures_alone == header or self._path == PIPE:
+            return False
+        self.container.close()
+        self._open(None)
+        self.stream.codec_context.extradata = pictures_alone
+        self._dropped = [
+            "a second layer of the video left out, which cannot be decoded: an alpha channel, or "
+            "what the other eye sees"
+        ]
+        return True
 
     def close(self) -> None:
         """Close the file; pictures already given stay valid."""
@@ -131,10 +151,11 @@ class Decoder:
     @property
     def notes(self) -> list[str]:
         """What was mended, or changed in mid-stream; final after `pictures`."""
+        notes = self._dropped + self._clock.notes
         if not self._aspects:
-            return self._clock.notes
+            return notes
         changes = named(self._aspects)
-        return [*self._clock.notes, f"the sample aspect ratio changes {changes}: first kept"]
+        return [*notes, f"the sample aspect ratio changes {changes}: first kept"]
 
     def look_ahead(self) -> Iterator[av.VideoFrame]:
         """Give the first pictures, as many as are asked for, which `pictures` gives again."""

@@ -12,6 +12,7 @@ from clips import ClipSpec, make_clip, picture, variable_times, video_frame
 
 from sepconv_video.errors import VideoError
 from sepconv_video.video import Extent, Reader, measure, write_picture
+from sepconv_video.video.layers import without_layers
 from sepconv_video.video.unpacker import Unpacker
 
 NATIVE = [
@@ -116,6 +117,47 @@ def test_alpha_is_dropped_with_a_note(tmp_path):
     assert "alpha channel dropped" in reader.notes[0]
     for plane, values in zip(frames[0].planes, picture(0, 66, 50, "yuv420p"), strict=True):
         np.testing.assert_array_equal(plane, values)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_layers_that_cannot_be_decoded_are_left_out(tmp_path, suffix):
+    """What Apple's encoder makes of pictures with alpha: nothing of it was read by FFmpeg 8."""
+    path = make_clip(tmp_path / f"a{suffix}", ClipSpec(codec="libx265", count=7))
+    with Reader(path) as reader:
+        expected = list(reader.frames())
+        assert not reader.notes
+    with av.open(path) as file:
+        header = file.streams.video[0].codec_context.extradata
+    path.write_bytes(path.read_bytes().replace(header, with_layer(header)))
+    with av.open(path) as file:
+        assert not list(file.decode(video=0))
+    with Reader(path) as reader:
+        found = list(reader.frames())
+    assert [frame.pts for frame in found] == [frame.pts for frame in expected]
+    assert all(map(np.array_equal, found[3].planes, expected[3].planes))
+    assert reader.damage is None
+    assert reader.notes == [
+        "a second layer of the video left out, which cannot be decoded: an alpha channel, or what "
+        "the other eye sees"
+    ]
+
+
+def with_layer(header):
+    """Have the header of an HEVC stream say that there are two layers, and then nonsense."""
+    place = header.index(bytes([0x40, 0x01]), 23)  # its video parameter set
+    size = int.from_bytes(header[place - 2 : place], "big")
+    number = int.from_bytes(header[place : place + size], "big")
+    end = (number & -number).bit_length()  # after the bit that ends it: whether it is extended
+    text = bytearray((number | 1 << end).to_bytes(size, "big"))
+    text[3] |= 0x10
+    return header[:place] + text + header[place + size :]
+
+
+def test_a_damaged_header_stays_as_it_is():
+    whole = bytes([1, *bytes(21), 1, 32, 0, 1, 0, 5, 0x40, 1, 0xC, 0x11, 0xFF])
+    assert without_layers(whole) == whole.replace(b"\x11", b"\x01")
+    for length in range(len(whole)):
+        assert without_layers(whole[:length]) == whole[:length]
 
 
 @pytest.mark.parametrize(
