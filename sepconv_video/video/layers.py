@@ -1,7 +1,7 @@
 """HEVC in layers: pictures, and beside them an alpha channel or what the other eye sees.
 
-FFmpeg 8 decodes nothing at all of some of these, such as what Apple's encoder makes of pictures with
-alpha, as it does not understand what the header says of the second layer.
+FFmpeg 8 decodes nothing at all of some of these, such as what Apple's encoder makes of pictures
+with alpha, as it does not understand what the header says of the second layer.
 """
 
 from collections.abc import Iterator
