@@ -226,6 +226,17 @@ def test_any_times_in_avi_are_kept_to_a_thousandth(tmp_path):
     assert any("rounded to 1/1000 s" in note for note in report.notes)
 
 
+@pytest.mark.parametrize("ticks", [10**9, 2 * 10**9])
+def test_ticks_too_fine_for_vp9_are_rounded(tmp_path, ticks):
+    """WebM may count in nanoseconds: half as long ones are too short for libvpx."""
+    spec = ClipSpec(count=6, time_base=Fraction(1, ticks))
+    source = make_clip(tmp_path / "source.mp4", spec)
+    report = convert(source, tmp_path / "target.webm")
+    with av.open(str(report.target)) as made:
+        shown = sorted(p.pts * p.time_base for p in made.demux(video=0) if p.size)
+    assert shown == [Fraction(k, 50) for k in range(12)]
+
+
 def test_what_avi_cannot_hold_is_said_before_it_is_joined(tmp_path):
     uneven = ClipSpec(rate=Fraction(10), time_base=Fraction(1, 50), times=tuple(range(40)))
     pause = ClipSpec(count=3, times=(0, 1, 200_000))

@@ -19,7 +19,7 @@ from sepconv_video.frames import Reading
 from sepconv_video.numbered import Pictures, pictures_at
 from sepconv_video.video.clock import Clock
 from sepconv_video.video.faults import explain, is_broken_off
-from sepconv_video.video.layers import without_layers
+from sepconv_video.video.layers import drop_layers
 from sepconv_video.video.pipes import PIPE, is_cut_short
 from sepconv_video.video.sequences import picture_packet
 from sepconv_video.video.source import (
@@ -86,7 +86,6 @@ class Decoder:
         self.faults = Faults(self.numbered)
         self._used_bytes = 0
         self._aspects: list[str] = []
-        self._dropped: list[str] = []
         self._first_dts: int | None = None  # of the packet that decoding began with
         self.container = open_source(self._path, self._reading)
         try:
@@ -94,6 +93,7 @@ class Decoder:
         except BaseException:
             self.container.close()
             raise
+        self._dropped = drop_layers(self.stream.codec_context)
         self._is_avi = self.container.format.name == "avi"
         self.window = window_of(self.container, self.stream, self._reading.timeline)
         # with a thread a frame, a broken picture among the last would take others with it
@@ -113,8 +113,6 @@ class Decoder:
 
     def _first_of_all(self) -> av.VideoFrame:
         first = next(self._decoded, None)
-        if first is None and self._has_dropped_layers():
-            first = next(self._decoded, None)
         if first is None:
             why = [self.faults.summary or "its video stream is empty"]
             why += filter(None, [why_without_size(self.stream)])
@@ -123,22 +121,6 @@ class Decoder:
                 "was it copied or downloaded to the end?",
             )
         return first
-
-    def _has_dropped_layers(self) -> bool:
-        """Open the file again without the layers of its video but the first, if it has others."""
-        context = self.stream.codec_context
-        header = context.extradata or b""
-        pictures_alone = without_layers(header)
-        if context.name != "hevc" or pictures_alone == header or self._path == PIPE:
-            return False
-        self.container.close()
-        self._open(None)
-        self.stream.codec_context.extradata = pictures_alone
-        self._dropped = [
-            "a second layer of the video left out, which cannot be decoded: an alpha channel, or "
-            "what the other eye sees"
-        ]
-        return True
 
     def close(self) -> None:
         """Close the file; pictures already given stay valid."""
@@ -151,7 +133,7 @@ class Decoder:
     @property
     def notes(self) -> list[str]:
         """What was mended, or changed in mid-stream; final after `pictures`."""
-        notes = self._dropped + self._clock.notes
+        notes = [*filter(None, [self._dropped]), *self._clock.notes]
         if not self._aspects:
             return notes
         changes = named(self._aspects)

@@ -1,15 +1,31 @@
 """HEVC in layers: pictures, and beside them an alpha channel or what the other eye sees.
 
 FFmpeg 8 decodes nothing at all of some of these, such as what Apple's encoder makes of pictures
-with alpha, as it does not understand what the header says of the second layer.
+with alpha, as it does not understand what the header says of the second layer. Of others, as films
+for two eyes, it gives the first layer anyway.
 """
 
 from collections.abc import Iterator
+
+from av.video.codeccontext import VideoCodecContext
 
 _ARRAYS = 22
 """Where in the header the number of its arrays stands (ISO/IEC 14496-15, 8.3.3.1.2)."""
 _KIND, _VPS = 0x3F, 32
 """Of an array: the bits that say what is in it, and a video parameter set (ISO/IEC 23008-2)."""
+
+
+def drop_layers(decoder: VideoCodecContext) -> str:
+    """Have a decoder that is not open yet make the pictures alone.
+
+    Returns:
+        What is left out, in one line; empty if nothing is.
+    """
+    header = decoder.extradata or b""
+    if decoder.name != "hevc" or without_layers(header) == header:
+        return ""
+    decoder.extradata = without_layers(header)
+    return "the second layer of the video left out: an alpha channel, or what the other eye sees"
 
 
 def without_layers(header: bytes) -> bytes:

@@ -28,6 +28,7 @@ from sepconv_video.video.painter import Painter, picture_plan
 from sepconv_video.video.pictures import is_picture
 
 _MOST_TICKS = 2**31 - 1  # FFmpeg keeps time bases in 32 bits
+_MOST_VPX_TICKS = 10**9  # a second, for libvpx
 _LAMBDA_PER_QUANTISER = 118  # FF_QP2LAMBDA
 _ANNOUNCING = {"mp4", "mov", "matroska", "webm"}  # containers that hold HDR10's metadata
 _GLOBAL_HEADER = 0x0040  # AVFMT_GLOBALHEADER
@@ -82,10 +83,11 @@ class Track:
         )
         self._paint = Painter(info, self._plan) if is_painted else None
         self.time_base = time_base
+        most = _MOST_VPX_TICKS if self.codec.startswith("libvpx") else _MOST_TICKS
         if self.container == "avi":
             # it has one rate; where that comes to no frame, it has an empty one
             self.time_base = 1 / min(max(rate, fastest or rate), Fraction(_FASTEST_AVI))
-        elif max(time_base.denominator, time_base.numerator) > _MOST_TICKS:
+        elif max(time_base.denominator, time_base.numerator) > most:
             self.time_base = Fraction(1, 1_000_000)
         self._source_layout = layout_of(info.pix_fmt) or self._plan.layout
 
