@@ -22,9 +22,10 @@ def drop_layers(decoder: VideoCodecContext) -> str:
         What is left out, in one line; empty if nothing is.
     """
     header = decoder.extradata or b""
-    if decoder.name != "hevc" or without_layers(header) == header:
+    pictures_alone = without_layers(header) if decoder.name == "hevc" else header
+    if pictures_alone == header:
         return ""
-    decoder.extradata = without_layers(header)
+    decoder.extradata = pictures_alone
     return "the second layer of the video left out: an alpha channel, or what the other eye sees"
 
 
