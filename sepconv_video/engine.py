@@ -349,6 +349,12 @@ def _finish(batch: _Batch, numbers: Iterator[int]) -> Iterator[list[Frame]]:
                 planes = made[places[key]]
             index = next(numbers)
             shown.append(
-                Frame(index=index, pts=moment.pts, duration=moment.duration, planes=planes)
+                Frame(
+                    index=index,
+                    pts=moment.pts,
+                    duration=moment.duration,
+                    planes=planes,
+                    captions=moment.captions,
+                )
             )
         yield shown

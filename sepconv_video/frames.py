@@ -100,6 +100,10 @@ class VideoInfo:
     """HDR10's static metadata; None where there are none."""
 
 
+CAPTION = 3
+"""Bytes of a closed caption, a letter or two (CEA-608 and 708)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Frame:
     """One picture: the same type for decoded and for made frames."""
@@ -113,6 +117,8 @@ class Frame:
     planes: tuple[Plane, ...]
     """Y, U, V (Y alone for gray; G, B, R for RGB), each (rows, columns), native subsampling
     and depth."""
+    captions: bytes = b""
+    """Closed captions that come with it, `CAPTION` bytes each."""
     begins_shot: bool = False
     """Whether the stream itself changes here, in size or format: nothing is made before it."""
 
@@ -145,6 +151,8 @@ class Moment:
     duration: int
     position: int
     """0 is the frame on the left, `POSITIONS` the one on the right."""
+    captions: bytes = b""
+    """Its share of the closed captions that came since the moment before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -153,7 +153,7 @@ def interpolate_stream(
                 *reader.notes,
                 *engine.notes,
                 *advise(seen, end, options),
-                *filter(None, [reader.left_out]),
+                *filter(None, [reader.left_out, sink.captions_note * reader.has_captions]),
             ],
         )
         return replace(report, notes=report.notes + sink.finish(report, end_pts))
@@ -238,6 +238,8 @@ def _sink(
 class _PipeSink:
     """Standard output."""
 
+    captions_note = "closed captions left out: only pictures go through a pipe"
+
     def __init__(self, writer: PipeWriter, info: VideoInfo, grid: Grid, *, raw: bool) -> None:
         self._writer, self._is_raw = writer, raw
         self._notes = lost_in_pipe(info, raw=raw)
@@ -268,6 +270,7 @@ class _FileSink:
 
     def __init__(self, parts: Parts, track: Track, writer: SegmentWriter) -> None:
         self._parts, self._track, self._writer = parts, track, writer
+        self.captions_note = track.captions_note()
         self._start = 0  # clocks of broadcasts begin anywhere
         self._is_begun = False
 

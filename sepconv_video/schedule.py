@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from sepconv_video.errors import VideoError
-from sepconv_video.frames import POSITIONS, Frame, Interval, Moment, Relation, VideoInfo
+from sepconv_video.frames import CAPTION, POSITIONS, Frame, Interval, Moment, Relation, VideoInfo
 from sepconv_video.options import check_factor
 
 LONGEST_RUN = 4
@@ -178,6 +178,7 @@ def _with_neighbours(earlier: _Found | None, own: _Found, later: _Found | None) 
 
 def _found(pairs: Iterable[_Pair], grid: Grid, *, dedup: bool) -> Iterator[_Found]:
     """Make intervals of pairs; see `intervals`."""
+    captions = b""
     for run in _runs(pairs):
         last = run[-1]
         is_drawing = len(run) > 1 and last.relation == Relation.JOINED
@@ -187,7 +188,11 @@ def _found(pairs: Iterable[_Pair], grid: Grid, *, dedup: bool) -> Iterator[_Foun
             else:
                 joined = pair.relation in {Relation.JOINED, Relation.REPEAT}
                 interval = _interval(pair, pair.left, pair.right, grid, synthesise=joined)
-            interval = replace(interval, is_repeat=is_drawing and number > 0)
+            captions += pair.left.captions
+            moments = _captioned(interval.moments, captions)
+            captions = captions if not moments else b""  # the next moment shows them then
+            is_repeat = is_drawing and number > 0
+            interval = replace(interval, moments=moments, is_repeat=is_repeat)
             yield _Found(interval, pair.relation == Relation.JOINED and not is_drawing)
 
 
@@ -248,6 +253,17 @@ def _interval(
         end_pts=end,
         moments=tuple(moments),
         error_ticks=error,
+    )
+
+
+def _captioned(moments: tuple[Moment, ...], captions: bytes) -> tuple[Moment, ...]:
+    """Share captions out evenly, as so many a second is all that receivers of television take."""
+    if not captions:
+        return moments
+    each = CAPTION * math.ceil(len(captions) / (CAPTION * max(1, len(moments))))
+    return tuple(
+        replace(moment, captions=captions[place * each : (place + 1) * each])
+        for place, moment in enumerate(moments)
     )
 
 

@@ -24,8 +24,6 @@ _SPACE = {
     "SPHERICAL": "how it lies around the viewer (360 degrees)",
     "STEREO3D": "which part of it each eye sees (3D)",
 }
-_CAPTIONS = "A53_CC"
-"""CEA-608 and 708, as television has them."""
 _DOLBY_TAGS = {"dvh1", "dvhe", "dva1", "dvav", "dav1"}
 _HDR_TRANSFERS = {16, 18}  # PQ and HLG, H.273 table 3
 # Encoders that write the levels into the stream itself, and the option that takes them
@@ -97,11 +95,6 @@ def space_notes(first: av.VideoFrame, *, has_tag: bool) -> list[str]:
     kinds = {what for what in side_data(first) if what in _SPACE}
     kinds -= {"STEREO3D"} if has_tag else set()
     return [f"the picture no longer says {_SPACE[kind]}" for kind in sorted(kinds)]
-
-
-def has_captions(frame: av.VideoFrame) -> bool:
-    """Tell whether closed captions come with a frame; no where PyAV cannot read what does."""
-    return _CAPTIONS in side_data(frame)
 
 
 def parameters(codec: str, light: LightLevels) -> list[str]:

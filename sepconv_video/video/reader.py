@@ -18,11 +18,12 @@ import av
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame, Reading, VideoInfo
 from sepconv_video.video.boxes import presentation_end
+from sepconv_video.video.captions import captions_of
 from sepconv_video.video.clock import pts_of
 from sepconv_video.video.containers import ALPHA_TAG, STEREO_TAG
 from sepconv_video.video.decoding import Decoder, named
 from sepconv_video.video.formats import has_alpha
-from sepconv_video.video.hdr import has_captions, metadata_notes, space_notes
+from sepconv_video.video.hdr import metadata_notes, space_notes
 from sepconv_video.video.interlace import Deinterlacer, Examination, Scan
 from sepconv_video.video.pipes import left_out
 from sepconv_video.video.source import describe, most_ticks, rate_of, tick_of
@@ -41,6 +42,7 @@ class Reader:
         path: The file.
         info: What is known of the stream.
         notes: One line for each thing converted, dropped or mended, for the user.
+        has_captions: Whether any of the frames given has closed captions.
     """
 
     def __init__(self, path: Path | str, reading: Reading | None = None) -> None:
@@ -55,7 +57,7 @@ class Reader:
         self._after: int | None = None  # when the first picture beyond the timeline is shown
         self._changes: list[str] = []
         self._marked = 0
-        self._has_captions = False
+        self.has_captions = False
         self._decoder = Decoder(self.path, self.reading)
         try:
             self._scan = self._examine()
@@ -130,14 +132,14 @@ class Reader:
                     pts=pts_of(picture),
                     duration=picture.duration,
                     planes=self._unpack(picture),
+                    captions=captions_of(picture),
                     begins_shot=form != before,
                 )
+                self.has_captions |= bool(held.captions)
             if held is not None:
                 yield replace(held, duration=self._last_duration(held))
         finally:
             self.notes += self._decoder.notes + self._change_notes() + self._field_notes()
-            if self._has_captions:
-                self.notes.append("closed captions left out: they lie in the frames of the source")
 
     def _examine(self) -> Scan:
         """Decode the first pictures until it is clear how they were scanned."""
@@ -185,7 +187,6 @@ class Reader:
     def _counted(self) -> Iterator[av.VideoFrame]:
         for picture in self._decoder.pictures():
             self._marked += picture.interlaced_frame
-            self._has_captions = self._has_captions or has_captions(picture)
             yield picture
 
     def _nothing_within(self) -> VideoError:

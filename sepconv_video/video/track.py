@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame, Plane, VideoInfo
+from sepconv_video.video.captions import can_hold
 from sepconv_video.video.conversion import Conversion
 from sepconv_video.video.encoders import Encoding, plan
 from sepconv_video.video.faults import explain
@@ -203,6 +204,12 @@ class Track:
             f"mastering display and light levels left out: {self.codec} in {self.container} "
             "cannot hold them, libx265 in any container can"
         )
+
+    def captions_note(self) -> str:
+        """Say that closed captions are lost where the stream has no place for them."""
+        if can_hold(self.codec):
+            return ""
+        return f"closed captions left out: {self.codec} cannot hold them, libx264 and libx265 can"
 
     def rounding_note(self, rounded: int, times: Collection[int]) -> str:
         """Say how many of the times are not exact; an empty string if all are.

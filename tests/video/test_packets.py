@@ -174,24 +174,6 @@ def test_transparency_beside_the_pictures_is_named_and_no_longer_promised(tmp_pa
         assert "alpha_mode" not in {key.lower() for key in after.streams.video[0].metadata}
 
 
-@pytest.mark.parametrize("first", [0, 20])
-def test_closed_captions_are_named(tmp_path, first):
-    """Put behind the headers of MPEG-2 pictures, as ATSC A/53 has them, from the n-th on."""
-    bare, captioned = tmp_path / "a.m2v", tmp_path / "b.m2v"
-    ffmpeg(*PICTURE, "-c:v", "mpeg2video", "-bf", 0, bare)
-    caption = b"\0\0\1\xb2GA94\x03\x42\xff\xfc\x94\x20\xfd\x80\x80\xff"
-    parts = bare.read_bytes().split(b"\0\0\1\x01")  # where the first slice of a picture begins
-    assert len(parts) == 26
-    words = [caption if place >= first else b"" for place in range(25)]
-    content = b"".join(
-        part + word + b"\0\0\1\x01" for part, word in zip(parts, words, strict=False)
-    )
-    captioned.write_bytes(content + parts[-1])
-    for video, expected in ((bare, 0), (captioned, 1)):
-        notes = make(video, tmp_path / f"{video.stem}.mp4").notes
-        assert sum("closed captions left out" in note for note in notes) == expected
-
-
 @pytest.mark.parametrize(("late_s", "suffix"), [(0.5, "avi"), (0, "avi"), (0.5, "mkv")])
 def test_sound_that_an_avi_plays_too_early_is_named(tmp_path, late_s, suffix):
     source, target = tmp_path / "a.mp4", tmp_path / f"b.{suffix}"

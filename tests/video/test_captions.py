@@ -1,0 +1,203 @@
+"""Closed captions lie in the pictures of television, and are written into new ones."""
+
+import shutil
+import subprocess
+import sys
+
+import av
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sepconv_video.engine import Engine
+from sepconv_video.frames import CAPTION
+from sepconv_video.options import Job, Options
+from sepconv_video.pipeline import interpolate_file
+from sepconv_video.video.captions import captions_of, with_captions
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="NO FFMPEG HERE"
+)
+
+FRAMES = 50
+RATE = 25
+SLICE = b"\0\0\1\x01"
+"""Where the first slice of an MPEG-2 picture begins."""
+
+PIPED = """
+import sys
+from pathlib import Path
+from sepconv_video.engine import Engine
+from sepconv_video.options import Job
+from sepconv_video.pipeline import interpolate_stream
+job = Job(source=Path("-"), target=Path(sys.argv[1]))
+report = interpolate_stream(job, engine=Engine(lambda left, right: (left + right) / 2))
+print(*report.notes, sep="\\n", file=sys.stderr)
+"""
+
+
+def ffmpeg(*arguments):
+    command = ["ffmpeg", "-v", "error", "-y", *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+def average(left, right):
+    return (left + right) / 2
+
+
+def make(source, target, **options):
+    job = Job(source=source, target=target)
+    return interpolate_file(job, Options(**options), engine=Engine(average))
+
+
+def odd(value):
+    """Set the highest of 8 bits so that an odd number of them is set."""
+    return value | 0x80 * (value.bit_count() % 2 == 0)
+
+
+def letters(text):
+    """The pairs of CEA-608 that load a line of text and then show it."""
+    control = [(0x14, 0x20), (0x14, 0x2E), (0x14, 0x70)]
+    codes = text.encode().ljust(len(text) + len(text) % 2, b" ")
+    return [*control, *zip(codes[::2], codes[1::2], strict=True), (0x14, 0x2F)]
+
+
+def captions(place):
+    """What comes with a picture: a pair of the first field, one of the second, two of CEA-708."""
+    spoken = {10: letters("HELLO THERE"), 30: letters("GOOD BYE")}
+    pair = next(
+        (
+            pairs[place - start]
+            for start, pairs in spoken.items()
+            if 0 <= place - start < len(pairs)
+        ),
+        (0, 0),
+    )
+    return bytes([0xFC, *map(odd, pair), 0xFD, 0x80, 0x80, 0xFE, place, 0, 0xFA, 0, 0])
+
+
+def television(path, first=0, b_frames=2):
+    """MPEG-2 with captions behind the headers of its pictures, from the n-th on, all its life."""
+    clip = ["-f", "lavfi", "-i", f"testsrc2=s=96x64:r={RATE}:d={FRAMES / RATE}"]
+    ffmpeg(*clip, "-c:v", "mpeg2video", "-bf", b_frames, path)
+    parts = path.read_bytes().split(SLICE)
+    assert len(parts) == FRAMES + 1
+    # in the order of decoding: each picture's header has its place in its group
+    begun, shown, content = 0, -1, b""
+    for part in parts[:-1]:
+        if b"\0\0\1\xb8" in part:
+            begun = shown + 1
+        header = part.index(b"\0\0\1\0") + 4
+        place = begun + (part[header] << 2 | part[header + 1] >> 6)
+        shown = max(shown, place)
+        data = captions(place)
+        word = b"\0\0\1\xb2GA94\x03" + bytes([0x40 | len(data) // 3, 0xFF]) + data + b"\xff"
+        content += part + (word if place >= first else b"") + SLICE
+    path.write_bytes(content + parts[-1])
+    return path
+
+
+def found_in(path):
+    """Captions of each picture, in the order in which they are shown."""
+    with av.open(str(path)) as container:
+        return [captions_of(picture) for picture in container.decode(video=0)]
+
+
+def spoken_in(path):
+    """The text that FFmpeg reads from the captions, with its times."""
+    source = ["-f", "lavfi", "-i", f"movie={path}[out0+subcc]"]
+    return ffmpeg(*source, "-map", "s", "-f", "srt", "-").decode()
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "mov"])
+def test_captions_go_on_in_new_frames(tmp_path, suffix, codec):
+    source, target = television(tmp_path / "a.m2v"), tmp_path / f"b.{suffix}"
+    before = found_in(source)
+    assert before == [captions(place) for place in range(FRAMES)]
+    assert make(source, target, codec=codec).notes == []
+    after = found_in(target)
+    assert len(after) == 2 * FRAMES
+    # half of a picture's come with the new one behind it
+    assert after == [part for data in before for part in (data[:6], data[6:])]
+    assert spoken_in(target).split("\n")[2::4] == spoken_in(source).split("\n")[2::4]
+    assert "HELLO THERE" in spoken_in(target)
+    assert "GOOD BYE" in spoken_in(target)
+
+
+def test_pictures_are_the_same_with_captions(tmp_path):
+    bare, captioned = television(tmp_path / "a.m2v", FRAMES), television(tmp_path / "b.m2v")
+    for source in (bare, captioned):
+        make(source, source.with_suffix(".mp4"))
+    digests = [
+        ffmpeg("-i", source.with_suffix(".mp4"), "-f", "framemd5", "-")
+        for source in (bare, captioned)
+    ]
+    assert digests[0] == digests[1]
+    assert found_in(bare.with_suffix(".mp4")) == [b""] * 2 * FRAMES
+
+
+@pytest.mark.parametrize("fps", [10, 40])
+def test_captions_of_frames_that_are_not_shown_come_with_the_next(tmp_path, fps):
+    source, target = television(tmp_path / "a.m2v"), tmp_path / "b.mkv"
+    make(source, target, fps=fps)
+    before, after = found_in(source), found_in(target)
+    assert len(after) == FRAMES * fps // RATE
+    # what comes after the last frame that is shown is not shown either
+    all_before, all_after = b"".join(before), b"".join(after)
+    assert all_before.startswith(all_after)
+    assert len(all_before) - len(all_after) < RATE / fps * len(before[0])
+
+
+def test_captions_go_on_from_segment_to_segment_after_a_kill(tmp_path):
+    source, target = television(tmp_path / "a.m2v"), tmp_path / "b.mp4"
+    asked = []
+
+    def stop():
+        asked.append(1)
+        return len(asked) == 20
+
+    with pytest.raises(Exception, match="are kept"):
+        interpolate_file(
+            Job(source=source, target=target), engine=Engine(average), should_stop=stop
+        )
+    assert make(source, target).kept_frames == 40
+    assert b"".join(found_in(target)) == b"".join(found_in(source))
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("ffv1", "mkv"), ("libvpx-vp9", "webm")])
+@pytest.mark.parametrize(("first", "told"), [(0, 1), (20, 1), (FRAMES, 0)])
+def test_captions_that_are_lost_are_named(tmp_path, codec, suffix, first, told):
+    source = television(tmp_path / "a.m2v", first)
+    notes = make(source, tmp_path / f"b.{suffix}", codec=codec).notes
+    assert sum("closed captions left out" in note for note in notes) == told
+
+
+@given(st.lists(st.sampled_from([0, 1, 2, 3, 255]), min_size=1, max_size=300))
+def test_no_caption_looks_like_the_beginning_of_a_unit(values):
+    data = bytes(values).ljust(-(-len(values) // CAPTION) * CAPTION, b"\0")
+    for codec, picture in (("libx264", b"\0\0\0\1\x65abc"), ("libx265", b"\0\0\1\x26\1abc")):
+        before = b"\0\0\0\1\x67\1\2\3" if codec == "libx264" else b"\0\0\0\1\x42\1\2\3"
+        packet = with_captions(before + picture, data, codec)
+        assert packet.startswith(before)
+        assert packet.endswith(picture)
+        unit = packet[len(before) : -len(picture)]
+        assert unit.startswith(b"\0\0\0\1")
+        content = unit[4:]
+        assert not any(b"\0\0" + bytes([last]) in content for last in range(3))
+        plain = content.replace(b"\0\0\3", b"\0\0")
+        assert plain.count(b"GA94") == -(-len(data) // CAPTION // 31)
+
+
+@pytest.mark.parametrize(("target", "told"), [("-", 1), ("b.mp4", 0)])
+def test_captions_through_a_pipe(tmp_path, target, told):
+    """Into one they are lost; out of one they come with the pictures."""
+    source = television(tmp_path / "a.m2v")
+    transported = tmp_path / "a.ts"
+    make(source, transported)
+    command = [sys.executable, "-c", PIPED, target]
+    with transported.open("rb") as stdin:
+        done = subprocess.run(command, stdin=stdin, cwd=tmp_path, capture_output=True, check=True)
+    assert done.stderr.decode().count("closed captions left out") == told
+    if not told:
+        assert b"".join(found_in(tmp_path / target)) == b"".join(found_in(source))
