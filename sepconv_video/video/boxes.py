@@ -16,6 +16,9 @@ _KNOWN = {
     *(b"free", b"skip", b"wide", b"pnot"),
 }
 
+_SEALED = {b"encv", b"drmi"}
+"""Kinds of video that are encrypted: by ISO/IEC 23001-7, and by Apple's FairPlay."""
+
 
 def starts_like_mp4(head: bytes) -> bool:
     """Tell by its first 8 bytes whether a file consists of boxes."""
@@ -35,6 +38,28 @@ def end_of_boxes(path: Path) -> int:
                 break
             position = end
     return position
+
+
+def is_encrypted(path: Path) -> bool:
+    """Tell whether one of a file's videos can be decoded with a key only."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if not starts_like_mp4(file.read(8)):
+            return False
+        moov = _child(file, b"moov", 0, size)
+        tracks = [box[1:] for box in _children(file, *moov) if box[0] == b"trak"] if moov else []
+        return any(not _SEALED.isdisjoint(_kinds(file, track)) for track in tracks)
+
+
+def _kinds(file: BinaryIO, track: tuple[int, int]) -> list[bytes]:
+    """List what a track may hold, by four-character codes."""
+    found: tuple[int, int] | None = track
+    for name in (b"mdia", b"minf", b"stbl", b"stsd"):
+        found = found and _child(file, name, *found)
+    if not found:
+        return []
+    start, end = found  # before them a version and how many there are
+    return [name for name, _, _ in _children(file, start + 8, end)]
 
 
 def presentation_end(path: Path, track_id: int) -> Fraction | None:

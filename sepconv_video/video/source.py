@@ -16,6 +16,7 @@ from av.video.stream import VideoStream
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Reading, VideoInfo
 from sepconv_video.numbered import pictures_at
+from sepconv_video.video.boxes import is_encrypted
 from sepconv_video.video.faults import explain, quoted
 from sepconv_video.video.formats import Layout
 from sepconv_video.video.hdr import light_of, side_data
@@ -68,6 +69,7 @@ def open_source(path: Path, reading: Reading | None = None) -> InputContainer:
     if pictures is not None:
         path, options = pictures.files[0], _GUARDS | {"framerate": str((reading or Reading()).rate)}
     reject_unreadable(path)
+    _reject_encrypted(path)
     try:
         container = av.open(
             f"file:{path}",  # the prefix keeps FFmpeg from taking `12:30.mp4` for an address
@@ -116,6 +118,16 @@ def reject_unreadable(path: Path) -> None:
     except (OSError, ValueError) as fault:  # ValueError: a zero byte in the name
         reason, hint = explain(fault)
         raise VideoError(f"cannot read `{path}`: {reason}", hint) from fault
+
+
+def _reject_encrypted(path: Path) -> None:
+    """Refuse what FFmpeg would decode to garbage, or take for broken."""
+    with suppress(OSError):  # opening it will say why
+        if is_encrypted(path):
+            raise VideoError(
+                f"cannot read `{path}`: its video is encrypted (DRM)",
+                "only players that its seller lets have the key can show it",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Broken packets in mid-stream: what is good stays, at its own time, and the rest is named."""
 
 import shutil
+import subprocess
 from fractions import Fraction
 
 import av
@@ -11,6 +12,7 @@ from clips import ClipSpec, make_clip
 from sepconv_video import Job, Options, interpolate_file
 from sepconv_video.cli import main
 from sepconv_video.engine import Engine
+from sepconv_video.errors import VideoError
 from sepconv_video.video import Reader
 
 WIDE, HIGH, COUNT = 128, 96, 60
@@ -151,3 +153,17 @@ def test_the_command_line_goes_on_counts_and_says_so(whole, tmp_path, capsys):
     assert "could not be decoded" in shown or "decoded with errors" in shown
     with av.open(str(tmp_path / "b.mkv")) as target:
         assert sum(1 for _ in target.decode(video=0)) >= 2 * (COUNT - 15)
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="NO FFMPEG HERE")
+@pytest.mark.parametrize("layout", ["", "+faststart", "+frag_keyframe+empty_moov"])
+def test_what_is_encrypted_is_named(tmp_path, layout, whole):
+    """FFmpeg decodes it to garbage, or takes it for broken."""
+    sealed = tmp_path / "sealed.mp4"
+    key = ["-encryption_scheme", "cenc-aes-ctr", "-encryption_key", "01" * 16]
+    key += ["-encryption_kid", "02" * 16, *(["-movflags", layout] if layout else [])]
+    command = ["ffmpeg", "-v", "error", "-i", whole[".mp4"], "-map", "0:v", "-c", "copy"]
+    subprocess.run([*command, *key, sealed], check=True)
+    with pytest.raises(VideoError, match="its video is encrypted"):
+        Reader(sealed)
+    Reader(whole[".mp4"]).close()
