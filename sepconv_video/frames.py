@@ -96,6 +96,12 @@ class VideoInfo:
     """Width of a sample over its height; None where unset."""
     display_matrix: tuple[int, ...] | None = None
     """How players turn or mirror the picture: FFmpeg's nine numbers; None where unset."""
+    sphere: tuple[int, ...] | None = None
+    """How the picture lies around the viewer (360 degrees): FFmpeg's nine numbers; None where
+    unset."""
+    eyes: tuple[int, int] | None = None
+    """Where the views of both eyes lie in it (3D), by FFmpeg's number, and whether the right eye's
+    comes first; None where unset."""
     light: LightLevels | None = None
     """HDR10's static metadata; None where there are none."""
 

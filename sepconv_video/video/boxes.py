@@ -18,6 +18,8 @@ _KNOWN = {
 
 _SEALED = {b"encv", b"drmi"}
 """Kinds of video that are encrypted: by ISO/IEC 23001-7, and by Apple's FairPlay."""
+_VISUAL_ENTRY = 78
+"""Bytes of what describes a video before its own boxes."""
 
 
 def starts_like_mp4(head: bytes) -> bool:
@@ -42,24 +44,35 @@ def end_of_boxes(path: Path) -> int:
 
 def is_encrypted(path: Path) -> bool:
     """Tell whether one of a file's videos can be decoded with a key only."""
-    size = path.stat().st_size
     with path.open("rb") as file:
         if not starts_like_mp4(file.read(8)):
             return False
-        moov = _child(file, b"moov", 0, size)
-        tracks = [box[1:] for box in _children(file, *moov) if box[0] == b"trak"] if moov else []
-        return any(not _SEALED.isdisjoint(_kinds(file, track)) for track in tracks)
+        return any(kind in _SEALED for kind, _, _ in _descriptions(file))
 
 
-def _kinds(file: BinaryIO, track: tuple[int, int]) -> list[bytes]:
-    """List what a track may hold, by four-character codes."""
-    found: tuple[int, int] | None = track
-    for name in (b"mdia", b"minf", b"stbl", b"stsd"):
-        found = found and _child(file, name, *found)
-    if not found:
-        return []
-    start, end = found  # before them a version and how many there are
-    return [name for name, _, _ in _children(file, start + 8, end)]
+def leave_out_vexu(file: BinaryIO) -> None:
+    """Make Apple's box about 3D and 360 degrees free space, where Google's say the same.
+
+    FFmpeg writes all of them, but of Apple's not how the views of both eyes lie, and then reads
+    that one.
+    """
+    file.flush()
+    for _, start, end in _descriptions(file):
+        inner = {name: place for name, place, _ in _children(file, start + _VISUAL_ENTRY, end)}
+        if b"vexu" in inner and not inner.keys().isdisjoint({b"st3d", b"sv3d"}):
+            file.seek(inner[b"vexu"] - 4)
+            file.write(b"free")
+
+
+def _descriptions(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Walk what describes the samples of all tracks: kind, and where its content is."""
+    moov = _child(file, b"moov", 0, os.fstat(file.fileno()).st_size)
+    for name, *track in _children(file, *moov) if moov else ():
+        found = (track[0], track[1]) if name == b"trak" else None
+        for inner in (b"mdia", b"minf", b"stbl", b"stsd"):
+            found = found and _child(file, inner, *found)
+        if found:  # before them a version and how many there are
+            yield from _children(file, found[0] + 8, found[1])
 
 
 def presentation_end(path: Path, track_id: int) -> Fraction | None:

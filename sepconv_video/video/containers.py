@@ -24,8 +24,6 @@ _STALE = {
 }  # fmt: skip
 ALPHA_TAG = "alpha_mode"
 """Says, with "1", that a VP8 or VP9 video in Matroska has its transparency beside its pictures."""
-STEREO_TAG = "stereo_mode"
-"""Says in Matroska which part of a picture each eye sees."""
 _CONTAINERS = {
     ".mp4": "mp4",
     ".m4v": "mp4",
@@ -47,11 +45,10 @@ _QUICKTIME_NAMES = {
     "eus": "baq",
 }  # fmt: skip
 _LOST = {
-    "mp4": ("3D",),
-    "mov": ("dispositions but `default`", "3D"),
-    "avi": ("chapters", "languages", "dispositions", "rotation", "3D"),
-    "mpegts": ("chapters", "the file's tags", "dispositions", "rotation", "3D"),
-    "nut": ("dispositions", "rotation", "3D"),
+    "mov": ("dispositions but `default`",),
+    "avi": ("chapters", "languages", "dispositions", "rotation"),
+    "mpegts": ("chapters", "the file's tags", "dispositions", "rotation"),
+    "nut": ("dispositions", "rotation"),
 }
 """What containers have no place for, beside streams; see the table in CONTRIBUTING.md."""
 _WITH_FEW_TAGS = {"mp4", "mov", "avi"}
@@ -202,7 +199,7 @@ def losses(container: str, found: set[str]) -> str:
     They are named as in `_LOST`.
     """
     lost = [name for name in _LOST.get(container, ()) if name in found]
-    them = "it" if lost in (["rotation"], ["3D"]) else "them"
+    them = "it" if lost == ["rotation"] else "them"
     return (
         f"{', '.join(lost)} left out: {container} has no place for {them}, matroska has"
         if lost

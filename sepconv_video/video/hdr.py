@@ -20,10 +20,6 @@ _DYNAMIC = {
     "DYNAMIC_HDR_PLUS": "HDR10+",
     "DYNAMIC_HDR_VIVID": "HDR Vivid",
 }
-_SPACE = {
-    "SPHERICAL": "how it lies around the viewer (360 degrees)",
-    "STEREO3D": "which part of it each eye sees (3D)",
-}
 _DOLBY_TAGS = {"dvh1", "dvhe", "dva1", "dvav", "dav1"}
 _HDR_TRANSFERS = {16, 18}  # PQ and HLG, H.273 table 3
 # Encoders that write the levels into the stream itself, and the option that takes them
@@ -83,18 +79,6 @@ def metadata_notes(first: av.VideoFrame, codec_tag: str) -> list[str]:
         )
         for kind in sorted(kinds)
     ]
-
-
-def space_notes(first: av.VideoFrame, *, has_tag: bool) -> list[str]:
-    """Name what a picture says of the space that it shows, and a new one will not.
-
-    Args:
-        first: A decoded frame.
-        has_tag: Whether a tag of the stream says of 3D, too, and so goes where tags go.
-    """
-    kinds = {what for what in side_data(first) if what in _SPACE}
-    kinds -= {"STEREO3D"} if has_tag else set()
-    return [f"the picture no longer says {_SPACE[kind]}" for kind in sorted(kinds)]
 
 
 def parameters(codec: str, light: LightLevels) -> list[str]:

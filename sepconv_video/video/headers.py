@@ -1,7 +1,8 @@
 """What PyAV 18.1 does not tell or take, through the header of a Matroska file in memory.
 
 FFmpeg's muxer writes into it where a stream's chroma lies, and its demuxer takes from it the
-mastering display and the light levels of a stream to come. PyAV 19 has both as attributes.
+mastering display and the light levels of a stream to come, and the space that it shows. PyAV 19 has
+the first two as attributes.
 """
 
 import io
@@ -13,7 +14,8 @@ import av
 from av.bitstream import BitStreamFilterContext
 from av.video.stream import VideoStream
 
-from sepconv_video.frames import LightLevels
+from sepconv_video.frames import LightLevels, VideoInfo
+from sepconv_video.video.space import Projection, kept
 
 # RFC 9559, section 5.1.4; one identity for each level down to the colour of a video track
 _TO_COLOUR = (0x18538067, 0x1654AE6B, 0xAE, 0xE0, 0x55B0)
@@ -21,6 +23,8 @@ _SITING_ACROSS, _SITING_ALONG = 0x55B7, 0x55B8
 _MASTERING, _MAX_CLL, _MAX_FALL = 0x55D0, 0x55BC, 0x55BD
 _PRIMARIES = range(0x55D1, 0x55D9)
 _BRIGHTEST, _DARKEST = 0x55D9, 0x55DA
+_STEREO_MODE, _PROJECTION, _PROJECTION_TYPE, _PROJECTION_PRIVATE = 0x53B8, 0x7670, 0x7671, 0x7672
+_ANGLES = range(0x7673, 0x7676)
 # (across, along): 1 on the luma sample, 2 between two; to FFmpeg's AVChromaLocation
 _LOCATIONS = {(1, 2): 1, (2, 2): 2, (1, 1): 3, (2, 1): 4}
 _CODECS = {
@@ -59,19 +63,25 @@ def can_announce(codec: str) -> bool:
     return codec in _CODECS
 
 
-def announce(light: LightLevels, stream: VideoStream) -> None:
-    """Have a new stream's container say how bright its video is.
+def announce(info: VideoInfo, container: str, stream: VideoStream) -> None:
+    """Have a new stream's container say how bright its video is, and what space it shows.
 
     The codec context takes all its parameters, size and format among them, from a track that
     has nothing else; set them afterwards.
     """
     name = _CODECS[stream.codec_context.codec.canonical_name]
-    with closing(av.open(io.BytesIO(_track(name, light)), format="matroska")) as template:
+    colour, space = _colour(info.light), _space(*kept(info, container))
+    if not colour + space:
+        return
+    header = io.BytesIO(_track(name, colour + space))
+    with closing(av.open(header, format="matroska")) as template:
         BitStreamFilterContext("null", template.streams.video[0], stream)
 
 
-def _track(codec: bytes, light: LightLevels) -> bytes:
-    """Write a file with a track of `codec` and no pictures."""
+def _colour(light: LightLevels | None) -> bytes:
+    """Write the element that says how bright a video is."""
+    if light is None:
+        return b""
     colour = b""
     if light.content:
         colour += _number(_MAX_CLL, light.content[0]) + _number(_MAX_FALL, light.content[1])
@@ -81,8 +91,25 @@ def _track(codec: bytes, light: LightLevels) -> bytes:
     for identity, value in zip((_DARKEST, _BRIGHTEST), light.luminance or (), strict=False):
         mastering += _element(identity, struct.pack(">d", value))
     colour += _element(_MASTERING, mastering) if mastering else b""
+    return _element(0x55B0, colour)
+
+
+def _space(projection: Projection | None, mode: int | None) -> bytes:
+    """Write the elements that say what space a video shows."""
+    stereo = b"" if mode is None else _number(_STEREO_MODE, mode)
+    if projection is None:
+        return stereo
+    content = _number(_PROJECTION_TYPE, projection.kind)
+    content += _element(_PROJECTION_PRIVATE, projection.private) if projection.private else b""
+    for identity, angle in zip(_ANGLES, projection.angles, strict=True):
+        content += _element(identity, struct.pack(">d", angle))
+    return stereo + _element(_PROJECTION, content)
+
+
+def _track(codec: bytes, described: bytes) -> bytes:
+    """Write a file with a track of `codec`, described by some elements, and no pictures."""
     size = _number(0xB0, 16) + _number(0xBA, 16)
-    video = _element(0xE0, size + _element(0x55B0, colour))
+    video = _element(0xE0, size + described)
     head = _number(0xD7, 1) + _number(0x73C5, 1) + _number(0x83, 1) + _element(0x86, codec)
     tracks = _element(0x1654AE6B, _element(0xAE, head + video))
     cluster = _element(0x1F43B675, _number(0xE7, 0))

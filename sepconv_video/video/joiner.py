@@ -21,10 +21,12 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from sepconv_video.frames import Timeline
+from sepconv_video.video.boxes import leave_out_vexu
 from sepconv_video.video.containers import ALPHA_TAG, fresh_tags, keeps_aspect
 from sepconv_video.video.faults import translated
 from sepconv_video.video.segments import Segment, packets
 from sepconv_video.video.sequences import save_pictures
+from sepconv_video.video.space import kept
 from sepconv_video.video.streams import OtherStreams
 from sepconv_video.video.track import Track
 
@@ -71,12 +73,14 @@ def join(
         end_s = float(pieces[-1][1].end_pts * track.time_base)
         return Joined(notes=notes, video_s=end_s, audio_s=())
     # a file of our own, because PyAV leaves its open when the header cannot be written
-    with translated("write", called), path.open("wb") as file:
+    with translated("write", called), path.open("w+b") as file:
         with closing(_Joiner(file, track, source, called, timeline)) as joiner:
             times = _Times([segment for _, segment in pieces], joiner.offset_ticks)
             for packet in _timed(pieces, track, times):
                 joiner.mux(packet)
             joiner.finish(times.end * track.time_base)
+        if track.container == "mp4" and any(kept(track.info, "mp4")):
+            leave_out_vexu(file)
         file.flush()
         os.fsync(file.fileno())
     rounded = track.rounding_note(
@@ -167,6 +171,8 @@ class _Joiner:
             options["movie_timescale"] = str(self._movie_ticks())
             if self._others.has_foreign_tags():
                 options["movflags"] = "use_metadata_tags"
+            if any(kept(self._track.info, container)):
+                options["strict"] = "unofficial"  # or FFmpeg leaves it out
         if container in {"avi", "matroska"}:
             # the sound of an MP4 begins a moment before 0, with samples not meant to be heard;
             # by default FFmpeg would move everything later, pictures too, to make it begin at 0

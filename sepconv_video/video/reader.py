@@ -20,10 +20,10 @@ from sepconv_video.frames import Frame, Reading, VideoInfo
 from sepconv_video.video.boxes import presentation_end
 from sepconv_video.video.captions import captions_of
 from sepconv_video.video.clock import pts_of
-from sepconv_video.video.containers import ALPHA_TAG, STEREO_TAG
+from sepconv_video.video.containers import ALPHA_TAG
 from sepconv_video.video.decoding import Decoder, named
 from sepconv_video.video.formats import has_alpha
-from sepconv_video.video.hdr import metadata_notes, space_notes
+from sepconv_video.video.hdr import metadata_notes
 from sepconv_video.video.interlace import Deinterlacer, Examination, Scan
 from sepconv_video.video.pipes import left_out
 from sepconv_video.video.source import describe, most_ticks, rate_of, tick_of
@@ -69,8 +69,7 @@ class Reader:
             self._unpack = Unpacker(first, self.path)
             codec_tag = self._decoder.stream.codec_context.codec_tag
             self.notes += self._unpack.notes + metadata_notes(first, codec_tag)
-            has_tag = STEREO_TAG in self._decoder.stream.metadata
-            self.notes += [*self._alpha_notes(), *space_notes(first, has_tag=has_tag)]
+            self.notes += self._alpha_notes()
             self.info = self._describe()
         except BaseException:
             self.close()

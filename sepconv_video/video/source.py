@@ -22,6 +22,7 @@ from sepconv_video.video.formats import Layout
 from sepconv_video.video.hdr import light_of, side_data
 from sepconv_video.video.matrices import color_of
 from sepconv_video.video.pipes import PIPE, open_stdin
+from sepconv_video.video.space import eyes_of, sphere_of
 
 _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 _TEXT_FORMATS = {"tty", "bin", "xbin", "adf", "idf"}
@@ -249,6 +250,8 @@ def describe(stream: VideoStream, first: av.VideoFrame, pix_fmt: str, layout: La
         frame_count_from_header=_count_from_header(stream),
         sample_aspect_ratio=_aspect_of(stream),
         display_matrix=display_matrix_of(first),
+        sphere=sphere_of(first),
+        eyes=eyes_of(first),
         light=light_of(first),
     )
 

@@ -19,7 +19,6 @@ from av.stream import Disposition, Stream
 
 from sepconv_video.frames import Timeline
 from sepconv_video.video.containers import (
-    STEREO_TAG,
     called,
     can_hold,
     clone,
@@ -175,7 +174,6 @@ class OtherStreams:
             "the file's tags": bool(fresh_tags(self._input.metadata)),
             "languages": any(s.language not in {None, "und"} for s in self._input.streams),
             "rotation": is_turned,
-            "3D": STEREO_TAG in self.main.metadata,
             "dispositions": bool(others),
             "dispositions but `default`": bool(others),
         }

@@ -27,6 +27,7 @@ from sepconv_video.video.hdr import PARAMETERS
 from sepconv_video.video.headers import announce, can_announce
 from sepconv_video.video.painter import Painter, picture_plan
 from sepconv_video.video.pictures import is_picture
+from sepconv_video.video.space import lost_note
 
 _MOST_TICKS = 2**31 - 1  # FFmpeg keeps time bases in 32 bits
 _MOST_VPX_TICKS = 10**9  # a second, for libvpx
@@ -77,7 +78,8 @@ class Track:
         self._plan = (picture_plan if is_painted else plan)(info, encoding, self.container)
         self._frame_ticks, self.rate = time_base, rate
         self.codec = self._plan.codec
-        self.note = "; ".join(filter(None, [self._plan.note, self._light_note()]))
+        lost = [self._plan.note, self._light_note(), lost_note(info, self._described_by)]
+        self.note = "; ".join(filter(None, lost))
         form = self._plan.form
         self._conversion = (
             Conversion(info, form.pix_fmt, self._plan.color) if form.is_converted else None
@@ -118,8 +120,8 @@ class Track:
         )
         assert isinstance(stream, VideoStream)
         context = stream.codec_context
-        if info.light and can_announce(context.codec.canonical_name):
-            announce(info.light, stream)
+        if can_announce(context.codec.canonical_name):
+            announce(info, self.container, stream)
         context.width, context.height, context.framerate = info.width, info.height, rate
         context.pix_fmt = self._plan.form.stored_as
         self._tag(context)
@@ -194,11 +196,17 @@ class Track:
         bearer.colorspace, bearer.color_range = color.colorspace_tag, color.range_tag
         bearer.color_primaries, bearer.color_trc = color.primaries_tag, color.transfer_tag
 
+    @property
+    def _described_by(self) -> str:
+        """What holds the video's description: the container, or, where it cannot, its codec."""
+        is_known = can_announce(Codec(self.codec, "w").canonical_name)
+        return self.container if is_known else self.codec
+
     def _light_note(self) -> str:
         """Say that the light levels are lost where neither the stream nor its file holds them."""
         if self.info.light is None or self.codec in PARAMETERS:
             return ""
-        if self.container in _ANNOUNCING and can_announce(Codec(self.codec, "w").canonical_name):
+        if self._described_by in _ANNOUNCING:
             return ""
         return (
             f"mastering display and light levels left out: {self.codec} in {self.container} "

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import struct
 import subprocess
 
 import av
@@ -206,52 +205,9 @@ def shown_in(path):
     return [float(f["best_effort_timestamp_time"]) for f in json.loads(done.stdout)["frames"]]
 
 
-def spherical(path):
-    """Put the boxes of 3D and of an equirectangular projection into an MP4, its index last."""
-
-    def box(name, content):
-        return struct.pack(">I", 8 + len(content)) + name + content
-
-    projection = box(b"prhd", bytes(16)) + box(b"equi", bytes(20))
-    boxes = box(b"st3d", b"\0\0\0\0\1")
-    boxes += box(b"sv3d", box(b"svhd", b"\0\0\0\0meta\0") + box(b"proj", projection))
-    data = bytearray(path.read_bytes())
-    index = data.index(b"moov")
-    entry = data.index(b"avc1", index) - 4
-    end = entry + struct.unpack_from(">I", data, entry)[0]
-    data[end:end] = boxes
-    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
-        place = data.index(name, index) - 4
-        size = struct.unpack_from(">I", data, place)[0]
-        struct.pack_into(">I", data, place, size + len(boxes))
-    path.write_bytes(data)
-
-
-def test_the_space_that_a_picture_shows_is_named_where_it_is_lost(tmp_path):
-    source, target = tmp_path / "a.mp4", tmp_path / "b.mp4"
-    ffmpeg(*PICTURE, "-c:v", "libx264", source)
-    spherical(source)
-    assert make(source, target).notes == [
-        "the picture no longer says how it lies around the viewer (360 degrees)",
-        "the picture no longer says which part of it each eye sees (3D)",
-    ]
-
-
-@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
-def test_3d_that_a_tag_tells_is_kept_or_named(tmp_path, suffix):
-    source, target = tmp_path / "a.mkv", tmp_path / f"b.{suffix}"
-    stereo = ["-metadata:s:v", "stereo_mode=left_right"]
-    ffmpeg(*PICTURE, "-c:v", "libx264", *stereo, source)
-    notes = make(source, target).notes
-    with av.open(str(target)) as file:
-        kept = file.streams.video[0].metadata.get("stereo_mode") == "left_right"
-    assert kept == (suffix == "mkv")
-    assert bool(notes) != kept
-    assert all("3D left out: mp4 has no place for it, matroska" in note for note in notes)
-
-
 @pytest.mark.parametrize(
-    ("lost", "said"), [({"rotation"}, "it"), ({"chapters"}, "them"), ({"3D", "rotation"}, "them")]
+    ("lost", "said"),
+    [({"rotation"}, "it"), ({"chapters"}, "them"), ({"chapters", "rotation"}, "them")],
 )
 def test_what_is_lost_is_one_thing_or_several(lost, said):
     assert f"left out: mpegts has no place for {said}, matroska has" in losses("mpegts", lost)

@@ -1,0 +1,80 @@
+"""What a picture shows of space: how it lies around the viewer, which part of it each eye sees."""
+
+import struct
+from typing import NamedTuple
+
+import av
+
+from sepconv_video.frames import VideoInfo
+from sepconv_video.video.hdr import side_data
+
+# kinds of AVSphericalMapping
+_EQUIRECTANGULAR, _CUBEMAP, _PART, _RECTILINEAR = 0, 1, 2, 4
+_SPHERES = {
+    "matroska": {_EQUIRECTANGULAR, _CUBEMAP, _PART, _RECTILINEAR},
+    "mp4": {_EQUIRECTANGULAR, _CUBEMAP, _PART},
+}
+# RFC 9559, sections 5.1.4.1.28.3 and 18: for kinds of AVStereo3D, left eye first or right eye
+# first; in MP4 there are only two
+_MODES = {
+    (1, 0): 1, (1, 1): 11, (2, 0): 3, (2, 1): 2, (3, 0): 13, (3, 1): 14,
+    (4, 0): 5, (4, 1): 4, (6, 0): 7, (6, 1): 6, (7, 0): 9, (7, 1): 8,
+}  # fmt: skip
+_EYES = {"matroska": set(_MODES), "mp4": {(1, 0), (2, 0)}}
+_ALIKE = {"webm": "matroska"}
+
+
+class Projection(NamedTuple):
+    """The same in the words of Matroska's `Projection`."""
+
+    kind: int
+    private: bytes
+    """A box of MP4 without its head, as Google's Spherical Video V2 has them."""
+    angles: tuple[float, float, float]
+    """Yaw, pitch and roll in degrees."""
+
+
+def sphere_of(first: av.VideoFrame) -> tuple[int, ...] | None:
+    """Read how a picture lies around the viewer: `VideoInfo.sphere`."""
+    data = side_data(first).get("SPHERICAL", b"")
+    return struct.unpack("<4i5I", data[:36]) if len(data) >= 36 else None
+
+
+def eyes_of(first: av.VideoFrame) -> tuple[int, int] | None:
+    """Read which part of a picture each eye sees: `VideoInfo.eyes`."""
+    data = side_data(first).get("STEREO3D", b"")
+    kind, is_right_first = struct.unpack("<2i", data[:8]) if len(data) >= 8 else (0, 0)
+    return (kind, is_right_first & 1) if kind else None  # 0: both see all of it
+
+
+def kept(info: VideoInfo, container: str) -> tuple[Projection | None, int | None]:
+    """Say what of both a container holds: its projection, and Matroska's `StereoMode`."""
+    known = _ALIKE.get(container, container)
+    kinds, eyes = _SPHERES.get(known, set()), _EYES.get(known, set())
+    projection = _projection(info.sphere) if info.sphere and info.sphere[0] in kinds else None
+    return projection, _MODES[info.eyes] if info.eyes in eyes else None
+
+
+def lost_note(info: VideoInfo, where: str) -> str:
+    """Name what of both is lost in a container, or a codec, and what holds it; empty if nothing."""
+    projection, mode = kept(info, where)
+    lost = []
+    if info.sphere and projection is None:
+        lost.append("how it lies around the viewer (360 degrees)")
+    if info.eyes and mode is None:
+        lost.append("which part of it each eye sees (3D)")
+    if not lost:
+        return ""
+    remedy = "" if where == "matroska" or lost_note(info, "matroska") else ", matroska can"
+    return f"the picture no longer says {' and '.join(lost)}: {where} cannot{remedy}"
+
+
+def _projection(sphere: tuple[int, ...]) -> Projection:
+    kind, *angles, left, top, right, bottom, padding = sphere
+    yaw, pitch, roll = (angle / 65536 for angle in angles)
+    if kind == _CUBEMAP:
+        return Projection(2, struct.pack(">3I", 0, 0, padding), (yaw, pitch, roll))
+    bounds = struct.pack(">5I", 0, top, bottom, left, right)
+    if kind == _RECTILINEAR:
+        return Projection(0, b"", (yaw, pitch, roll))
+    return Projection(1, bounds, (yaw, pitch, roll))
