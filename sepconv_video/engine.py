@@ -343,7 +343,8 @@ def _finish(batch: _Batch, numbers: Iterator[int]) -> Iterator[list[Frame]]:
     for interval in batch.group.intervals:
         shown = []
         for moment in interval.moments:
-            planes: tuple[Plane, ...] = held_frame(interval, moment).planes
+            nearest = held_frame(interval, moment)
+            planes: tuple[Plane, ...] = nearest.planes
             if is_made(interval, moment) and interval.right is not None:
                 key = (interval.left.index, interval.right.index, moment.position)
                 planes = made[places[key]]
@@ -355,6 +356,7 @@ def _finish(batch: _Batch, numbers: Iterator[int]) -> Iterator[list[Frame]]:
                     duration=moment.duration,
                     planes=planes,
                     captions=moment.captions,
+                    hdr10_plus=nearest.hdr10_plus,
                 )
             )
         yield shown

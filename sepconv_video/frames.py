@@ -125,6 +125,8 @@ class Frame:
     and depth."""
     captions: bytes = b""
     """Closed captions that come with it, `CAPTION` bytes each."""
+    hdr10_plus: bytes = b""
+    """What HDR10+ says of it: a message of registered user data, ITU-T T.35."""
     begins_shot: bool = False
     """Whether the stream itself changes here, in size or format: nothing is made before it."""
 

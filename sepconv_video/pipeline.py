@@ -153,7 +153,7 @@ def interpolate_stream(
                 *reader.notes,
                 *engine.notes,
                 *advise(seen, end, options),
-                *filter(None, [reader.left_out, sink.captions_note * reader.has_captions]),
+                *filter(None, [reader.left_out, sink.lost_messages(reader.messages)]),
             ],
         )
         return replace(report, notes=report.notes + sink.finish(report, end_pts))
@@ -238,8 +238,6 @@ def _sink(
 class _PipeSink:
     """Standard output."""
 
-    captions_note = "closed captions left out: only pictures go through a pipe"
-
     def __init__(self, writer: PipeWriter, info: VideoInfo, grid: Grid, *, raw: bool) -> None:
         self._writer, self._is_raw = writer, raw
         self._notes = lost_in_pipe(info, raw=raw)
@@ -247,6 +245,11 @@ class _PipeSink:
             size = f"{info.width}x{info.height}:{info.pix_fmt}"
             self._notes.append(f"raw video without a header: {size} at {grid.rate} frames a second")
         self._even = Evenness(grid.time_base, grid.rate)
+
+    @staticmethod
+    def lost_messages(found: set[str]) -> str:
+        names = " and ".join(sorted(found))
+        return f"{names} left out: only pictures go through a pipe" if found else ""
 
     def write(self, frame: Frame) -> None:
         self._even.add(frame.pts)
@@ -270,7 +273,7 @@ class _FileSink:
 
     def __init__(self, parts: Parts, track: Track, writer: SegmentWriter) -> None:
         self._parts, self._track, self._writer = parts, track, writer
-        self.captions_note = track.captions_note()
+        self.lost_messages = track.lost_messages
         self._start = 0  # clocks of broadcasts begin anywhere
         self._is_begun = False
 

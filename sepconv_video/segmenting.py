@@ -185,8 +185,8 @@ class SegmentedWriter:
         if is_last and end < 2:
             raise one_frame(self._track.info.path)
         segment = self._writer.finish(self._planner.end_pts if is_last else None)
-        if reader is not None and reader.has_captions:
-            notes = [*notes, *filter(None, [self._track.captions_note()])]
+        if reader is not None:
+            notes = [*notes, *filter(None, [self._track.lost_messages(reader.messages)])]
         with explained(self._parts.target):  # somebody may have removed the folder
             size_bytes = self._parts.writing_path(first).stat().st_size
         part = Part(

@@ -20,6 +20,7 @@ from sepconv_video.numbered import Pictures, pictures_at
 from sepconv_video.video.clock import Clock
 from sepconv_video.video.faults import explain, is_broken_off
 from sepconv_video.video.layers import drop_layers
+from sepconv_video.video.messages import hdr10_plus_of
 from sepconv_video.video.pipes import PIPE, is_cut_short
 from sepconv_video.video.sequences import picture_packet
 from sepconv_video.video.source import (
@@ -43,6 +44,7 @@ class Decoder:
         first: The first picture.
         numbered: The pictures that are the video, if it is not a file.
         faults: What was found broken so far.
+        hdr10_plus: What HDR10+ says of pictures that were given, by their times.
     """
 
     def __init__(self, path: Path, reading: Reading) -> None:
@@ -86,6 +88,8 @@ class Decoder:
         self.faults = Faults(self.numbered)
         self._used_bytes = 0
         self._aspects: list[str] = []
+        self._messages: dict[int | None, bytes] = {}  # HDR10+'s, by times as they are in the file
+        self.hdr10_plus: dict[int, bytes] = {}
         self._first_dts: int | None = None  # of the packet that decoding began with
         self.container = open_source(self._path, self._reading)
         try:
@@ -151,9 +155,12 @@ class Decoder:
         while (picture := self._next()) is not None:
             if self._clock.is_left_over(picture):
                 continue
+            message = self._messages.pop(picture.pts, b"")
             duration = self._clock.duration(picture)
             picture.pts, picture.duration = self._clock.pts(picture), duration
             picture.time_base = self._clock.tick
+            if message:
+                self.hdr10_plus[picture.pts] = message
             yield picture
 
     def _next(self) -> av.VideoFrame | None:
@@ -200,6 +207,8 @@ class Decoder:
                     self.faults.packets += 1
                 else:
                     self._used_bytes = (packet.pos or self._used_bytes) + packet.size
+                    if self.stream.codec_context.name == "hevc":
+                        self._messages[packet.pts] = hdr10_plus_of(bytes(packet), self.stream)
                     yield packet
         except av.FFmpegError as fault:
             self.faults.reading = explain(fault)[0]

@@ -1,7 +1,7 @@
 """HDR metadata of a video: read from its first picture, said again in the encoder's words.
 
 The static ones, HDR10's, hold for the whole video and so for new frames too. The dynamic ones
-(Dolby Vision, HDR10+) belong to single frames, and nobody can make them up for a new one.
+(Dolby Vision, HDR10+) belong to single frames; those of HDR10+ in H.265 are left to `messages`.
 """
 
 import struct
@@ -55,16 +55,18 @@ def light_of(first: av.VideoFrame) -> LightLevels | None:
     return LightLevels(primaries=primaries, luminance=luminance, content=content)
 
 
-def metadata_notes(first: av.VideoFrame, codec_tag: str) -> list[str]:
+def metadata_notes(first: av.VideoFrame, codec_tag: str, kept: set[str]) -> list[str]:
     """Name the metadata of single frames that cannot be kept, one line for each kind.
 
     Args:
         first: A decoded frame.
         codec_tag: The stream's four-character code, by which Dolby Vision is known in MP4.
+        kept: Kinds that can be.
     """
     kinds = {_DYNAMIC[name] for name in side_data(first) if name in _DYNAMIC}
     if codec_tag in _DOLBY_TAGS:
         kinds.add("Dolby Vision")
+    kinds -= kept
     unknown = (
         ["metadata of frames that cannot be read left out, HDR light levels among them if any"]
         if _all_of(first) is None

@@ -18,13 +18,13 @@ import av
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame, Reading, VideoInfo
 from sepconv_video.video.boxes import presentation_end
-from sepconv_video.video.captions import captions_of
 from sepconv_video.video.clock import pts_of
 from sepconv_video.video.containers import ALPHA_TAG
 from sepconv_video.video.decoding import Decoder, named
 from sepconv_video.video.formats import has_alpha
 from sepconv_video.video.hdr import metadata_notes
 from sepconv_video.video.interlace import Deinterlacer, Examination, Scan
+from sepconv_video.video.messages import captions_of, kinds_of
 from sepconv_video.video.pipes import left_out
 from sepconv_video.video.source import describe, most_ticks, rate_of, tick_of
 from sepconv_video.video.unpacker import Unpacker, change, form_of
@@ -42,7 +42,7 @@ class Reader:
         path: The file.
         info: What is known of the stream.
         notes: One line for each thing converted, dropped or mended, for the user.
-        has_captions: Whether any of the frames given has closed captions.
+        messages: What comes with some of the frames given, as `video.messages` calls it.
     """
 
     def __init__(self, path: Path | str, reading: Reading | None = None) -> None:
@@ -57,7 +57,7 @@ class Reader:
         self._after: int | None = None  # when the first picture beyond the timeline is shown
         self._changes: list[str] = []
         self._marked = 0
-        self.has_captions = False
+        self.messages: set[str] = set()
         self._decoder = Decoder(self.path, self.reading)
         try:
             self._scan = self._examine()
@@ -68,7 +68,8 @@ class Reader:
             self._first = first
             self._unpack = Unpacker(first, self.path)
             codec_tag = self._decoder.stream.codec_context.codec_tag
-            self.notes += self._unpack.notes + metadata_notes(first, codec_tag)
+            kept = {"HDR10+"} if pts_of(first) in self._decoder.hdr10_plus else set[str]()
+            self.notes += self._unpack.notes + metadata_notes(first, codec_tag, kept)
             self.notes += self._alpha_notes()
             self.info = self._describe()
         except BaseException:
@@ -124,6 +125,7 @@ class Reader:
                 before, form = form, form_of(picture, form)
                 if form != before:
                     self._changes.append(f"{change(before, form)} at frame {index}")
+                message = self._decoder.hdr10_plus.pop(pts_of(picture), b"")
                 if index < first:
                     continue
                 held = Frame(
@@ -132,9 +134,10 @@ class Reader:
                     duration=picture.duration,
                     planes=self._unpack(picture),
                     captions=captions_of(picture),
+                    hdr10_plus=message,
                     begins_shot=form != before,
                 )
-                self.has_captions |= bool(held.captions)
+                self.messages |= kinds_of(held)
             if held is not None:
                 yield replace(held, duration=self._last_duration(held))
         finally:

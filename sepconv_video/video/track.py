@@ -18,13 +18,13 @@ from av.video.stream import VideoStream
 
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame, Plane, VideoInfo
-from sepconv_video.video.captions import can_hold
 from sepconv_video.video.conversion import Conversion
 from sepconv_video.video.encoders import Encoding, plan
 from sepconv_video.video.faults import explain
 from sepconv_video.video.formats import frame_of, layout_of, widen
 from sepconv_video.video.hdr import PARAMETERS
 from sepconv_video.video.headers import announce, can_announce
+from sepconv_video.video.messages import lost
 from sepconv_video.video.painter import Painter, picture_plan
 from sepconv_video.video.pictures import is_picture
 from sepconv_video.video.space import lost_note
@@ -213,11 +213,9 @@ class Track:
             "cannot hold them, libx265 in any container can"
         )
 
-    def captions_note(self) -> str:
-        """Say that closed captions are lost where the stream has no place for them."""
-        if can_hold(self.codec):
-            return ""
-        return f"closed captions left out: {self.codec} cannot hold them, libx264 and libx265 can"
+    def lost_messages(self, found: set[str]) -> str:
+        """Name those of `Reader.messages` that the stream has no place for; empty if none."""
+        return lost(found, self.codec)
 
     def rounding_note(self, rounded: int, times: Collection[int]) -> str:
         """Say how many of the times are not exact; an empty string if all are.

@@ -336,9 +336,9 @@ def of_a_double(monkeypatch):
 def test_dolby_vision_is_named(of_a_double):
     """On what a decoder gives: no encoder here makes Dolby Vision."""
     kinds = [SideData("DOVI_RPU_BUFFER"), SideData("DOVI_METADATA")]
-    (note,) = metadata_notes(SimpleNamespace(side_data=kinds, color_trc=16), "hvc1")
+    (note,) = metadata_notes(SimpleNamespace(side_data=kinds, color_trc=16), "hvc1", set())
     assert note.startswith("Dolby Vision metadata left out")
-    (other,) = metadata_notes(SimpleNamespace(side_data=kinds, color_trc=2), "hvc1")
+    (other,) = metadata_notes(SimpleNamespace(side_data=kinds, color_trc=2), "hvc1", set())
     assert "colours may be wrong" in other  # profile 5 has no meaning without them
 
 
@@ -361,7 +361,7 @@ class Unnamed:
 
 
 def test_metadata_that_cannot_be_read_are_named(of_a_double):
-    (note,) = metadata_notes(SimpleNamespace(side_data=Unnamed(), color_trc=16), "hvc1")
+    (note,) = metadata_notes(SimpleNamespace(side_data=Unnamed(), color_trc=16), "hvc1", set())
     assert "HDR light levels among them" in note
 
 

@@ -1,5 +1,7 @@
-"""Closed captions lie in the pictures of television, and are written into new ones."""
+"""What comes with single pictures: the closed captions of television, and HDR10+."""
 
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sepconv_video.engine import Engine
-from sepconv_video.frames import CAPTION
+from sepconv_video.frames import CAPTION, Frame
 from sepconv_video.options import Job, Options
 from sepconv_video.pipeline import interpolate_file
-from sepconv_video.video.captions import captions_of, with_captions
+from sepconv_video.video.messages import captions_of, messages_of, with_messages
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="NO FFMPEG HERE"
@@ -178,7 +180,8 @@ def test_no_caption_looks_like_the_beginning_of_a_unit(values):
     data = bytes(values).ljust(-(-len(values) // CAPTION) * CAPTION, b"\0")
     for codec, picture in (("libx264", b"\0\0\0\1\x65abc"), ("libx265", b"\0\0\1\x26\1abc")):
         before = b"\0\0\0\1\x67\1\2\3" if codec == "libx264" else b"\0\0\0\1\x42\1\2\3"
-        packet = with_captions(before + picture, data, codec)
+        frame = Frame(index=0, pts=0, duration=1, planes=(), captions=data)
+        packet = with_messages(before + picture, messages_of(frame, codec), codec)
         assert packet.startswith(before)
         assert packet.endswith(picture)
         unit = packet[len(before) : -len(picture)]
@@ -201,3 +204,82 @@ def test_captions_through_a_pipe(tmp_path, target, told):
     assert done.stderr.decode().count("closed captions left out") == told
     if not told:
         assert b"".join(found_in(tmp_path / target)) == b"".join(found_in(source))
+
+
+def bits(*fields):
+    """Write numbers one after the other, each with so many bits, to whole bytes."""
+    text = "".join(f"{value:0{width}b}" for value, width in fields)
+    text += "0" * (-len(text) % 8)
+    return int(text, 2).to_bytes(len(text) // 8, "big")
+
+
+def hdr10_plus(luminance):
+    """SMPTE ST 2094-40: one window of a picture that bright, and no curve."""
+    head = b"\xb5\x00\x3c\x00\x01\x04"
+    window = [(luminance, 17)] * 3 + [(luminance, 17), (0, 4), (0, 10)]
+    return head + bits((1, 8), (1, 2), (400, 27), (0, 1), *window, (0, 1), (0, 1), (0, 1))
+
+
+def bright(path, suffix=".mkv", b_frames=2):
+    """HDR10+ by hand: a unit before the first one of each packet that holds a picture."""
+    bare, filled, whole = (path.with_name(f"{name}.mkv") for name in ("bare", "filled", path.name))
+    tags = "colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc"
+    parameters = f"log-level=none:keyint=10:bframes={b_frames}:{tags}"
+    clip = ["-f", "lavfi", "-i", f"testsrc2=s=96x64:r={RATE}:d=1", "-pix_fmt", "yuv420p10le"]
+    ffmpeg(*clip, "-c:v", "libx265", "-x265-params", parameters, bare)
+    with av.open(str(bare)) as source, av.open(str(filled), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for count, packet in enumerate(source.demux(video=0)):
+            if not packet.size:
+                continue
+            message = hdr10_plus(0x300 + count)  # with zeros that must not look like start codes
+            data = bytes([4, len(message)]) + message + b"\x80"
+            unit = b"\x4e\1" + re.sub(b"\0\0(?=[\0-\3])", b"\0\0\3", data)
+            made = av.Packet(len(unit).to_bytes(4, "big") + unit + bytes(packet))
+            made.stream, made.time_base = stream, packet.time_base
+            made.pts, made.dts, made.is_keyframe = packet.pts, packet.dts, packet.is_keyframe
+            target.mux(made)
+    whole = whole.with_suffix(suffix)
+    ffmpeg("-i", filled, "-c", "copy", whole)
+    return whole
+
+
+def luminances(path):
+    """How bright each picture is by HDR10+, in the order shown, as `ffprobe` reads it."""
+    command = ["ffprobe", "-v", "error", "-of", "json", "-show_frames", "-select_streams", "v"]
+    done = subprocess.run([*command, str(path)], check=True, capture_output=True)
+    return [
+        data["average_maxrgb"]
+        for frame in json.loads(done.stdout)["frames"]
+        for data in frame.get("side_data_list", [])
+        if "2094-40" in data["side_data_type"]
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_hdr10_plus_holds_for_new_frames_too(tmp_path, suffix):
+    source, target = bright(tmp_path / "a", suffix), tmp_path / f"b{suffix}"
+    before = luminances(source)
+    assert len(set(before)) == RATE
+    assert before != sorted(before)  # B-frames are not decoded in the order shown
+    assert not any("HDR10+" in note for note in make(source, target).notes)
+    # that of the frame on the left; half way is no nearer to the other one
+    assert luminances(target) == [luminance for luminance in before for _ in range(2)]
+
+
+def test_hdr10_plus_of_a_stretch(tmp_path):
+    source, target = bright(tmp_path / "a", b_frames=0), tmp_path / "b.mkv"
+    make(source, target, factor=4, start_s="0.4", end_s="0.8")
+    expected = luminances(source)[10:20]
+    found = luminances(target)
+    assert len(found) == 40
+    assert found[::4] == expected
+    assert found[3:-4:4] == expected[1:]  # three quarters on the other one is nearer
+
+
+@pytest.mark.parametrize("options", [{"codec": "ffv1"}, {"codec": "libx264"}])
+def test_hdr10_plus_that_is_lost_is_named(tmp_path, options):
+    source = bright(tmp_path / "a", b_frames=0)
+    notes = make(source, tmp_path / "b.mkv", **options).notes
+    lost = f"HDR10+ metadata left out: {options['codec']} cannot hold them, libx265 can"
+    assert sum(lost in note for note in notes) == 1
