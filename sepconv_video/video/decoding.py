@@ -207,14 +207,20 @@ class Decoder:
                     self.faults.packets += 1
                 else:
                     self._used_bytes = (packet.pos or self._used_bytes) + packet.size
-                    if self.stream.codec_context.name == "hevc":
-                        self._messages[packet.pts] = hdr10_plus_of(bytes(packet), self.stream)
+                    self._keep_message(packet)
                     yield packet
         except av.FFmpegError as fault:
             self.faults.reading = explain(fault)[0]
         except IndexError:
             # at the end PyAV 18.1 looks for streams that appeared after the beginning, in vain
             return
+
+    def _keep_message(self, packet: "Packet[VideoStream]") -> None:
+        """Keep what HDR10+ says of the picture in a packet, as it stands there."""
+        if self.stream.codec_context.name == "hevc" and packet.pts is not None:
+            message = hdr10_plus_of(bytes(packet), self.stream)
+            if message:
+                self._messages[packet.pts] = message
 
 
 class Faults:
