@@ -10,6 +10,10 @@ from pathlib import Path
 
 import av
 
+from sepconv_video.frames import ColorSpec, Frame, Timeline, VideoInfo
+from sepconv_video.video import Encoding, SegmentWriter, Track, container_for, join
+from sepconv_video.video.formats import layout_of, planes_of
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import matroska
 from clips import ClipSpec, make_clip, video_frame
@@ -99,6 +103,7 @@ _RICH: dict[str, ClipSpec] = {
     "sound.flv": ClipSpec(count=3, audio=True),
     "ten.mkv": ClipSpec(count=3, codec="libx265", pix_fmt="yuv422p10le"),
 }
+_DESCRIBED = ("described.mp4", "described.mkv", "described.ts")
 PICTURES = (".png", ".jpg", ".webp", ".bmp", ".tif")
 
 _EXTREMES = (
@@ -123,6 +128,7 @@ _BOX = re.compile(
     rb"ftyp|moov|mvhd|trak|tkhd|edts|elst|mdia|mdhd|hdlr|minf|vmhd|dinf|dref|stbl|stsd|stts|ctts"
     rb"|stsc|stsz|stco|stss|avc1|avcC|hvcC|mdat|moof|mfhd|traf|tfhd|tfdt|trun|mvex|trex|udta|meta"
     rb"|chpl|tref|sgpd|sbgp|colr|pasp|smhd|mp4a|esds|tx3g|av1C|mfra|tfra"
+    rb"|st3d|sv3d|svhd|proj|prhd|equi|encv|sinf"
 )
 _ELEMENT = re.compile(
     rb"\x1a\x45\xdf\xa3|\x18\x53\x80\x67|\x11\x4d\x9b\x74|\x15\x49\xa9\x66|\x16\x54\xae\x6b|\xae"
@@ -141,6 +147,9 @@ def build_seeds(folder: Path) -> list[Path]:
     for name, spec in _RICH.items():
         if not (folder / name).exists():
             make_clip(folder / name, spec)
+    for name in _DESCRIBED:
+        if not (folder / name).exists():
+            _write_described(folder / name)
     (folder / "wide.mkv").write_bytes(_wide_matroska())
     return sorted(folder.iterdir())
 
@@ -157,6 +166,44 @@ def _wide_matroska() -> bytes:
     duration = matroska.number("23e383", 40_000_000)
     tracks = [matroska.video_track(extra=duration), matroska.sound_track(2), matroska.text_track(3)]
     return matroska.matroska(tracks, parts)
+
+
+def _write_described(path: Path) -> None:
+    """H.265 with captions, HDR10+, 360 degrees and 3D, which FFmpeg's encoders do not write."""
+    tick = Fraction(1, 25)
+    info = VideoInfo(
+        path=path,
+        width=64,
+        height=48,
+        pix_fmt="yuv420p",
+        bits=8,
+        chroma_shift=(1, 1),
+        color=ColorSpec(matrix="bt709", full_range=False),
+        time_base=tick,
+        rate=1 / tick,
+        frame_count_from_header=3,
+        sample_aspect_ratio=None,
+        sphere=(0, 1, 2, 3, 4, 5, 6, 7, 0),
+        eyes=(1, 0),
+    )
+    encoding = Encoding(codec="libx265", container=container_for(path))
+    track = Track(info, time_base=tick, rate=1 / tick, encoding=encoding)
+    layout, piece = layout_of("yuv420p"), path.with_suffix(".piece")
+    assert layout is not None
+    with SegmentWriter(piece, track, path) as writer:
+        for index in range(3):
+            frame = Frame(
+                index=index,
+                pts=index,
+                duration=1,
+                planes=planes_of(video_frame(index, 64, 48, "yuv420p"), layout),
+                captions=b"\xfc\x94\x20\xfa\0\0",
+                hdr10_plus=b"\xb5\0\x3c\0\1\4" + bytes(30),
+            )
+            writer.write(frame)
+        segment = writer.finish()
+    join([(piece, segment)], path, track, piece, path, Timeline())
+    piece.unlink()
 
 
 def write_plain(path: Path, codec: str, pix_fmt: str, options: dict[str, str]) -> None:
