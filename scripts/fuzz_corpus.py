@@ -10,7 +10,7 @@ from pathlib import Path
 
 import av
 
-from sepconv_video.frames import ColorSpec, Frame, Timeline, VideoInfo
+from sepconv_video.frames import ColorSpec, Dynamic, Frame, Timeline, VideoInfo
 from sepconv_video.video import Encoding, SegmentWriter, Track, container_for, join
 from sepconv_video.video.formats import layout_of, planes_of
 
@@ -175,8 +175,8 @@ def _write_described(path: Path) -> None:
         path=path,
         width=64,
         height=48,
-        pix_fmt="yuv420p",
-        bits=8,
+        pix_fmt="yuv420p10le",
+        bits=10,
         chroma_shift=(1, 1),
         color=ColorSpec(matrix="bt709", full_range=False),
         time_base=tick,
@@ -185,10 +185,11 @@ def _write_described(path: Path) -> None:
         sample_aspect_ratio=None,
         sphere=(0, 1, 2, 3, 4, 5, 6, 7, 0),
         eyes=(1, 0),
+        dolby=bytes((1, 0, 16, 45, 64)) + bytes(19),
     )
     encoding = Encoding(codec="libx265", container=container_for(path))
     track = Track(info, time_base=tick, rate=1 / tick, encoding=encoding)
-    layout, piece = layout_of("yuv420p"), path.with_suffix(".piece")
+    layout, piece = layout_of("yuv420p10le"), path.with_suffix(".piece")
     assert layout is not None
     with SegmentWriter(piece, track, path) as writer:
         for index in range(3):
@@ -196,9 +197,9 @@ def _write_described(path: Path) -> None:
                 index=index,
                 pts=index,
                 duration=1,
-                planes=planes_of(video_frame(index, 64, 48, "yuv420p"), layout),
+                planes=planes_of(video_frame(index, 64, 48, "yuv420p10le"), layout),
                 captions=b"\xfc\x94\x20\xfa\0\0",
-                hdr10_plus=b"\xb5\0\x3c\0\1\4" + bytes(30),
+                dynamic=Dynamic(b"\xb5\0\x3c\0\1\4" + bytes(30), b"\x7c\1" + bytes(range(1, 40))),
             )
             writer.write(frame)
         segment = writer.finish()

@@ -356,7 +356,7 @@ def _finish(batch: _Batch, numbers: Iterator[int]) -> Iterator[list[Frame]]:
                     duration=moment.duration,
                     planes=planes,
                     captions=moment.captions,
-                    hdr10_plus=nearest.hdr10_plus,
+                    dynamic=nearest.dynamic,
                 )
             )
         yield shown

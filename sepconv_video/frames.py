@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -102,10 +103,22 @@ class VideoInfo:
     eyes: tuple[int, int] | None = None
     """Where the views of both eyes lie in it (3D), by FFmpeg's number, and whether the right eye's
     comes first; None where unset."""
+    dolby: bytes | None = None
+    """Dolby Vision's record, as `video.dolby` knows it; None where there is none to be kept."""
     light: LightLevels | None = None
     """HDR10's static metadata; None where there are none."""
 
 
+class Dynamic(NamedTuple):
+    """HDR metadata of a single frame, each empty where there are none; a new one has the same."""
+
+    hdr10_plus: bytes = b""
+    """A message of registered user data, ITU-T T.35."""
+    dolby_vision: bytes = b""
+    """A unit of H.265, of kind 62."""
+
+
+NOTHING_DYNAMIC = Dynamic()
 CAPTION = 3
 """Bytes of a closed caption, a letter or two (CEA-608 and 708)."""
 
@@ -125,8 +138,7 @@ class Frame:
     and depth."""
     captions: bytes = b""
     """Closed captions that come with it, `CAPTION` bytes each."""
-    hdr10_plus: bytes = b""
-    """What HDR10+ says of it: a message of registered user data, ITU-T T.35."""
+    dynamic: Dynamic = NOTHING_DYNAMIC
     begins_shot: bool = False
     """Whether the stream itself changes here, in size or format: nothing is made before it."""
 

@@ -18,6 +18,7 @@ _KNOWN = {
 
 _SEALED = {b"encv", b"drmi"}
 """Kinds of video that are encrypted: by ISO/IEC 23001-7, and by Apple's FairPlay."""
+_H265 = {b"hvc1", b"hev1", b"dvh1"}
 _VISUAL_ENTRY = 78
 """Bytes of what describes a video before its own boxes."""
 
@@ -62,6 +63,41 @@ def leave_out_vexu(file: BinaryIO) -> None:
         if b"vexu" in inner and not inner.keys().isdisjoint({b"st3d", b"sv3d"}):
             file.seek(inner[b"vexu"] - 4)
             file.write(b"free")
+
+
+def describe_more(file: BinaryIO, kind: bytes, name: bytes, content: bytes) -> None:
+    """Put a box into what describes the first H.265 video of a file whose index comes last.
+
+    Args:
+        file: To be read and written.
+        kind: How that is to be called.
+        name: Of the box.
+        content: Of the box.
+    """
+    file.flush()
+    start, end = next(place for found, *place in _descriptions(file) if found in _H265)
+    file.seek(start - 4)
+    file.write(kind)
+    box = struct.pack(">I", 8 + len(content)) + name + content
+    for start in _around(file, end, 0, os.fstat(file.fileno()).st_size):
+        file.seek(start)
+        size = int.from_bytes(file.read(4), "big")
+        file.seek(start)
+        file.write(struct.pack(">I", size + len(box)))
+    file.seek(end)
+    rest = file.read()
+    file.seek(end)
+    file.write(box + rest)
+
+
+def _around(file: BinaryIO, place: int, start: int, end: int) -> list[int]:
+    """List where the boxes begin that hold a place, from the outermost to that which ends there."""
+    for name, first, last in _children(file, start, end):
+        if first <= place <= last:
+            skipped = 8 if name == b"stsd" else 0
+            inner = [] if name in _H265 else _around(file, place, first + skipped, last)
+            return [first - 8, *inner]
+    return []
 
 
 def _descriptions(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:

@@ -120,8 +120,11 @@ def can_begin(container: str, declare: Callable[[OutputContainer], object]) -> b
 def _reads_back(container: str, stream: Stream) -> bool:
     """Tell whether data can be found again in a container, by writing some to memory.
 
-    FFmpeg accepts data for which it then writes no index at all, or one that says nothing.
+    FFmpeg accepts data for which it then writes no index at all, or one that says nothing; or a
+    broken one, if it does not know their codec.
     """
+    if not codec_of(stream):
+        return False
     file = io.BytesIO()
     try:
         with av.open(file, "w", format=container) as trial:

@@ -15,12 +15,12 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from sepconv_video.errors import VideoError
-from sepconv_video.frames import Reading
+from sepconv_video.frames import Dynamic, Reading
 from sepconv_video.numbered import Pictures, pictures_at
 from sepconv_video.video.clock import Clock
 from sepconv_video.video.faults import explain, is_broken_off
 from sepconv_video.video.layers import drop_layers
-from sepconv_video.video.messages import hdr10_plus_of
+from sepconv_video.video.messages import dynamic_of
 from sepconv_video.video.pipes import PIPE, is_cut_short
 from sepconv_video.video.sequences import picture_packet
 from sepconv_video.video.source import (
@@ -44,7 +44,7 @@ class Decoder:
         first: The first picture.
         numbered: The pictures that are the video, if it is not a file.
         faults: What was found broken so far.
-        hdr10_plus: What HDR10+ says of pictures that were given, by their times.
+        dynamic: The HDR metadata of pictures that were given, by their times.
     """
 
     def __init__(self, path: Path, reading: Reading) -> None:
@@ -88,8 +88,8 @@ class Decoder:
         self.faults = Faults(self.numbered)
         self._used_bytes = 0
         self._aspects: list[str] = []
-        self._messages: dict[int | None, bytes] = {}  # HDR10+'s, by times as they are in the file
-        self.hdr10_plus: dict[int, bytes] = {}
+        self._dynamic: dict[int | None, Dynamic] = {}  # by times as they are in the file
+        self.dynamic: dict[int, Dynamic] = {}
         self._first_dts: int | None = None  # of the packet that decoding began with
         self.container = open_source(self._path, self._reading)
         try:
@@ -155,12 +155,12 @@ class Decoder:
         while (picture := self._next()) is not None:
             if self._clock.is_left_over(picture):
                 continue
-            message = self._messages.pop(picture.pts, b"")
+            dynamic = self._dynamic.pop(picture.pts, None)
             duration = self._clock.duration(picture)
             picture.pts, picture.duration = self._clock.pts(picture), duration
             picture.time_base = self._clock.tick
-            if message:
-                self.hdr10_plus[picture.pts] = message
+            if dynamic is not None:
+                self.dynamic[picture.pts] = dynamic
             yield picture
 
     def _next(self) -> av.VideoFrame | None:
@@ -207,7 +207,7 @@ class Decoder:
                     self.faults.packets += 1
                 else:
                     self._used_bytes = (packet.pos or self._used_bytes) + packet.size
-                    self._keep_message(packet)
+                    self._keep_dynamic(packet)
                     yield packet
         except av.FFmpegError as fault:
             self.faults.reading = explain(fault)[0]
@@ -215,12 +215,12 @@ class Decoder:
             # at the end PyAV 18.1 looks for streams that appeared after the beginning, in vain
             return
 
-    def _keep_message(self, packet: "Packet[VideoStream]") -> None:
-        """Keep what HDR10+ says of the picture in a packet, as it stands there."""
+    def _keep_dynamic(self, packet: "Packet[VideoStream]") -> None:
+        """Keep the HDR metadata of the picture in a packet, as they stand there."""
         if self.stream.codec_context.name == "hevc" and packet.pts is not None:
-            message = hdr10_plus_of(bytes(packet), self.stream)
-            if message:
-                self._messages[packet.pts] = message
+            dynamic = dynamic_of(bytes(packet), self.stream)
+            if any(dynamic):
+                self._dynamic[packet.pts] = dynamic
 
 
 class Faults:

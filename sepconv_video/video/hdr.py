@@ -1,7 +1,7 @@
 """HDR metadata of a video: read from its first picture, said again in the encoder's words.
 
 The static ones, HDR10's, hold for the whole video and so for new frames too. The dynamic ones
-(Dolby Vision, HDR10+) belong to single frames; those of HDR10+ in H.265 are left to `messages`.
+(Dolby Vision, HDR10+) belong to single frames; those in H.265 are left to `messages`.
 """
 
 import struct
@@ -12,7 +12,7 @@ from typing import Any, cast
 import av
 from av.sidedata.sidedata import SideDataContainer
 
-from sepconv_video.frames import LightLevels
+from sepconv_video.frames import Dynamic, LightLevels
 
 _DYNAMIC = {
     "DOVI_RPU_BUFFER": "Dolby Vision",
@@ -21,6 +21,7 @@ _DYNAMIC = {
     "DYNAMIC_HDR_VIVID": "HDR Vivid",
 }
 _DOLBY_TAGS = {"dvh1", "dvhe", "dva1", "dvav", "dav1"}
+WRONG_COLOURS = "; colours may be wrong, this stream is not meant to be shown without them"
 _HDR_TRANSFERS = {16, 18}  # PQ and HLG, H.273 table 3
 # Encoders that write the levels into the stream itself, and the option that takes them
 PARAMETERS = {
@@ -55,18 +56,23 @@ def light_of(first: av.VideoFrame) -> LightLevels | None:
     return LightLevels(primaries=primaries, luminance=luminance, content=content)
 
 
-def metadata_notes(first: av.VideoFrame, codec_tag: str, kept: set[str]) -> list[str]:
+def metadata_notes(
+    first: av.VideoFrame, codec_tag: str, found: Dynamic, *, keeps_dolby: bool
+) -> list[str]:
     """Name the metadata of single frames that cannot be kept, one line for each kind.
 
     Args:
         first: A decoded frame.
         codec_tag: The stream's four-character code, by which Dolby Vision is known in MP4.
-        kept: Kinds that can be.
+        found: What was found of this frame that can be kept, if it is Dolby Vision's only where
+            its record is known.
+        keeps_dolby: Whether it is.
     """
     kinds = {_DYNAMIC[name] for name in side_data(first) if name in _DYNAMIC}
-    if codec_tag in _DOLBY_TAGS:
+    if codec_tag in _DOLBY_TAGS or found.dolby_vision:
         kinds.add("Dolby Vision")
-    kinds -= kept
+    kinds -= {"HDR10+"} if found.hdr10_plus else set()
+    kinds -= {"Dolby Vision"} if found.dolby_vision and keeps_dolby else set()
     unknown = (
         ["metadata of frames that cannot be read left out, HDR light levels among them if any"]
         if _all_of(first) is None
@@ -74,11 +80,7 @@ def metadata_notes(first: av.VideoFrame, codec_tag: str, kept: set[str]) -> list
     )
     return unknown + [
         f"{kind} metadata left out: they belong to single frames, and new frames have none"
-        + (
-            "; colours may be wrong, this stream is not meant to be shown without them"
-            if kind == "Dolby Vision" and first.color_trc == 2  # profile 5
-            else ""
-        )
+        + (WRONG_COLOURS if kind == "Dolby Vision" and first.color_trc == 2 else "")  # profile 5
         for kind in sorted(kinds)
     ]
 

@@ -1,8 +1,8 @@
 """What PyAV 18.1 does not tell or take, through the header of a Matroska file in memory.
 
 FFmpeg's muxer writes into it where a stream's chroma lies, and its demuxer takes from it the
-mastering display and the light levels of a stream to come, and the space that it shows. PyAV 19 has
-the first two as attributes.
+mastering display and the light levels of a stream to come, and the space that it shows. It passes
+on the record of Dolby Vision. PyAV 19 has the chroma and the light as attributes.
 """
 
 import io
@@ -15,10 +15,12 @@ from av.bitstream import BitStreamFilterContext
 from av.video.stream import VideoStream
 
 from sepconv_video.frames import LightLevels, VideoInfo
+from sepconv_video.video.dolby import box_name, is_known
 from sepconv_video.video.space import Projection, kept
 
-# RFC 9559, section 5.1.4; one identity for each level down to the colour of a video track
-_TO_COLOUR = (0x18538067, 0x1654AE6B, 0xAE, 0xE0, 0x55B0)
+# RFC 9559, section 5.1
+_SEGMENT, _TRACKS, _TRACK, _VIDEO, _COLOUR = 0x18538067, 0x1654AE6B, 0xAE, 0xE0, 0x55B0
+_ADDITION, _ADDITION_TYPE, _ADDITION_DATA = 0x41E4, 0x41E7, 0x41ED
 _SITING_ACROSS, _SITING_ALONG = 0x55B7, 0x55B8
 _MASTERING, _MAX_CLL, _MAX_FALL = 0x55D0, 0x55BC, 0x55BD
 _PRIMARIES = range(0x55D1, 0x55D9)
@@ -44,18 +46,33 @@ def chroma_location(stream: VideoStream) -> int:
         FFmpeg's AVChromaLocation, 0 where it is unknown, also because Matroska has no place
         for the stream.
     """
+    found = _elements_of(_described(stream), _VIDEO, _COLOUR)
+    across, along = (found.get(side, b"\0")[-1] for side in (_SITING_ACROSS, _SITING_ALONG))
+    return _LOCATIONS.get((across, along), 0)
+
+
+def dolby_record(stream: VideoStream) -> bytes | None:
+    """Find the record of Dolby Vision in a stream's file that `dolby` knows."""
+    found = _elements_of(_described(stream), _ADDITION).get(_ADDITION_DATA, b"")
+    return found if is_known(found) else None
+
+
+def _described(stream: VideoStream) -> bytes:
+    """Write what is known of a stream as a Matroska track; empty where it has no place for it."""
     header = io.BytesIO()
     with suppress(av.FFmpegError, ValueError), av.open(header, "w", format="matroska") as output:
         copy = output.add_stream_from_template(stream, opaque=True)
         if copy.codec_context.name == "rawvideo":  # which must have a tag; any
             copy.codec_context.codec_tag = "I420"
         output.start_encoding()
-    content = header.getvalue()
-    for identity in _TO_COLOUR:
-        content = dict(_elements(content)).get(identity, b"")
-    found = dict(_elements(content))
-    across, along = (found.get(side, b"\0")[-1] for side in (_SITING_ACROSS, _SITING_ALONG))
-    return _LOCATIONS.get((across, along), 0)
+    return header.getvalue()
+
+
+def _elements_of(header: bytes, *path: int) -> dict[int, bytes]:
+    """Read what is in an element of a file's first track, by what is on each level down to it."""
+    for identity in (_SEGMENT, _TRACKS, _TRACK, *path):
+        header = dict(_elements(header)).get(identity, b"")
+    return dict(_elements(header))
 
 
 def can_announce(codec: str) -> bool:
@@ -63,7 +80,7 @@ def can_announce(codec: str) -> bool:
     return codec in _CODECS
 
 
-def announce(info: VideoInfo, container: str, stream: VideoStream) -> None:
+def announce(info: VideoInfo, container: str, dolby: bytes | None, stream: VideoStream) -> None:
     """Have a new stream's container say how bright its video is, and what space it shows.
 
     The codec context takes all its parameters, size and format among them, from a track that
@@ -71,9 +88,9 @@ def announce(info: VideoInfo, container: str, stream: VideoStream) -> None:
     """
     name = _CODECS[stream.codec_context.codec.canonical_name]
     colour, space = _colour(info.light), _space(*kept(info, container))
-    if not colour + space:
+    if not colour + space and dolby is None:
         return
-    header = io.BytesIO(_track(name, colour + space))
+    header = io.BytesIO(_track(name, colour + space, dolby))
     with closing(av.open(header, format="matroska")) as template:
         BitStreamFilterContext("null", template.streams.video[0], stream)
 
@@ -91,7 +108,7 @@ def _colour(light: LightLevels | None) -> bytes:
     for identity, value in zip((_DARKEST, _BRIGHTEST), light.luminance or (), strict=False):
         mastering += _element(identity, struct.pack(">d", value))
     colour += _element(_MASTERING, mastering) if mastering else b""
-    return _element(0x55B0, colour)
+    return _element(_COLOUR, colour)
 
 
 def _space(projection: Projection | None, mode: int | None) -> bytes:
@@ -106,15 +123,19 @@ def _space(projection: Projection | None, mode: int | None) -> bytes:
     return stereo + _element(_PROJECTION, content)
 
 
-def _track(codec: bytes, described: bytes) -> bytes:
+def _track(codec: bytes, described: bytes, dolby: bytes | None) -> bytes:
     """Write a file with a track of `codec`, described by some elements, and no pictures."""
     size = _number(0xB0, 16) + _number(0xBA, 16)
-    video = _element(0xE0, size + described)
+    video = _element(_VIDEO, size + described)
+    if dolby is not None:
+        kind = int.from_bytes(box_name(dolby), "big")
+        addition = _number(_ADDITION_TYPE, kind) + _element(_ADDITION_DATA, dolby)
+        video += _element(_ADDITION, addition)
     head = _number(0xD7, 1) + _number(0x73C5, 1) + _number(0x83, 1) + _element(0x86, codec)
-    tracks = _element(0x1654AE6B, _element(0xAE, head + video))
+    tracks = _element(_TRACKS, _element(_TRACK, head + video))
     cluster = _element(0x1F43B675, _number(0xE7, 0))
     name = _element(0x1A45DFA3, _element(0x4282, b"matroska"))
-    return name + _element(0x18538067, tracks + cluster)
+    return name + _element(_SEGMENT, tracks + cluster)
 
 
 def _element(identity: int, content: bytes) -> bytes:

@@ -21,12 +21,12 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from sepconv_video.frames import Timeline
-from sepconv_video.video.boxes import leave_out_vexu
+from sepconv_video.video.boxes import describe_more, leave_out_vexu
 from sepconv_video.video.containers import ALPHA_TAG, fresh_tags, keeps_aspect
+from sepconv_video.video.dolby import box_name, kind_of
 from sepconv_video.video.faults import translated
 from sepconv_video.video.segments import Segment, packets
 from sepconv_video.video.sequences import save_pictures
-from sepconv_video.video.space import kept
 from sepconv_video.video.streams import OtherStreams
 from sepconv_video.video.track import Track
 
@@ -79,8 +79,10 @@ def join(
             for packet in _timed(pieces, track, times):
                 joiner.mux(packet)
             joiner.finish(times.end * track.time_base)
-        if track.container == "mp4" and any(kept(track.info, "mp4")):
+        if track.container == "mp4" and track.says_more:
             leave_out_vexu(file)
+        if track.container == "mov" and track.dolby is not None:  # FFmpeg does so in MP4 only
+            describe_more(file, kind_of(track.dolby), box_name(track.dolby), track.dolby)
         file.flush()
         os.fsync(file.fileno())
     rounded = track.rounding_note(
@@ -171,7 +173,7 @@ class _Joiner:
             options["movie_timescale"] = str(self._movie_ticks())
             if self._others.has_foreign_tags():
                 options["movflags"] = "use_metadata_tags"
-            if any(kept(self._track.info, container)):
+            if self._track.says_more:
                 options["strict"] = "unofficial"  # or FFmpeg leaves it out
         if container in {"avi", "matroska"}:
             # the sound of an MP4 begins a moment before 0, with samples not meant to be heard;

@@ -1,26 +1,27 @@
-"""What comes with single pictures of H.264 and H.265, in messages that their encoders do not write.
+"""What comes with single pictures of H.264 and H.265, and encoders do not write.
 
 Closed captions, as television has them (CEA-608 and 708), are in the form of ATSC A/53, part 4,
-6.2.3: three bytes each, some with each picture. HDR10+ (SMPTE ST 2094-40) says how bright a picture
-is meant to be, and holds for new pictures beside it, too.
+6.2.3: three bytes each, some with each picture. HDR10+ (SMPTE ST 2094-40) and Dolby Vision say how
+bright a picture is meant to be, which holds for new pictures beside it, too.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import av
 from av.video.stream import VideoStream
 
-from sepconv_video.frames import CAPTION, Frame
+from sepconv_video.frames import CAPTION, Dynamic, Frame
 from sepconv_video.video.hdr import side_data
 
-CAPTIONS, HDR10_PLUS = "closed captions", "HDR10+ metadata"
+CAPTIONS, HDR10_PLUS, DOLBY = "closed captions", "HDR10+ metadata", "Dolby Vision metadata"
 _CAPTIONS_AT = "A53_CC"
 _MOST = 31
 """Captions in one message."""
 _MESSAGE = 4
 """Registered user data, H.264 annex D.1.1; the same in H.265."""
-_END = b"\x80"
+_START, _END = b"\0\0\0\1", b"\x80"
 # how such a message begins, by whom it is registered: the United States (and whom there), and
 # what it is
 _CAPTIONS_BEGIN = b"\xb5\x00\x31GA94\x03"
@@ -30,9 +31,22 @@ _H264 = b"\x06", bytes(head for head in range(0x80) if 1 <= head & 0x1F <= 5)
 _H265 = b"\x4e\x01", bytes(range(0x40))
 # of encoders that separate units by start codes
 _UNITS = {"libx264": _H264, "h264_nvenc": _H264, "libx265": _H265, "hevc_nvenc": _H265}
-_HOLDING = {CAPTIONS: set(_UNITS), HDR10_PLUS: {"libx265", "hevc_nvenc"}}
-_WITH_MESSAGES = 39
-"""The kind of unit of H.265 that holds messages before a picture; kinds below 32 hold pictures."""
+_WITH_MESSAGES, _OF_DOLBY = 39, 62
+"""Kinds of units of H.265: of messages before a picture, and Dolby Vision's behind it."""
+_WITH_DOLBY = {"mp4", "mov", "matroska"}
+_REMEDIES = {
+    DOLBY: "libx265 with 10 bits in mp4, mov and matroska",
+    HDR10_PLUS: "libx265",
+    CAPTIONS: "libx264 and libx265",
+}
+"""The most demanding first."""
+
+
+class Units(NamedTuple):
+    """What is to be written with a picture, for streams with start codes."""
+
+    before: bytes
+    after: bytes
 
 
 def captions_of(picture: av.VideoFrame) -> bytes:
@@ -40,50 +54,63 @@ def captions_of(picture: av.VideoFrame) -> bytes:
     return side_data(picture).get(_CAPTIONS_AT, b"")
 
 
-def hdr10_plus_of(packet: bytes, stream: VideoStream) -> bytes:
-    """Give HDR10+'s message in a packet of H.265, without its head; empty if there is none."""
+def dynamic_of(packet: bytes, stream: VideoStream) -> Dynamic:
+    """Give the HDR metadata that a packet of H.265 has of its picture."""
+    hdr10_plus = dolby = b""
     for unit in _units(packet, stream.codec_context.extradata or b""):
         kind = unit[0] >> 1 & 0x3F if unit else 0
-        if kind < 32:
-            break
-        if kind == _WITH_MESSAGES:
+        if kind == _OF_DOLBY:
+            dolby = unit
+        elif kind == _WITH_MESSAGES:
             for message in _messages(unit[2:].replace(b"\0\0\3", b"\0\0")):
-                if message.startswith(_HDR10_PLUS_BEGINS):
-                    return message
-    return b""
+                hdr10_plus = message if message.startswith(_HDR10_PLUS_BEGINS) else hdr10_plus
+    return Dynamic(hdr10_plus, dolby)
 
 
 def kinds_of(frame: Frame) -> set[str]:
     """Name what comes with a frame."""
-    given = {CAPTIONS: frame.captions, HDR10_PLUS: frame.hdr10_plus}
+    hdr10_plus, dolby = frame.dynamic
+    given = {CAPTIONS: frame.captions, HDR10_PLUS: hdr10_plus, DOLBY: dolby}
     return {kind for kind, data in given.items() if data}
 
 
-def lost(found: set[str], codec: str) -> str:
-    """Name those of the kinds found that an encoder's stream has no place for; empty if none."""
-    names = [kind for kind in sorted(found) if codec not in _HOLDING[kind]]
-    remedy = "libx265 can" if HDR10_PLUS in names else "libx264 and libx265 can"
-    return f"{' and '.join(names)} left out: {codec} cannot hold them, {remedy}" if names else ""
+def held_by(codec: str, container: str) -> set[str]:
+    """List the kinds that there is a place for."""
+    held = {CAPTIONS} if codec in _UNITS else set[str]()
+    if _UNITS.get(codec) != _H265:
+        return held
+    return held | {HDR10_PLUS} | ({DOLBY} if container in _WITH_DOLBY else set())
 
 
-def messages_of(frame: Frame, codec: str) -> list[bytes]:
-    """List the messages to write with a frame that an encoder's stream has a place for."""
+def lost_messages(lost: set[str], where: str) -> str:
+    """Say that some kinds are lost, and what there is a place for them in; empty if none."""
+    remedy = next((name for kind, name in _REMEDIES.items() if kind in lost), "")
+    names = " and ".join(sorted(lost))
+    return f"{names} left out: {where} cannot hold them, {remedy} can" if lost else ""
+
+
+def units_of(frame: Frame, held: set[str], codec: str) -> Units:
+    """Write what comes with a frame, of the kinds held, as an encoder's stream has it."""
     step = _MOST * CAPTION
-    starts = range(0, len(frame.captions), step)
-    captions = [_captions(frame.captions[start : start + step]) for start in starts]
-    found = {CAPTIONS: captions, HDR10_PLUS: [frame.hdr10_plus] if frame.hdr10_plus else []}
-    return [message for kind, some in found.items() if codec in _HOLDING[kind] for message in some]
-
-
-def with_messages(packet: bytes, messages: Sequence[bytes], codec: str) -> bytes:
-    """Put messages of `messages_of` into the packet of a picture, before it."""
-    head, pictures = _UNITS[codec]
-    found = re.search(b"\0?\0\0\1[" + re.escape(pictures) + b"]", packet)
-    place = found.start() if found else 0
+    starts = range(0, len(frame.captions), step) if CAPTIONS in held else ()
+    messages = [_captions(frame.captions[start : start + step]) for start in starts]
+    hdr10_plus, dolby = frame.dynamic
+    messages += [hdr10_plus] if hdr10_plus and HDR10_PLUS in held else []
     content = b"".join(bytes([_MESSAGE]) + _size(message) + message for message in messages)
     # nothing in it may look like a start code
-    unit = b"\0\0\0\1" + head + re.sub(b"\0\0(?=[\0-\3])", b"\0\0\3", content + _END)
-    return packet[:place] + unit + packet[place:]
+    safe = re.sub(b"\0\0(?=[\0-\3])", b"\0\0\3", content + _END)
+    return Units(
+        _START + _UNITS[codec][0] + safe if messages else b"",
+        _START + dolby if dolby and DOLBY in held else b"",
+    )
+
+
+def with_units(packet: bytes, units: Units, codec: str) -> bytes:
+    """Put units into the packet of a picture, which an encoder has made."""
+    pictures = _UNITS[codec][1]
+    found = re.search(b"\0?\0\0\1[" + re.escape(pictures) + b"]", packet)
+    place = found.start() if found else 0
+    return packet[:place] + units.before + packet[place:] + units.after
 
 
 def _captions(captions: bytes) -> bytes:

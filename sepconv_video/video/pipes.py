@@ -17,7 +17,7 @@ from sepconv_video.errors import OptionsError, VideoError
 from sepconv_video.frames import Frame, Reading, VideoInfo
 from sepconv_video.video.faults import explain, translated
 from sepconv_video.video.formats import frame_of, layout_of
-from sepconv_video.video.space import lost_note
+from sepconv_video.video.space import lost_space
 
 PIPE = Path("-")
 """Standard input as a source, standard output as a target; a file of that name is `./-`."""
@@ -231,7 +231,7 @@ def lost_in_pipe(info: VideoInfo, *, raw: bool) -> list[str]:
         lost.append("the rotation")
     form = "raw video" if raw else "y4m"
     notes = [f"{form} has no place for {' and '.join(lost)}"] if lost else []
-    return [*notes, *filter(None, [lost_note(info, form)])]
+    return [*notes, *filter(None, [lost_space(info, form)])]
 
 
 def left_out(container: InputContainer, main: Stream, why: str) -> str:

@@ -16,7 +16,7 @@ from typing import Self
 import av
 
 from sepconv_video.errors import VideoError
-from sepconv_video.frames import Frame, Reading, VideoInfo
+from sepconv_video.frames import NOTHING_DYNAMIC, Dynamic, Frame, Reading, VideoInfo
 from sepconv_video.video.boxes import presentation_end
 from sepconv_video.video.clock import pts_of
 from sepconv_video.video.containers import ALPHA_TAG
@@ -68,10 +68,12 @@ class Reader:
             self._first = first
             self._unpack = Unpacker(first, self.path)
             codec_tag = self._decoder.stream.codec_context.codec_tag
-            kept = {"HDR10+"} if pts_of(first) in self._decoder.hdr10_plus else set[str]()
-            self.notes += self._unpack.notes + metadata_notes(first, codec_tag, kept)
-            self.notes += self._alpha_notes()
             self.info = self._describe()
+            found = self._decoder.dynamic.get(pts_of(first), NOTHING_DYNAMIC)
+            keeps = self.info.dolby is not None
+            self.notes += self._unpack.notes
+            self.notes += metadata_notes(first, codec_tag, found, keeps_dolby=keeps)
+            self.notes += self._alpha_notes()
         except BaseException:
             self.close()
             raise
@@ -125,7 +127,7 @@ class Reader:
                 before, form = form, form_of(picture, form)
                 if form != before:
                     self._changes.append(f"{change(before, form)} at frame {index}")
-                message = self._decoder.hdr10_plus.pop(pts_of(picture), b"")
+                dynamic = self._kept(self._decoder.dynamic.pop(pts_of(picture), None))
                 if index < first:
                     continue
                 held = Frame(
@@ -134,7 +136,7 @@ class Reader:
                     duration=picture.duration,
                     planes=self._unpack(picture),
                     captions=captions_of(picture),
-                    hdr10_plus=message,
+                    dynamic=dynamic,
                     begins_shot=form != before,
                 )
                 self.messages |= kinds_of(held)
@@ -142,6 +144,11 @@ class Reader:
                 yield replace(held, duration=self._last_duration(held))
         finally:
             self.notes += self._decoder.notes + self._change_notes() + self._field_notes()
+
+    def _kept(self, found: Dynamic | None) -> Dynamic:
+        """Give what can be kept of a picture's HDR metadata."""
+        hdr10_plus, dolby = found or NOTHING_DYNAMIC
+        return Dynamic(hdr10_plus, dolby if self.info.dolby is not None else b"")
 
     def _examine(self) -> Scan:
         """Decode the first pictures until it is clear how they were scanned."""

@@ -19,7 +19,7 @@ from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame
 from sepconv_video.video.encoders import holds
 from sepconv_video.video.faults import translated
-from sepconv_video.video.messages import messages_of, with_messages
+from sepconv_video.video.messages import Units, units_of, with_units
 from sepconv_video.video.track import Track
 
 
@@ -74,7 +74,7 @@ class SegmentWriter:
         """
         self._track, self._rescaler, self._called = track, track.rescaler(), called
         self._pts: list[int] = []
-        self._messages: dict[int, list[bytes]] = {}  # of pictures that are being encoded
+        self._units: dict[int, Units] = {}  # of pictures that are being encoded
         self._end_pts = 0
         with translated("write", called):
             self._file = path.open("wb")
@@ -109,7 +109,7 @@ class SegmentWriter:
         pts, duration = self._rescaler.pts(frame.pts), self._rescaler.duration(frame.duration)
         self._end_pts = pts + max(1, duration)
         picture = self._track.picture(frame, pts, duration)
-        self._messages[pts] = messages_of(frame, self._track.codec)
+        self._units[pts] = units_of(frame, self._track.holds, self._track.codec)
         with translated("write", self._called):
             self._mux(self._stream.encode(picture))
 
@@ -136,12 +136,12 @@ class SegmentWriter:
         for packet in packets:
             assert packet.pts is not None  # every picture was given a time
             self._pts.append(packet.pts)
-            messages = self._messages.pop(packet.pts, [])
-            self._output.mux_one(self._filled(packet, messages) if messages else packet)
+            units = self._units.pop(packet.pts)
+            self._output.mux_one(self._filled(packet, units) if any(units) else packet)
 
-    def _filled(self, packet: "Packet[VideoStream]", messages: list[bytes]) -> "Packet[Any]":
-        """Put messages into a packet, of which this makes another one."""
-        made = Packet(with_messages(bytes(packet), messages, self._track.codec))
+    def _filled(self, packet: "Packet[VideoStream]", units: Units) -> "Packet[Any]":
+        """Put units into a packet, of which this makes another one."""
+        made = Packet(with_units(bytes(packet), units, self._track.codec))
         made.stream, made.time_base = packet.stream, packet.time_base
         made.pts, made.dts, made.duration = packet.pts, packet.dts, packet.duration
         made.is_keyframe = packet.is_keyframe

@@ -55,7 +55,7 @@ def kept(info: VideoInfo, container: str) -> tuple[Projection | None, int | None
     return projection, _MODES[info.eyes] if info.eyes in eyes else None
 
 
-def lost_note(info: VideoInfo, where: str) -> str:
+def lost_space(info: VideoInfo, where: str) -> str:
     """Name what of both is lost in a container, or a codec, and what holds it; empty if nothing."""
     projection, mode = kept(info, where)
     lost = []
@@ -65,7 +65,7 @@ def lost_note(info: VideoInfo, where: str) -> str:
         lost.append("which part of it each eye sees (3D)")
     if not lost:
         return ""
-    remedy = "" if where == "matroska" or lost_note(info, "matroska") else ", matroska can"
+    remedy = "" if where == "matroska" or lost_space(info, "matroska") else ", matroska can"
     return f"the picture no longer says {' and '.join(lost)}: {where} cannot{remedy}"
 
 

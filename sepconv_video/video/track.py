@@ -19,16 +19,18 @@ from av.video.stream import VideoStream
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame, Plane, VideoInfo
 from sepconv_video.video.conversion import Conversion
+from sepconv_video.video.dolby import at_rate, kind_of, needs_metadata
 from sepconv_video.video.encoders import Encoding, plan
 from sepconv_video.video.faults import explain
 from sepconv_video.video.formats import frame_of, layout_of, widen
-from sepconv_video.video.hdr import PARAMETERS
+from sepconv_video.video.hdr import PARAMETERS, WRONG_COLOURS
 from sepconv_video.video.headers import announce, can_announce
-from sepconv_video.video.messages import lost
+from sepconv_video.video.messages import DOLBY, held_by, lost_messages
 from sepconv_video.video.painter import Painter, picture_plan
 from sepconv_video.video.pictures import is_picture
-from sepconv_video.video.space import lost_note
+from sepconv_video.video.space import kept, lost_space
 
+_DOLBY_BITS = 10
 _MOST_TICKS = 2**31 - 1  # FFmpeg keeps time bases in 32 bits
 _MOST_VPX_TICKS = 10**9  # a second, for libvpx
 _LAMBDA_PER_QUANTISER = 118  # FF_QP2LAMBDA
@@ -48,6 +50,7 @@ class Track:
         container: FFmpeg's name of the container it will end up in.
         time_base: Seconds per tick of the encoder and of the packets.
         rate: Nominal frames per second.
+        holds: Kinds of what comes with single pictures that there is a place for.
         note: What is encoded otherwise than in the source, in one line, or an empty string.
     """
 
@@ -78,7 +81,7 @@ class Track:
         self._plan = (picture_plan if is_painted else plan)(info, encoding, self.container)
         self._frame_ticks, self.rate = time_base, rate
         self.codec = self._plan.codec
-        lost = [self._plan.note, self._light_note(), lost_note(info, self._described_by)]
+        lost = [self._plan.note, self._light_note(), lost_space(info, self._described_by)]
         self.note = "; ".join(filter(None, lost))
         form = self._plan.form
         self._conversion = (
@@ -92,12 +95,28 @@ class Track:
             self.time_base = 1 / min(max(rate, fastest or rate), Fraction(_FASTEST_AVI))
         elif max(time_base.denominator, time_base.numerator) > most:
             self.time_base = Fraction(1, 1_000_000)
+        self.holds = held_by(self.codec, self.container)
+        if info.dolby is None or form.stored_as != info.pix_fmt or info.bits != _DOLBY_BITS:
+            self.holds -= {DOLBY}
         self._source_layout = layout_of(info.pix_fmt) or self._plan.layout
 
     @property
     def is_painted(self) -> bool:
         """Whether the video ends up as RGB pictures instead of in a container."""
         return self._paint is not None
+
+    @property
+    def says_more(self) -> bool:
+        """Whether its container is to say what FFmpeg takes for unofficial there."""
+        return any(kept(self.info, self.container)) or self.dolby is not None
+
+    @property
+    def dolby(self) -> bytes | None:
+        """Dolby Vision's record of this video; None where it has none."""
+        info = self.info
+        if DOLBY not in self.holds or info.dolby is None:
+            return None
+        return at_rate(info.dolby, info.width * info.height, self.rate)
 
     def rescaler(self) -> "Rescaler":
         """Give what turns the ticks of one segment's frames into those of `time_base`."""
@@ -121,7 +140,7 @@ class Track:
         assert isinstance(stream, VideoStream)
         context = stream.codec_context
         if can_announce(context.codec.canonical_name):
-            announce(info, self.container, stream)
+            announce(info, self.container, self.dolby, stream)
         context.width, context.height, context.framerate = info.width, info.height, rate
         context.pix_fmt = self._plan.form.stored_as
         self._tag(context)
@@ -137,6 +156,8 @@ class Track:
         self._set_header_flag(stream)
         if context.codec.canonical_name == "hevc" and output.format.name in {"mp4", "mov"}:
             context.codec_tag = "hvc1"  # Apple's players know no other
+            if self.dolby is not None and output.format.name == "mp4":
+                context.codec_tag = kind_of(self.dolby).decode()
         if info.display_matrix:
             stream.set_display_matrix(info.display_matrix)
         self._open(stream)
@@ -215,7 +236,10 @@ class Track:
 
     def lost_messages(self, found: set[str]) -> str:
         """Name those of `Reader.messages` that the stream has no place for; empty if none."""
-        return lost(found, self.codec)
+        lost, dolby = found - self.holds, self.info.dolby
+        is_wrong = DOLBY in lost and dolby is not None and needs_metadata(dolby)
+        note = lost_messages(lost, f"{self.codec} in {self.container}")
+        return note + WRONG_COLOURS * is_wrong
 
     def rounding_note(self, rounded: int, times: Collection[int]) -> str:
         """Say how many of the times are not exact; an empty string if all are.

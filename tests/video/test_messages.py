@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
+from fractions import Fraction
 
 import av
 import pytest
@@ -15,7 +17,8 @@ from sepconv_video.engine import Engine
 from sepconv_video.frames import CAPTION, Frame
 from sepconv_video.options import Job, Options
 from sepconv_video.pipeline import interpolate_file
-from sepconv_video.video.messages import captions_of, messages_of, with_messages
+from sepconv_video.video.dolby import at_rate
+from sepconv_video.video.messages import captions_of, held_by, units_of, with_units
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="NO FFMPEG HERE"
@@ -127,16 +130,15 @@ def test_captions_go_on_in_new_frames(tmp_path, suffix, codec):
     assert "GOOD BYE" in spoken_in(target)
 
 
-def test_pictures_are_the_same_with_captions(tmp_path):
-    bare, captioned = television(tmp_path / "a.m2v", FRAMES), television(tmp_path / "b.m2v")
-    for source in (bare, captioned):
-        make(source, source.with_suffix(".mp4"))
-    digests = [
-        ffmpeg("-i", source.with_suffix(".mp4"), "-f", "framemd5", "-")
-        for source in (bare, captioned)
-    ]
+@pytest.mark.parametrize(("codec", "kinds"), [("libx264", "6"), ("libx265", "39")])
+def test_pictures_are_the_same_with_captions(tmp_path, codec, kinds):
+    """Compared with what is left without any messages: x264 itself is not always the same."""
+    captioned, bare = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    make(television(tmp_path / "a.m2v"), captioned, codec=codec)
+    ffmpeg("-i", captioned, "-c", "copy", "-bsf:v", f"filter_units=remove_types={kinds}", bare)
+    assert found_in(bare) == [b""] * 2 * FRAMES
+    digests = [ffmpeg("-i", path, "-f", "framemd5", "-") for path in (captioned, bare)]
     assert digests[0] == digests[1]
-    assert found_in(bare.with_suffix(".mp4")) == [b""] * 2 * FRAMES
 
 
 @pytest.mark.parametrize("fps", [10, 40])
@@ -181,7 +183,8 @@ def test_no_caption_looks_like_the_beginning_of_a_unit(values):
     for codec, picture in (("libx264", b"\0\0\0\1\x65abc"), ("libx265", b"\0\0\1\x26\1abc")):
         before = b"\0\0\0\1\x67\1\2\3" if codec == "libx264" else b"\0\0\0\1\x42\1\2\3"
         frame = Frame(index=0, pts=0, duration=1, planes=(), captions=data)
-        packet = with_messages(before + picture, messages_of(frame, codec), codec)
+        units = units_of(frame, held_by(codec, "mp4"), codec)
+        packet = with_units(before + picture, units, codec)
         assert packet.startswith(before)
         assert packet.endswith(picture)
         unit = packet[len(before) : -len(picture)]
@@ -220,8 +223,8 @@ def hdr10_plus(luminance):
     return head + bits((1, 8), (1, 2), (400, 27), (0, 1), *window, (0, 1), (0, 1), (0, 1))
 
 
-def bright(path, suffix=".mkv", b_frames=2):
-    """HDR10+ by hand: a unit before the first one of each packet that holds a picture."""
+def bright(path, suffix=".mkv", b_frames=2, fill=None):
+    """H.265 with units put into each packet by hand: by default HDR10+, before the picture."""
     bare, filled, whole = (path.with_name(f"{name}.mkv") for name in ("bare", "filled", path.name))
     tags = "colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc"
     parameters = f"log-level=none:keyint=10:bframes={b_frames}:{tags}"
@@ -232,16 +235,20 @@ def bright(path, suffix=".mkv", b_frames=2):
         for count, packet in enumerate(source.demux(video=0)):
             if not packet.size:
                 continue
-            message = hdr10_plus(0x300 + count)  # with zeros that must not look like start codes
-            data = bytes([4, len(message)]) + message + b"\x80"
-            unit = b"\x4e\1" + re.sub(b"\0\0(?=[\0-\3])", b"\0\0\3", data)
-            made = av.Packet(len(unit).to_bytes(4, "big") + unit + bytes(packet))
+            made = av.Packet((fill or with_hdr10_plus)(bytes(packet), count))
             made.stream, made.time_base = stream, packet.time_base
             made.pts, made.dts, made.is_keyframe = packet.pts, packet.dts, packet.is_keyframe
             target.mux(made)
     whole = whole.with_suffix(suffix)
     ffmpeg("-i", filled, "-c", "copy", whole)
     return whole
+
+
+def with_hdr10_plus(packet, count):
+    message = hdr10_plus(0x300 + count)  # with zeros that must not look like start codes
+    data = bytes([4, len(message)]) + message + b"\x80"
+    unit = b"\x4e\1" + re.sub(b"\0\0(?=[\0-\3])", b"\0\0\3", data)
+    return len(unit).to_bytes(4, "big") + unit + packet
 
 
 def luminances(path):
@@ -281,5 +288,88 @@ def test_hdr10_plus_of_a_stretch(tmp_path):
 def test_hdr10_plus_that_is_lost_is_named(tmp_path, options):
     source = bright(tmp_path / "a", b_frames=0)
     notes = make(source, tmp_path / "b.mkv", **options).notes
-    lost = f"HDR10+ metadata left out: {options['codec']} cannot hold them, libx265 can"
+    lost = f"HDR10+ metadata left out: {options['codec']} in matroska cannot hold them, libx265 can"
     assert sum(lost in note for note in notes) == 1
+
+
+def with_dolby_vision(packet, count):
+    unit = b"\x7c\1" + f"RPU{count:02d}".encode() + b"\x80"
+    return packet + len(unit).to_bytes(4, "big") + unit
+
+
+def dolby_vision(path, profile, level, b_frames=2):
+    """Units that FFmpeg takes for Dolby Vision's, and the box that names the profile, by hand."""
+    whole = bright(path, ".mp4", b_frames, with_dolby_vision)
+    record = bytes([1, 0, profile << 1, level << 3 | 0b101, 4 << 4]) + bytes(19)
+    box = struct.pack(">I", 32) + (b"dvvC" if profile == 8 else b"dvcC") + record
+    data = bytearray(whole.read_bytes())
+    index = data.index(b"moov")
+    names = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"hev1")
+    places = [data.index(name, index) - 4 for name in names]
+    sizes = [struct.unpack_from(">I", data, place)[0] for place in places]
+    end = places[-1] + sizes[-1]
+    data[end:end] = box
+    for place, size in zip(places, sizes, strict=True):
+        struct.pack_into(">I", data, place, size + len(box))
+    whole.write_bytes(data)
+    return whole
+
+
+def units_in(path):
+    """What was written into the packets by hand, in the order shown."""
+    with av.open(str(path)) as file:
+        packets = {packet.pts: bytes(packet) for packet in file.demux(video=0) if packet.size}
+    return [re.findall(rb"\x7c\x01(RPU\d\d)", packets[pts]) for pts in sorted(packets)]
+
+
+def record_of(path):
+    command = ["ffprobe", "-v", "quiet", "-of", "json", "-show_streams", "-select_streams", "v"]
+    done = subprocess.run([*command, str(path)], check=True, capture_output=True)
+    (stream,) = json.loads(done.stdout)["streams"]
+    records = [data for data in stream.get("side_data_list", []) if "dv_profile" in data]
+    found = [(data["dv_profile"], data["dv_level"]) for data in records]
+    return found, stream["codec_tag_string"]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+@pytest.mark.parametrize(("profile", "tag"), [(5, "dvh1"), (8, "hvc1")])
+def test_dolby_vision_holds_for_new_frames_too(tmp_path, suffix, profile, tag):
+    source, target = dolby_vision(tmp_path / "a", profile, level=1), tmp_path / f"b.{suffix}"
+    before = units_in(source)
+    assert len({tuple(units) for units in before}) == RATE
+    notes = make(source, target).notes
+    assert not any("Dolby" in note for note in notes)
+    assert units_in(target) == [units for units in before for _ in range(2)]
+    records, written = record_of(target)
+    assert records == [(profile, 1)]
+    assert written == (tag if suffix != "mkv" else "[0][0][0][0]")
+    with av.open(str(target)) as file:
+        assert len(list(file.decode(video=0))) == 2 * RATE
+
+
+def test_the_level_is_that_of_the_rate():
+    record = bytes([1, 0, 16, 4 << 3 | 0b101, 64]) + bytes(19)
+    levels = {fps: at_rate(record, 1920 * 1080, Fraction(fps))[3] >> 3 for fps in (24, 30, 60, 120)}
+    assert levels == {24: 4, 30: 4, 60: 5, 120: 7}
+    assert at_rate(record, 7680 * 4320, Fraction(240))[3] >> 3 == 13
+    assert at_rate(record, 1920 * 1080, Fraction(60))[:3] == record[:3]
+
+
+@pytest.mark.parametrize(
+    ("profile", "name", "options"),
+    [
+        (5, "b.ts", {}),
+        (8, "b.mp4", {"codec": "libx264"}),
+        (8, "b.mkv", {"pix_fmt": "yuv420p12le"}),
+        (7, "b.mkv", {}),
+    ],
+)
+def test_dolby_vision_that_is_lost_is_named(tmp_path, profile, name, options):
+    """Profile 7 has a second layer, which is left out."""
+    source, target = dolby_vision(tmp_path / "a", profile, 1, b_frames=0), tmp_path / name
+    notes = [note for note in make(source, target, **options).notes if "Dolby" in note]
+    assert len(notes) == 1
+    assert "Dolby Vision metadata left out" in notes[0]
+    assert ("colours may be wrong" in notes[0]) == (profile == 5)
+    assert not any(units_in(target))
+    assert record_of(target)[0] == []

@@ -147,6 +147,23 @@ def test_sound_of_an_unknown_codec_is_left_out_with_a_note(tmp_path, suffix):
     assert any("(unknown codec" in note and "left out" in note for note in report.notes)
 
 
+@pytest.mark.parametrize("suffix", ["mov", "nut"])
+def test_data_that_ffmpeg_does_not_know_are_left_out(tmp_path, suffix):
+    """As telephones' `mebx`, of which it would write a track that says nothing of them."""
+    source, target = tmp_path / "a.mov", tmp_path / f"b.{suffix}"
+    ffmpeg(*PICTURE, "-timecode", "01:02:03:04", "-c:v", "libx264", source)
+    content = source.read_bytes()
+    place = content.index(b"tmcd", content.rindex(b"stsd"))
+    source.write_bytes(content[:place] + b"mebx" + content[place + 4 :])
+    with av.open(str(source)) as file:
+        assert [stream.type for stream in file.streams] == ["video", "data"]
+    notes = make(source, target).notes
+    told = f"left out: {suffix} cannot hold it, no container known here can"
+    assert sum(told in note for note in notes) == 1
+    with av.open(str(target)) as file:
+        assert [stream.type for stream in file.streams] == ["video"]
+
+
 @pytest.mark.parametrize("suffix", ["mkv", "ts", "mov"])
 def test_sound_that_an_edit_list_hides_stays_unheard(tmp_path, suffix):
     """`-ss` with `-c copy`: sound is in the file from the key frame on, heard from 0.55 s on."""
