@@ -118,7 +118,7 @@ class Dynamic(NamedTuple):
     """A unit of H.265, of kind 62."""
 
 
-NOTHING_DYNAMIC = Dynamic()
+NO_DYNAMIC = Dynamic()
 CAPTION = 3
 """Bytes of a closed caption, a letter or two (CEA-608 and 708)."""
 
@@ -138,7 +138,7 @@ class Frame:
     and depth."""
     captions: bytes = b""
     """Closed captions that come with it, `CAPTION` bytes each."""
-    dynamic: Dynamic = NOTHING_DYNAMIC
+    dynamic: Dynamic = NO_DYNAMIC
     begins_shot: bool = False
     """Whether the stream itself changes here, in size or format: nothing is made before it."""
 

@@ -16,11 +16,13 @@ from sepconv_video.errors import OptionsError
 from sepconv_video.numbered import is_pattern
 from sepconv_video.video.pictures import WRITTEN, is_picture
 
+TIMECODE_TAG = "timecode"
+"""The label of a video's first frame, in all formats that have one."""
 # Tags that describe the file or the encoding they were read from, not the content.
 _STALE = {
     "major_brand", "minor_version", "compatible_brands", "encoder", "duration", "bps",
     "number_of_frames", "number_of_bytes", "_statistics_writing_app",
-    "_statistics_writing_date_utc", "_statistics_tags", "vendor_id",
+    "_statistics_writing_date_utc", "_statistics_tags", "vendor_id", TIMECODE_TAG,
 }  # fmt: skip
 ALPHA_TAG = "alpha_mode"
 """Says, with "1", that a VP8 or VP9 video in Matroska has its transparency beside its pictures."""
@@ -46,14 +48,14 @@ _QUICKTIME_NAMES = {
 }  # fmt: skip
 _LOST = {
     "mov": ("dispositions but `default`",),
-    "avi": ("chapters", "languages", "dispositions", "rotation"),
-    "mpegts": ("chapters", "the file's tags", "dispositions", "rotation"),
-    "nut": ("dispositions", "rotation"),
+    "avi": ("chapters", "languages", "dispositions", "rotation", "timecode"),
+    "mpegts": ("chapters", "the file's tags", "dispositions", "rotation", "timecode"),
+    "nut": ("dispositions", "rotation", "timecode"),
 }
 """What containers have no place for, beside streams; see the table in CONTRIBUTING.md."""
 _WITH_FEW_TAGS = {"mp4", "mov", "avi"}
-_SAID_OTHERWISE = {"timecode", "software"}
-"""Tags of a file that become a track of their own, or are each muxer's own name."""
+_SAID_OTHERWISE = {"software"}
+"""Tags of a file that are each muxer's own name."""
 _MOST_TAGS = 5  # that are named
 _SELF_DESCRIBING = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "ffv1"}
 """Video codecs that say themselves how wide a sample is."""
@@ -202,7 +204,7 @@ def losses(container: str, found: set[str]) -> str:
     They are named as in `_LOST`.
     """
     lost = [name for name in _LOST.get(container, ()) if name in found]
-    them = "it" if lost == ["rotation"] else "them"
+    them = "it" if lost in (["rotation"], ["timecode"]) else "them"
     return (
         f"{', '.join(lost)} left out: {container} has no place for {them}, matroska has"
         if lost

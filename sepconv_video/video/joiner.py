@@ -22,7 +22,7 @@ from av.video.stream import VideoStream
 
 from sepconv_video.frames import Timeline
 from sepconv_video.video.boxes import describe_more, leave_out_vexu
-from sepconv_video.video.containers import ALPHA_TAG, fresh_tags, keeps_aspect
+from sepconv_video.video.containers import ALPHA_TAG, TIMECODE_TAG, fresh_tags, keeps_aspect
 from sepconv_video.video.dolby import box_name, kind_of
 from sepconv_video.video.faults import translated
 from sepconv_video.video.segments import Segment, packets
@@ -203,6 +203,8 @@ class _Joiner:
         tags = fresh_tags(others.main.metadata)
         # new pictures have no transparency, whatever those of the source had beside them
         stream.metadata.update({k: tag for k, tag in tags.items() if k.lower() != ALPHA_TAG})
+        if label := others.timecode(self._track.rate):
+            stream.metadata[TIMECODE_TAG] = label
         others.add(output, others.after_video())
         others.copy_header(output, is_turned=self._track.info.display_matrix is not None)
         self._note_aspect()

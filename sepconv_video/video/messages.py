@@ -45,8 +45,8 @@ _REMEDIES = {
 class Units(NamedTuple):
     """What is to be written with a picture, for streams with start codes."""
 
-    before: bytes
-    after: bytes
+    before: bytes = b""
+    after: bytes = b""
 
 
 def captions_of(picture: av.VideoFrame) -> bytes:

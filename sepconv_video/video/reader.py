@@ -16,7 +16,7 @@ from typing import Self
 import av
 
 from sepconv_video.errors import VideoError
-from sepconv_video.frames import NOTHING_DYNAMIC, Dynamic, Frame, Reading, VideoInfo
+from sepconv_video.frames import NO_DYNAMIC, Dynamic, Frame, Reading, VideoInfo
 from sepconv_video.video.boxes import presentation_end
 from sepconv_video.video.clock import pts_of
 from sepconv_video.video.containers import ALPHA_TAG
@@ -69,7 +69,7 @@ class Reader:
             self._unpack = Unpacker(first, self.path)
             codec_tag = self._decoder.stream.codec_context.codec_tag
             self.info = self._describe()
-            found = self._decoder.dynamic.get(pts_of(first), NOTHING_DYNAMIC)
+            found = self._decoder.dynamic.get(pts_of(first), NO_DYNAMIC)
             keeps = self.info.dolby is not None
             self.notes += self._unpack.notes
             self.notes += metadata_notes(first, codec_tag, found, keeps_dolby=keeps)
@@ -147,7 +147,7 @@ class Reader:
 
     def _kept(self, found: Dynamic | None) -> Dynamic:
         """Give what can be kept of a picture's HDR metadata."""
-        hdr10_plus, dolby = found or NOTHING_DYNAMIC
+        hdr10_plus, dolby = found or NO_DYNAMIC
         return Dynamic(hdr10_plus, dolby if self.info.dolby is not None else b"")
 
     def _examine(self) -> Scan:

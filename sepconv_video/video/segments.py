@@ -136,7 +136,7 @@ class SegmentWriter:
         for packet in packets:
             assert packet.pts is not None  # every picture was given a time
             self._pts.append(packet.pts)
-            units = self._units.pop(packet.pts)
+            units = self._units.pop(packet.pts, Units())
             self._output.mux_one(self._filled(packet, units) if any(units) else packet)
 
     def _filled(self, packet: "Packet[VideoStream]", units: Units) -> "Packet[Any]":

@@ -19,6 +19,7 @@ from av.stream import Disposition, Stream
 
 from sepconv_video.frames import Timeline
 from sepconv_video.video.containers import (
+    TIMECODE_TAG,
     called,
     can_hold,
     clone,
@@ -30,8 +31,9 @@ from sepconv_video.video.containers import (
 )
 from sepconv_video.video.packets import SourcePackets
 from sepconv_video.video.sound import EncodedSound, encoder_for
-from sepconv_video.video.source import open_source
+from sepconv_video.video.source import open_source, rate_of
 from sepconv_video.video.subtitles import ConvertedText, text_codec
+from sepconv_video.video.timecode import relabelled
 
 _PICTURE_FILES = {"mjpeg": ("jpg", "image/jpeg"), "png": ("png", "image/png")}
 
@@ -82,7 +84,7 @@ class OtherStreams:
     def add(self, output: OutputContainer, streams: list[Stream]) -> None:
         """Declare streams in an output, noting those it cannot hold."""
         for stream in streams:
-            if _is_made_by_muxer(stream, self._input, output):
+            if _is_said_otherwise(stream, self._input):
                 continue
             if output.format.name == "matroska" and is_cover(stream):
                 self._attach(output, stream)
@@ -174,10 +176,24 @@ class OtherStreams:
             "the file's tags": bool(fresh_tags(self._input.metadata)),
             "languages": any(s.language not in {None, "und"} for s in self._input.streams),
             "rotation": is_turned,
+            "timecode": self._label() is not None,
             "dispositions": bool(others),
             "dispositions but `default`": bool(others),
         }
         return {name for name, is_there in found.items() if is_there}
+
+    def timecode(self, rate: Fraction) -> str | None:
+        """Give the label of the first frame in the stretch, at a rate; None where there is none."""
+        label, window = self._label(), self.window
+        if label is None:
+            return None
+        later_s = Fraction(0) if window.begin_s is None else window.begin_s - window.first_s
+        return relabelled(label, rate_of(self.main), later_s, rate)
+
+    def _label(self) -> str | None:
+        """Find the timecode of the source's first frame."""
+        tags = (*self.main.metadata.items(), *self._input.metadata.items())
+        return next((tag for key, tag in tags if key.lower() == TIMECODE_TAG), None)
 
     def has_foreign_tags(self) -> bool:
         """Tell whether there are tags outside MP4's classic set, as cameras write them."""
@@ -336,17 +352,17 @@ def _read_covers(path: Path) -> dict[int, bytes]:
     return found
 
 
-def _is_made_by_muxer(stream: Stream, source: InputContainer, output: OutputContainer) -> bool:
-    """Tell whether a data stream is one that MP4 and MOV muxers write themselves.
+def _is_said_otherwise(stream: Stream, source: InputContainer) -> bool:
+    """Tell whether a data stream of MP4 or MOV is one that their muxers write themselves.
 
-    That is the text track holding the chapters, and the timecode track, which comes from
-    the tag `timecode`.
+    That is the text track holding the chapters, and the timecode track: FFmpeg has both as
+    chapters and a tag, from which other containers take what they can.
     """
     if stream.type != "data" or not source.format.name.startswith("mov"):
         return False
     if stream.name == "bin_data" and source.chapters():
         return True
-    return "timecode" in stream.metadata and output.format.name in {"mp4", "mov"}
+    return TIMECODE_TAG in stream.metadata
 
 
 def _is_filler(packet: "Packet[Stream]") -> bool:

@@ -17,7 +17,7 @@ from clips import ClipSpec, make_clip, video_frame
 
 from sepconv_video.engine import Engine
 from sepconv_video.errors import OptionsError, VideoError
-from sepconv_video.frames import NOTHING_DYNAMIC, LightLevels, Relation
+from sepconv_video.frames import NO_DYNAMIC, LightLevels, Relation
 from sepconv_video.options import Job, Options
 from sepconv_video.pipeline import interpolate_file
 from sepconv_video.schedule import by_factor, intervals
@@ -337,11 +337,11 @@ def test_dolby_vision_is_named(of_a_double):
     """On what a decoder gives: no encoder here makes Dolby Vision."""
     kinds = [SideData("DOVI_RPU_BUFFER"), SideData("DOVI_METADATA")]
     (note,) = metadata_notes(
-        SimpleNamespace(side_data=kinds, color_trc=16), "hvc1", NOTHING_DYNAMIC, keeps_dolby=False
+        SimpleNamespace(side_data=kinds, color_trc=16), "hvc1", NO_DYNAMIC, keeps_dolby=False
     )
     assert note.startswith("Dolby Vision metadata left out")
     (other,) = metadata_notes(
-        SimpleNamespace(side_data=kinds, color_trc=2), "hvc1", NOTHING_DYNAMIC, keeps_dolby=False
+        SimpleNamespace(side_data=kinds, color_trc=2), "hvc1", NO_DYNAMIC, keeps_dolby=False
     )
     assert "colours may be wrong" in other  # profile 5 has no meaning without them
 
@@ -368,7 +368,7 @@ def test_metadata_that_cannot_be_read_are_named(of_a_double):
     (note,) = metadata_notes(
         SimpleNamespace(side_data=Unnamed(), color_trc=16),
         "hvc1",
-        NOTHING_DYNAMIC,
+        NO_DYNAMIC,
         keeps_dolby=False,
     )
     assert "HDR light levels among them" in note
