@@ -103,6 +103,9 @@ class VideoInfo:
     eyes: tuple[int, int] | None = None
     """Where the views of both eyes lie in it (3D), by FFmpeg's number, and whether the right eye's
     comes first; None where unset."""
+    crop: tuple[int, int, int, int] | None = None
+    """Rows above and below, columns left and right that players are not to show; None where unset.
+    They are in the planes."""
     dolby: bytes | None = None
     """Dolby Vision's record, as `video.dolby` knows it; None where there is none to be kept."""
     light: LightLevels | None = None

@@ -16,7 +16,7 @@ from av.video.stream import VideoStream
 
 from sepconv_video.frames import LightLevels, VideoInfo
 from sepconv_video.video.dolby import box_name, is_known
-from sepconv_video.video.space import Projection, kept
+from sepconv_video.video.space import Space, kept
 
 # RFC 9559, section 5.1
 _SEGMENT, _TRACKS, _TRACK, _VIDEO, _COLOUR = 0x18538067, 0x1654AE6B, 0xAE, 0xE0, 0x55B0
@@ -27,6 +27,7 @@ _PRIMARIES = range(0x55D1, 0x55D9)
 _BRIGHTEST, _DARKEST = 0x55D9, 0x55DA
 _STEREO_MODE, _PROJECTION, _PROJECTION_TYPE, _PROJECTION_PRIVATE = 0x53B8, 0x7670, 0x7671, 0x7672
 _ANGLES = range(0x7673, 0x7676)
+_CROPPED = (0x54BB, 0x54AA, 0x54CC, 0x54DD)  # top, bottom, left, right
 # (across, along): 1 on the luma sample, 2 between two; to FFmpeg's AVChromaLocation
 _LOCATIONS = {(1, 2): 1, (2, 2): 2, (1, 1): 3, (2, 1): 4}
 _CODECS = {
@@ -49,6 +50,13 @@ def chroma_location(stream: VideoStream) -> int:
     found = _elements_of(_described(stream), _VIDEO, _COLOUR)
     across, along = (found.get(side, b"\0")[-1] for side in (_SITING_ACROSS, _SITING_ALONG))
     return _LOCATIONS.get((across, along), 0)
+
+
+def crop_of(stream: VideoStream) -> tuple[int, int, int, int] | None:
+    """Find what players are not to show of a stream's pictures: `VideoInfo.crop`."""
+    found = _elements_of(_described(stream), _VIDEO)
+    top, bottom, left, right = (int.from_bytes(found.get(side, b""), "big") for side in _CROPPED)
+    return (top, bottom, left, right) if top or bottom or left or right else None
 
 
 def dolby_record(stream: VideoStream) -> bytes | None:
@@ -87,7 +95,7 @@ def announce(info: VideoInfo, container: str, dolby: bytes | None, stream: Video
     has nothing else; set them afterwards.
     """
     name = _CODECS[stream.codec_context.codec.canonical_name]
-    colour, space = _colour(info.light), _space(*kept(info, container))
+    colour, space = _colour(info.light), _space(kept(info, container))
     if not colour + space and dolby is None:
         return
     header = io.BytesIO(_track(name, colour + space, dolby))
@@ -111,16 +119,19 @@ def _colour(light: LightLevels | None) -> bytes:
     return _element(_COLOUR, colour)
 
 
-def _space(projection: Projection | None, mode: int | None) -> bytes:
-    """Write the elements that say what space a video shows."""
-    stereo = b"" if mode is None else _number(_STEREO_MODE, mode)
+def _space(space: Space) -> bytes:
+    """Write the elements that say what space a video shows, and what part of its pictures."""
+    projection, mode, crop = space
+    found = b"" if mode is None else _number(_STEREO_MODE, mode)
+    for identity, width in zip(_CROPPED, crop or (), strict=False):
+        found += _number(identity, width)
     if projection is None:
-        return stereo
+        return found
     content = _number(_PROJECTION_TYPE, projection.kind)
     content += _element(_PROJECTION_PRIVATE, projection.private) if projection.private else b""
     for identity, angle in zip(_ANGLES, projection.angles, strict=True):
         content += _element(identity, struct.pack(">d", angle))
-    return stereo + _element(_PROJECTION, content)
+    return found + _element(_PROJECTION, content)
 
 
 def _track(codec: bytes, described: bytes, dolby: bytes | None) -> bytes:

@@ -20,7 +20,7 @@ from sepconv_video.video.boxes import is_encrypted
 from sepconv_video.video.faults import explain, quoted
 from sepconv_video.video.formats import Layout
 from sepconv_video.video.hdr import light_of, side_data
-from sepconv_video.video.headers import dolby_record
+from sepconv_video.video.headers import crop_of, dolby_record
 from sepconv_video.video.matrices import color_of
 from sepconv_video.video.pipes import PIPE, open_stdin
 from sepconv_video.video.space import eyes_of, sphere_of
@@ -253,6 +253,7 @@ def describe(stream: VideoStream, first: av.VideoFrame, pix_fmt: str, layout: La
         display_matrix=display_matrix_of(first),
         sphere=sphere_of(first),
         eyes=eyes_of(first),
+        crop=crop_of(stream),
         dolby=dolby_record(stream) if stream.codec_context.name == "hevc" else None,
         light=light_of(first),
     )

@@ -1,4 +1,4 @@
-"""What a picture shows of space: how it lies around the viewer, which part of it each eye sees."""
+"""What a picture shows: how it lies around the viewer, what of it each eye sees, what nobody."""
 
 import struct
 from typing import NamedTuple
@@ -21,6 +21,7 @@ _MODES = {
     (4, 0): 5, (4, 1): 4, (6, 0): 7, (6, 1): 6, (7, 0): 9, (7, 1): 8,
 }  # fmt: skip
 _EYES = {"matroska": set(_MODES), "mp4": {(1, 0), (2, 0)}}
+_CROPPING = {"matroska", "mp4", "mov"}
 _ALIKE = {"webm": "matroska"}
 
 
@@ -32,6 +33,15 @@ class Projection(NamedTuple):
     """A box of MP4 without its head, as Google's Spherical Video V2 has them."""
     angles: tuple[float, float, float]
     """Yaw, pitch and roll in degrees."""
+
+
+class Space(NamedTuple):
+    """What a container says of it, in the words of Matroska."""
+
+    projection: Projection | None
+    mode: int | None
+    """`StereoMode`."""
+    crop: tuple[int, int, int, int] | None
 
 
 def sphere_of(first: av.VideoFrame) -> tuple[int, ...] | None:
@@ -47,22 +57,25 @@ def eyes_of(first: av.VideoFrame) -> tuple[int, int] | None:
     return (kind, is_right_first & 1) if kind else None  # 0: both see all of it
 
 
-def kept(info: VideoInfo, container: str) -> tuple[Projection | None, int | None]:
-    """Say what of both a container holds: its projection, and Matroska's `StereoMode`."""
+def kept(info: VideoInfo, container: str) -> Space:
+    """Tell what of all this a container holds."""
     known = _ALIKE.get(container, container)
     kinds, eyes = _SPHERES.get(known, set()), _EYES.get(known, set())
     projection = _projection(info.sphere) if info.sphere and info.sphere[0] in kinds else None
-    return projection, _MODES[info.eyes] if info.eyes in eyes else None
+    mode = _MODES[info.eyes] if info.eyes in eyes else None
+    return Space(projection, mode, info.crop if known in _CROPPING else None)
 
 
 def lost_space(info: VideoInfo, where: str) -> str:
-    """Name what of both is lost in a container, or a codec, and what holds it; empty if nothing."""
-    projection, mode = kept(info, where)
+    """Name what of it is lost in a container, or a codec, and what holds it; empty if nothing."""
+    projection, mode, crop = kept(info, where)
     lost = []
     if info.sphere and projection is None:
         lost.append("how it lies around the viewer (360 degrees)")
     if info.eyes and mode is None:
         lost.append("which part of it each eye sees (3D)")
+    if info.crop and crop is None:
+        lost.append("what part of it is not to be shown (cropping)")
     if not lost:
         return ""
     remedy = "" if where == "matroska" or lost_space(info, "matroska") else ", matroska can"

@@ -1,4 +1,4 @@
-"""360 degrees and 3D: how a picture lies around the viewer, which part of it each eye sees."""
+"""360 degrees, 3D and cropping: what a picture shows, and to whom."""
 
 import json
 import shutil
@@ -41,10 +41,10 @@ def box(name, content):
     return struct.pack(">I", 8 + len(content)) + name + content
 
 
-def video(path, projection=None, stereo=None):
+def video(path, projection=None, stereo=None, boxes=b""):
     """An MP4 with the boxes of Google's Spherical Video V2, put into it by hand, its index last."""
     ffmpeg(*PICTURE, "-c:v", "libx264", path)
-    boxes = b"" if stereo is None else box(b"st3d", bytes([0, 0, 0, 0, stereo]))
+    boxes += b"" if stereo is None else box(b"st3d", bytes([0, 0, 0, 0, stereo]))
     if projection is not None:
         shape = box(b"cbmp", struct.pack(">3I", 0, 0, 7))
         if projection != CUBE:
@@ -133,3 +133,29 @@ def test_3d_that_a_tag_tells_is_kept_or_named(tmp_path, suffix, mode):
     assert space_of(target) == (space_of(source) if holds else [])
     told = "no longer says which part of it each eye sees (3D): mp4 cannot, matroska can"
     assert sum(told in note for note in notes) == (not holds)
+
+
+def clean_aperture(top, bottom, left, right):
+    """The box of MP4 that says what is to be shown of 64x48 pixels: sizes, and their centre."""
+    sizes = (64 - left - right, 1, 48 - top - bottom, 1)
+    return box(b"clap", struct.pack(">4I4i", *sizes, left - right, 2, top - bottom, 2))
+
+
+@pytest.mark.parametrize("crop", [(4, 6, 2, 10), (0, 8, 0, 0), (1, 1, 3, 3)])
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+def test_cropping_is_kept(tmp_path, suffix, crop):
+    source = video(tmp_path / "a.mp4", boxes=clean_aperture(*crop))
+    target = tmp_path / f"b.{suffix}"
+    assert not any("no longer" in note for note in make(source, target).notes)
+    with Reader(source) as before, Reader(target) as after:
+        assert before.info.crop == after.info.crop == crop
+        assert (after.info.width, after.info.height) == (64, 48)
+    if suffix != "mkv":
+        assert clean_aperture(*crop)[4:24] in target.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["b.ts", "b.avi", "%d.png"])
+def test_cropping_that_is_lost_is_named(tmp_path, name):
+    source = video(tmp_path / "a.mp4", boxes=clean_aperture(4, 6, 2, 10))
+    notes = make(source, tmp_path / name).notes
+    assert sum("what part of it is not to be shown (cropping)" in note for note in notes) == 1
