@@ -6,9 +6,12 @@ ISO Base Media File Format", 2.1.2, section 3.2.
 
 from fractions import Fraction
 
+RECORD_BYTES = 24
 _PROFILES = {5, 8}
 """Of H.265 with all in one layer."""
-_WITHOUT_BASE, _LAST_OF_DVCC = 5, 7
+_LAST_OF_DVCC = 7
+_BASE_AT, _NO_BASE = 4, 0
+"""The byte, the last one that says anything, that says what others take the pictures for."""
 _HIGHEST_RATES = (
     22_118_400, 27_648_000, 49_766_400, 62_208_000, 124_416_000, 199_065_600, 248_832_000,
     398_131_200, 497_664_000, 995_328_000, 995_328_000, 1_990_656_000, 3_981_312_000,
@@ -16,9 +19,12 @@ _HIGHEST_RATES = (
 """Pixels a second of the levels, from the first on."""
 
 
-def is_known(record: bytes) -> bool:
-    """Tell whether what a record describes can be kept: all of it is in the stream."""
-    return len(record) >= 5 and record[2] >> 1 in _PROFILES and record[3] & 0b111 == 0b101
+def known_record(record: bytes | None, codec: str) -> bytes | None:
+    """Give a record if what it describes can be kept, as all of it is in a stream of H.265."""
+    if record is None or codec != "hevc":
+        return None
+    has_all = record[2] >> 1 in _PROFILES and record[3] & 0b111 == 0b101
+    return record if has_all else None
 
 
 def box_name(record: bytes) -> bytes:
@@ -33,7 +39,7 @@ def kind_of(record: bytes) -> bytes:
 
 def needs_metadata(record: bytes) -> bool:
     """Tell whether the pictures have other colours than usual, which the metadata explain."""
-    return record[2] >> 1 == _WITHOUT_BASE
+    return record[_BASE_AT] >> 4 == _NO_BASE
 
 
 def at_rate(record: bytes, pixels: int, rate: Fraction) -> bytes:

@@ -20,7 +20,7 @@ _DYNAMIC = {
     "DYNAMIC_HDR_PLUS": "HDR10+",
     "DYNAMIC_HDR_VIVID": "HDR Vivid",
 }
-_DOLBY_TAGS = {"dvh1", "dvhe", "dva1", "dvav", "dav1"}
+DOLBY_TAGS = {"dvh1", "dvhe", "dva1", "dvav", "dav1"}
 WRONG_COLOURS = "; colours may be wrong, this stream is not meant to be shown without them"
 _HDR_TRANSFERS = {16, 18}  # PQ and HLG, H.273 table 3
 # Encoders that write the levels into the stream itself, and the option that takes them
@@ -57,30 +57,28 @@ def light_of(first: av.VideoFrame) -> LightLevels | None:
 
 
 def metadata_notes(
-    first: av.VideoFrame, codec_tag: str, found: Dynamic, *, keeps_dolby: bool
+    first: av.VideoFrame, kept: Dynamic, *, is_dolby: bool, needs_dolby: bool
 ) -> list[str]:
     """Name the metadata of single frames that cannot be kept, one line for each kind.
 
     Args:
         first: A decoded frame.
-        codec_tag: The stream's four-character code, by which Dolby Vision is known in MP4.
-        found: What was found of this frame that can be kept, if it is Dolby Vision's only where
-            its record is known.
-        keeps_dolby: Whether it is.
+        kept: Its metadata that can be.
+        is_dolby: Whether the stream is said to be Dolby Vision's.
+        needs_dolby: Whether its colours are then other ones than usual.
     """
     kinds = {_DYNAMIC[name] for name in side_data(first) if name in _DYNAMIC}
-    if codec_tag in _DOLBY_TAGS or found.dolby_vision:
-        kinds.add("Dolby Vision")
-    kinds -= {"HDR10+"} if found.hdr10_plus else set()
-    kinds -= {"Dolby Vision"} if found.dolby_vision and keeps_dolby else set()
+    kinds |= {"Dolby Vision"} if is_dolby else set()
+    kinds -= {"HDR10+"} if kept.hdr10_plus else set()
+    kinds -= {"Dolby Vision"} if kept.dolby_vision else set()
     unknown = (
         ["metadata of frames that cannot be read left out, HDR light levels among them if any"]
         if _all_of(first) is None
         else []
     )
     return unknown + [
-        f"{kind} metadata left out: they belong to single frames, and new frames have none"
-        + (WRONG_COLOURS if kind == "Dolby Vision" and first.color_trc == 2 else "")  # profile 5
+        f"{kind} metadata left out: in this form they cannot be kept"
+        + (WRONG_COLOURS if kind == "Dolby Vision" and needs_dolby else "")
         for kind in sorted(kinds)
     ]
 

@@ -15,7 +15,7 @@ from av.bitstream import BitStreamFilterContext
 from av.video.stream import VideoStream
 
 from sepconv_video.frames import LightLevels, VideoInfo
-from sepconv_video.video.dolby import box_name, is_known
+from sepconv_video.video.dolby import RECORD_BYTES, box_name
 from sepconv_video.video.space import Space, kept
 
 # RFC 9559, section 5.1
@@ -60,9 +60,9 @@ def crop_of(stream: VideoStream) -> tuple[int, int, int, int] | None:
 
 
 def dolby_record(stream: VideoStream) -> bytes | None:
-    """Find the record of Dolby Vision in a stream's file that `dolby` knows."""
+    """Find the record of Dolby Vision that a stream's file has; None where it has none."""
     found = _elements_of(_described(stream), _ADDITION).get(_ADDITION_DATA, b"")
-    return found if is_known(found) else None
+    return found if len(found) == RECORD_BYTES else None
 
 
 def _described(stream: VideoStream) -> bytes:

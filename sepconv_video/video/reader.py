@@ -21,14 +21,17 @@ from sepconv_video.video.boxes import presentation_end
 from sepconv_video.video.clock import pts_of
 from sepconv_video.video.containers import ALPHA_TAG
 from sepconv_video.video.decoding import Decoder, named
+from sepconv_video.video.dolby import needs_metadata
 from sepconv_video.video.formats import has_alpha
-from sepconv_video.video.hdr import metadata_notes
+from sepconv_video.video.hdr import DOLBY_TAGS, metadata_notes
+from sepconv_video.video.headers import dolby_record
 from sepconv_video.video.interlace import Deinterlacer, Examination, Scan
 from sepconv_video.video.messages import captions_of, kinds_of
 from sepconv_video.video.pipes import left_out
 from sepconv_video.video.source import describe, most_ticks, rate_of, tick_of
 from sepconv_video.video.unpacker import Unpacker, change, form_of
 
+_UNKNOWN_TRANSFER = 2
 _HEADER_TICK = Fraction(1, 1000)
 
 
@@ -67,12 +70,10 @@ class Reader:
                 raise self._nothing_within()
             self._first = first
             self._unpack = Unpacker(first, self.path)
-            codec_tag = self._decoder.stream.codec_context.codec_tag
             self.info = self._describe()
             found = self._decoder.dynamic.get(pts_of(first), NO_DYNAMIC)
-            keeps = self.info.dolby is not None
             self.notes += self._unpack.notes
-            self.notes += metadata_notes(first, codec_tag, found, keeps_dolby=keeps)
+            self.notes += self._metadata_notes(found)
             self.notes += self._alpha_notes()
         except BaseException:
             self.close()
@@ -149,6 +150,19 @@ class Reader:
         """Give what can be kept of a picture's HDR metadata."""
         hdr10_plus, dolby = found or NO_DYNAMIC
         return Dynamic(hdr10_plus, dolby if self.info.dolby is not None else b"")
+
+    def _metadata_notes(self, found: Dynamic) -> list[str]:
+        """Name what cannot be kept of the metadata `found` of the first picture, and of others."""
+        stream, first = self._decoder.stream, self._first
+        record = dolby_record(stream)
+        is_tagged = stream.codec_context.codec_tag in DOLBY_TAGS
+        return metadata_notes(
+            first,
+            self._kept(found),
+            is_dolby=bool(record or found.dolby_vision or is_tagged),
+            # what has no usual colours says nothing of them, either
+            needs_dolby=needs_metadata(record) if record else first.color_trc == _UNKNOWN_TRANSFER,
+        )
 
     def _examine(self) -> Scan:
         """Decode the first pictures until it is clear how they were scanned."""

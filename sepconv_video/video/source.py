@@ -17,6 +17,7 @@ from sepconv_video.errors import VideoError
 from sepconv_video.frames import Reading, VideoInfo
 from sepconv_video.numbered import pictures_at
 from sepconv_video.video.boxes import is_encrypted
+from sepconv_video.video.dolby import known_record
 from sepconv_video.video.faults import explain, quoted
 from sepconv_video.video.formats import Layout
 from sepconv_video.video.hdr import light_of, side_data
@@ -254,7 +255,7 @@ def describe(stream: VideoStream, first: av.VideoFrame, pix_fmt: str, layout: La
         sphere=sphere_of(first),
         eyes=eyes_of(first),
         crop=crop_of(stream),
-        dolby=dolby_record(stream) if stream.codec_context.name == "hevc" else None,
+        dolby=known_record(dolby_record(stream), stream.codec_context.name),
         light=light_of(first),
     )
 

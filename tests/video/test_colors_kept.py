@@ -337,11 +337,14 @@ def test_dolby_vision_is_named(of_a_double):
     """On what a decoder gives: no encoder here makes Dolby Vision."""
     kinds = [SideData("DOVI_RPU_BUFFER"), SideData("DOVI_METADATA")]
     (note,) = metadata_notes(
-        SimpleNamespace(side_data=kinds, color_trc=16), "hvc1", NO_DYNAMIC, keeps_dolby=False
+        SimpleNamespace(side_data=kinds, color_trc=16),
+        NO_DYNAMIC,
+        is_dolby=False,
+        needs_dolby=False,
     )
     assert note.startswith("Dolby Vision metadata left out")
     (other,) = metadata_notes(
-        SimpleNamespace(side_data=kinds, color_trc=2), "hvc1", NO_DYNAMIC, keeps_dolby=False
+        SimpleNamespace(side_data=kinds), NO_DYNAMIC, is_dolby=True, needs_dolby=True
     )
     assert "colours may be wrong" in other  # profile 5 has no meaning without them
 
@@ -367,9 +370,9 @@ class Unnamed:
 def test_metadata_that_cannot_be_read_are_named(of_a_double):
     (note,) = metadata_notes(
         SimpleNamespace(side_data=Unnamed(), color_trc=16),
-        "hvc1",
         NO_DYNAMIC,
-        keeps_dolby=False,
+        is_dolby=False,
+        needs_dolby=False,
     )
     assert "HDR light levels among them" in note
 

@@ -300,7 +300,8 @@ def with_dolby_vision(packet, count):
 def dolby_vision(path, profile, level, b_frames=2):
     """Units that FFmpeg takes for Dolby Vision's, and the box that names the profile, by hand."""
     whole = bright(path, ".mp4", b_frames, with_dolby_vision)
-    record = bytes([1, 0, profile << 1, level << 3 | 0b101, 4 << 4]) + bytes(19)
+    base = 0 if profile == 5 else 4
+    record = bytes([1, 0, profile << 1, level << 3 | 0b101, base << 4]) + bytes(19)
     box = struct.pack(">I", 32) + (b"dvvC" if profile == 8 else b"dvcC") + record
     data = bytearray(whole.read_bytes())
     index = data.index(b"moov")
@@ -362,10 +363,11 @@ def test_the_level_is_that_of_the_rate():
         (8, "b.mp4", {"codec": "libx264"}),
         (8, "b.mkv", {"pix_fmt": "yuv420p12le"}),
         (7, "b.mkv", {}),
+        (9, "b.mkv", {}),
     ],
 )
 def test_dolby_vision_that_is_lost_is_named(tmp_path, profile, name, options):
-    """Profile 7 has a second layer, which is left out."""
+    """Profile 7 has a second layer, which is left out; others are not known."""
     source, target = dolby_vision(tmp_path / "a", profile, 1, b_frames=0), tmp_path / name
     notes = [note for note in make(source, target, **options).notes if "Dolby" in note]
     assert len(notes) == 1
