@@ -23,6 +23,7 @@ from sepconv_video.video.containers import (
     called,
     can_hold,
     clone,
+    codec_of,
     fresh_tags,
     is_cover,
     losses,
@@ -83,8 +84,13 @@ class OtherStreams:
 
     def add(self, output: OutputContainer, streams: list[Stream]) -> None:
         """Declare streams in an output, noting those it cannot hold."""
-        for stream in streams:
-            if _is_said_otherwise(stream, self._input):
+        others = [stream for stream in streams if not _is_said_otherwise(stream, self._input)]
+        unknown = [s.index for s in others if s.type == "data" and not codec_of(s)]
+        if unknown:  # telephones write several
+            names = ", ".join(map(str, unknown))
+            self.notes.append(f"data of a kind that FFmpeg does not know left out: stream {names}")
+        for stream in others:
+            if stream.index in unknown:
                 continue
             if output.format.name == "matroska" and is_cover(stream):
                 self._attach(output, stream)
