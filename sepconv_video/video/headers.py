@@ -91,14 +91,16 @@ def can_announce(codec: str) -> bool:
 def announce(info: VideoInfo, container: str, dolby: bytes | None, stream: VideoStream) -> None:
     """Have a new stream's container say how bright its video is, and what space it shows.
 
-    The codec context takes all its parameters, size and format among them, from a track that
-    has nothing else; set them afterwards.
+    The codec context takes all its parameters, its format among them, from a track that has
+    nothing else; set them afterwards.
     """
     name = _CODECS[stream.codec_context.codec.canonical_name]
     colour, space = _colour(info.light), _space(kept(info, container))
     if not colour + space and dolby is None:
         return
-    header = io.BytesIO(_track(name, colour + space, dolby))
+    # FFmpeg refuses more cropping than there are pixels
+    size = _number(0xB0, info.width) + _number(0xBA, info.height)
+    header = io.BytesIO(_track(name, size + colour + space, dolby))
     with closing(av.open(header, format="matroska")) as template:
         BitStreamFilterContext("null", template.streams.video[0], stream)
 
@@ -136,8 +138,7 @@ def _space(space: Space) -> bytes:
 
 def _track(codec: bytes, described: bytes, dolby: bytes | None) -> bytes:
     """Write a file with a track of `codec`, described by some elements, and no pictures."""
-    size = _number(0xB0, 16) + _number(0xBA, 16)
-    video = _element(_VIDEO, size + described)
+    video = _element(_VIDEO, described)
     if dolby is not None:
         kind = int.from_bytes(box_name(dolby), "big")
         addition = _number(_ADDITION_TYPE, kind) + _element(_ADDITION_DATA, dolby)

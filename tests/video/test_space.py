@@ -141,7 +141,7 @@ def clean_aperture(top, bottom, left, right):
     return box(b"clap", struct.pack(">4I4i", *sizes, left - right, 2, top - bottom, 2))
 
 
-@pytest.mark.parametrize("crop", [(4, 6, 2, 10), (0, 8, 0, 0), (1, 1, 3, 3)])
+@pytest.mark.parametrize("crop", [(4, 6, 2, 10), (0, 8, 0, 0), (1, 1, 3, 3), (9, 9, 16, 16)])
 @pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
 def test_cropping_is_kept(tmp_path, suffix, crop):
     source = video(tmp_path / "a.mp4", boxes=clean_aperture(*crop))
