@@ -24,6 +24,8 @@ _OTHERS = {
 }
 _BT2020 = 9
 _SITINGS = {1: "left", 2: "center", 3: "topleft", 4: "top"}
+_LOCATIONS = {"dvvideo": 3}
+"""Of codecs that know only one, which FFmpeg does not tell before it decodes."""
 _UNSET_MATRIX, _UNSET_RANGE = 2, 0
 
 
@@ -34,7 +36,7 @@ def color_of(stream: VideoStream, first: av.VideoFrame) -> ColorSpec:
     signal_range = _tag(first.color_range, context.color_range, _UNSET_RANGE)
     if name.startswith("yuvj"):  # the format's name is the tag
         signal_range = 2
-    location = chroma_location(stream)
+    location = chroma_location(stream) or _LOCATIONS.get(context.name, 0)
     rgb = is_rgb(first.format)
     primaries = _tag(first.color_primaries, context.color_primaries, 2)
     if rgb and signal_range == _UNSET_RANGE:

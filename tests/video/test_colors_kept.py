@@ -17,7 +17,7 @@ from clips import ClipSpec, make_clip, video_frame
 
 from sepconv_video.engine import Engine
 from sepconv_video.errors import OptionsError, VideoError
-from sepconv_video.frames import NO_DYNAMIC, LightLevels, Relation
+from sepconv_video.frames import NO_DYNAMIC, LightLevels, Reading, Relation
 from sepconv_video.options import Job, Options
 from sepconv_video.pipeline import interpolate_file
 from sepconv_video.schedule import by_factor, intervals
@@ -224,6 +224,16 @@ def test_chroma_siting_follows_the_codec(tmp_path, name):
     generate(tmp_path / name, "-pix_fmt", pix_fmt, "-c:v", codec)
     with av.open(str(tmp_path / name)) as source:
         assert chroma_location(source.streams.video[0]) == expected
+
+
+def test_chroma_of_dv_lies_where_its_decoder_says(tmp_path):
+    """No file says so, and FFmpeg not before it decodes."""
+    source, target = tmp_path / "a.avi", tmp_path / "b.mp4"
+    generate(source, "-s", "720x576", "-r", "25", "-pix_fmt", "yuv420p", "-c:v", "dvvideo")
+    with Reader(source, Reading(deinterlace=True)) as reader:
+        assert (reader.info.color.siting, reader.info.color.siting_tag) == ("topleft", 3)
+    convert(source, target, deinterlace=True)
+    assert probe(target)["streams"][0]["chroma_location"] == "topleft"
 
 
 def make_hdr(path, codec="libx265", **changes):

@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import matroska
 import numpy as np
 import pytest
 from clips import ClipSpec, make_clip, picture, variable_times, video_frame
@@ -344,6 +345,13 @@ def test_a_file_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
         Reader(path)
     assert "who owns the file" in caught.value.hint
     assert measure(path) == Extent()
+
+
+def test_a_file_without_streams_is_named(tmp_path):
+    path = tmp_path / "a.mkv"
+    path.write_bytes(matroska.matroska([], [matroska.cluster(0)]))
+    with pytest.raises(VideoError, match="it has no video stream, nor any other"):
+        Reader(path)
 
 
 def test_a_cover_picture_is_no_video(tmp_path):
