@@ -96,7 +96,7 @@ class Track:
         elif max(time_base.denominator, time_base.numerator) > most:
             self.time_base = Fraction(1, 1_000_000)
         self.holds = held_by(self.codec, self.container)
-        if info.dolby is None or form.stored_as != info.pix_fmt or info.bits != _DOLBY_BITS:
+        if info.dolby is None or form.pix_fmt != info.pix_fmt or info.bits != _DOLBY_BITS:
             self.holds -= {DOLBY}
         self._source_layout = layout_of(info.pix_fmt) or self._plan.layout
 
