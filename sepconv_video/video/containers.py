@@ -8,6 +8,7 @@ from pathlib import Path
 
 import av
 from av.audio.stream import AudioStream
+from av.bitstream import BitStreamFilterContext
 from av.codec import Codec
 from av.container import OutputContainer
 from av.stream import Disposition, Stream
@@ -96,7 +97,7 @@ def can_hold(container: str, stream: Stream) -> bool:
     """Tell whether a container can hold a stream, by writing a header with it to memory."""
     if is_cover(stream):
         return container in _WITH_COVERS
-    if stream.type == "data":
+    if stream.type == "data" or is_undecodable_text(stream):
         return _reads_back(container, stream)
     if container == "mpegts" and codec_of(stream) not in TRANSPORTED:
         return False
@@ -125,7 +126,7 @@ def _reads_back(container: str, stream: Stream) -> bool:
     FFmpeg accepts data for which it then writes no index at all, or one that says nothing; or a
     broken one, if it does not know their codec.
     """
-    if not codec_of(stream):
+    if stream.type == "data" and not codec_of(stream):
         return False
     file = io.BytesIO()
     try:
@@ -137,16 +138,27 @@ def _reads_back(container: str, stream: Stream) -> bool:
             trial.mux_one(packet)
         file.seek(0)
         with av.open(file, format=container) as written:
-            return any(codec_of(found) == codec_of(stream) for found in written.streams)
+            kind = stream.type, codec_of(stream)
+            return any((found.type, codec_of(found)) == kind for found in written.streams)
     except (av.FFmpegError, ValueError, IndexError):
         return False
 
 
 def clone(output: OutputContainer, stream: Stream) -> Stream:
     """Declare a stream like `stream`, with its tags and dispositions, for packet copies."""
-    copy = output.add_stream_from_template(stream, opaque=True)
+    copy: Stream
+    if is_undecodable_text(stream):  # PyAV makes no copy of it, but takes its description
+        copy = output.add_data_stream()
+        BitStreamFilterContext("null", stream, copy)
+    else:
+        copy = output.add_stream_from_template(stream, opaque=True)
     describe_like(copy, stream)
     return copy
+
+
+def is_undecodable_text(stream: Stream) -> bool:
+    """Tell whether a stream is text or its pictures for which there is no decoder, as teletext."""
+    return stream.type == "subtitle" and stream.codec_context is None
 
 
 def describe_like(copy: Stream, stream: Stream) -> None:

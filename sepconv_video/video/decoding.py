@@ -18,7 +18,7 @@ from sepconv_video.errors import VideoError
 from sepconv_video.frames import Dynamic, Reading
 from sepconv_video.numbered import Pictures, pictures_at
 from sepconv_video.video.clock import Clock
-from sepconv_video.video.faults import explain, is_broken_off
+from sepconv_video.video.faults import explain, is_broken_off, is_scrambled
 from sepconv_video.video.layers import drop_layers
 from sepconv_video.video.messages import dynamic_of
 from sepconv_video.video.pipes import PIPE, is_cut_short
@@ -120,6 +120,11 @@ class Decoder:
         if first is None:
             why = [self.faults.summary or "its video stream is empty"]
             why += filter(None, [why_without_size(self.stream)])
+            if self.container.format.name == "mpegts" and is_scrambled(self._path):
+                raise VideoError(
+                    f"cannot read `{self._path}`: its video is encrypted (scrambled)",
+                    "record it again with a device that has the key",
+                )
             raise VideoError(
                 f"cannot read `{self._path}`: not one frame can be decoded: {'; '.join(why)}",
                 "was it copied or downloaded to the end?",

@@ -16,6 +16,8 @@ from sepconv_video.video.boxes import end_of_boxes, starts_like_mp4
 # FFmpeg's own messages must never mix with ours on the terminal.
 av.logging.set_level(None)
 
+_TRANSPORT_PACKET, _TRANSPORT_HEAD = 188, 188 * 8192
+_SYNC, _SCRAMBLING = 0x47, 0xC0
 _REMEDIES = {
     errno.ENOSPC: ("no space left on the device", "free some space or choose another folder"),
     errno.EDQUOT: ("the disk quota is used up", "free some space or choose another folder"),
@@ -77,6 +79,20 @@ def is_broken_off(path: Path) -> bool:
         if starts_like_mp4(head):
             return end_of_boxes(path) > size
     return False
+
+
+def is_scrambled(path: Path) -> bool:
+    """Tell whether some packet near the beginning of a transport stream is encrypted.
+
+    ISO/IEC 13818-1, 2.4.3.2: packets of 188 bytes, the fourth of which says so.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_TRANSPORT_HEAD)
+    except OSError:  # gone since it was opened
+        return False
+    packets = (head[start : start + 4] for start in range(0, len(head), _TRANSPORT_PACKET))
+    return any(len(p) == 4 and p[0] == _SYNC and p[3] & _SCRAMBLING for p in packets)
 
 
 def _matroska_end(head: bytes) -> int:

@@ -319,7 +319,7 @@ def _why_not_opened(path: Path, fault: Exception) -> tuple[str, str]:
             f"cannot read `{path}`: it is a list of other files or addresses, not a video",
             f"make one file of them first, e.g. `ffmpeg -i {quoted(path)} -c copy new.mkv`",
         )
-    if not isinstance(fault, av.InvalidDataError):
+    if not isinstance(fault, (av.InvalidDataError, av.EOFError)):
         reason, hint = explain(fault)
         return f"cannot read `{path}`: {reason}", hint
     if head[4:8] in {b"ftyp", b"mdat", b"wide", b"free"}:

@@ -85,7 +85,7 @@ class OtherStreams:
     def add(self, output: OutputContainer, streams: list[Stream]) -> None:
         """Declare streams in an output, noting those it cannot hold."""
         others = [stream for stream in streams if not _is_said_otherwise(stream, self._input)]
-        unknown = [s.index for s in others if s.type == "data" and not codec_of(s)]
+        unknown = [s.index for s in others if s.type in {"data", "unknown"} and not codec_of(s)]
         if unknown:  # telephones write several
             names = ", ".join(map(str, unknown))
             self.notes.append(f"data of a kind that FFmpeg does not know left out: stream {names}")

@@ -37,6 +37,7 @@ _LAMBDA_PER_QUANTISER = 118  # FF_QP2LAMBDA
 _ANNOUNCING = {"mp4", "mov", "matroska", "webm"}  # containers that hold HDR10's metadata
 _GLOBAL_HEADER = 0x0040  # AVFMT_GLOBALHEADER
 _FASTEST_AVI = 1000  # for a higher rate FFmpeg writes 600
+_LATEST_S = Fraction(1, 1000)  # that a frame may come late where several want one tick
 _LONGEST_AVI_PAUSE = 60_000  # ticks, for FFmpeg
 _UNEVEN = "choose a name ending in `.mkv` or `.mp4`, or an even rate with `--fps`"
 _GRIDS = {"matroska": 1000, "webm": 1000, "mpegts": 90_000}  # ticks per second
@@ -93,6 +94,9 @@ class Track:
         if self.container == "avi":
             # it has one rate; where that comes to no frame, it has an empty one
             self.time_base = 1 / min(max(rate, fastest or rate), Fraction(_FASTEST_AVI))
+        elif self.container == "mpegts":
+            # or two frames that come almost at once would share one of its ticks, which it refuses
+            self.time_base = Fraction(1, _GRIDS["mpegts"])
         elif max(time_base.denominator, time_base.numerator) > most:
             self.time_base = Fraction(1, 1_000_000)
         self.holds = held_by(self.codec, self.container)
@@ -274,6 +278,7 @@ class Rescaler:
         self._ratio, self._tick, self._container = ticks / time_base, time_base, container
         self._to_grid = ticks * _GRIDS.get(container, 1 / ticks)
         self._last: int | None = None
+        self._patience = max(Fraction(1), _LATEST_S / time_base)  # ticks
 
     def pts(self, ticks: int) -> int:
         """Time of a frame in the encoder's ticks, later than the one before.
@@ -286,7 +291,7 @@ class Rescaler:
         pts = round(exact)
         if self._last is not None:
             pts = max(pts, self._last + 1)
-            if pts > exact + 1:
+            if pts > exact + self._patience:
                 raise VideoError(
                     f"cannot write all frames in time: {self._container} has one rate, here "
                     f"{float(1 / self._tick):g} a second, and some come faster",
