@@ -168,6 +168,9 @@ def measure(path: Path) -> Extent:
 def main_video(container: InputContainer, path: Path) -> VideoStream:
     """Choose the stream to work on: the first video that is not a cover picture or thumbnail.
 
+    Of several programmes of television, some may be scrambled: the first one of which anything is
+    known.
+
     Raises:
         VideoError: If there is none, or no decoder for it.
     """
@@ -184,8 +187,9 @@ def main_video(container: InputContainer, path: Path) -> VideoStream:
             f"cannot read `{path}`: there is no decoder for its video stream",
             "convert it first with the program that made it",
         )
-    reject_giant(known[0], path)
-    return known[0]
+    chosen = next((s for s in known if s.codec_context.width), known[0])
+    reject_giant(chosen, path)
+    return chosen
 
 
 def reject_giant(stream: VideoStream, path: Path) -> None:

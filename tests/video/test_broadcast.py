@@ -128,17 +128,34 @@ def test_frames_that_come_almost_at_once_are_written(tmp_path):
     assert max(map(abs, late)) <= 10
 
 
-def test_scrambled_television_is_named(tmp_path):
-    source, scrambled = tmp_path / "a.ts", tmp_path / "b.ts"
-    make_clip(source, ClipSpec(count=25))
+def scrambled_content(path):
+    """A file whose first video nobody can decode, and says so."""
     content = b""
-    for packet, identifier in packets(source):
+    for packet, identifier in packets(path):
         if identifier == VIDEO:
             packet[3:] = bytes([packet[3] | 0x80]) + bytes(byte ^ 0x55 for byte in packet[4:])
         content += packet
-    scrambled.write_bytes(content)
+    return content
+
+
+def test_scrambled_television_is_named(tmp_path):
+    source, scrambled = tmp_path / "a.ts", tmp_path / "b.ts"
+    make_clip(source, ClipSpec(count=25))
+    scrambled.write_bytes(scrambled_content(source))
     with pytest.raises(VideoError, match=r"its video is encrypted \(scrambled\)"):
         Reader(scrambled)
+
+
+def test_of_several_programmes_one_that_can_be_decoded_is_taken(tmp_path):
+    source, scrambled, target = (tmp_path / f"{name}.ts" for name in "abc")
+    clips = ["testsrc2=s=64x48:r=25:d=1", "testsrc=s=96x64:r=25:d=1"]
+    inputs = [word for clip in clips for word in ("-f", "lavfi", "-i", clip)]
+    command = ["ffmpeg", "-v", "error", *inputs, "-map", "0", "-map", "1", "-c:v", "mpeg2video"]
+    subprocess.run([*command, source], check=True)
+    scrambled.write_bytes(scrambled_content(source))
+    assert make(scrambled, target).frames == 50
+    with Reader(source) as whole, Reader(scrambled) as rest:
+        assert (whole.info.width, rest.info.width) == (64, 96)
 
 
 def test_a_transport_stream_of_nothing_is_named(tmp_path):
