@@ -9,6 +9,7 @@ import io
 import struct
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from typing import NamedTuple
 
 import av
 from av.bitstream import BitStreamFilterContext
@@ -40,29 +41,31 @@ _CODECS = {
 }
 
 
-def chroma_location(stream: VideoStream) -> int:
-    """Find out where a stream's chroma lies, as far as its file says.
+class Facts(NamedTuple):
+    """What a stream's file says of it that PyAV does not tell."""
 
-    Returns:
-        FFmpeg's AVChromaLocation, 0 where it is unknown, also because Matroska has no place
-        for the stream.
-    """
-    found = _elements_of(_described(stream), _VIDEO, _COLOUR)
-    across, along = (found.get(side, b"\0")[-1] for side in (_SITING_ACROSS, _SITING_ALONG))
-    return _LOCATIONS.get((across, along), 0)
-
-
-def crop_of(stream: VideoStream) -> tuple[int, int, int, int] | None:
-    """Find what players are not to show of a stream's pictures: `VideoInfo.crop`."""
-    found = _elements_of(_described(stream), _VIDEO)
-    top, bottom, left, right = (int.from_bytes(found.get(side, b""), "big") for side in _CROPPED)
-    return (top, bottom, left, right) if top or bottom or left or right else None
+    chroma_location: int
+    """FFmpeg's AVChromaLocation, 0 where it is unknown, also because Matroska has no place for the
+    stream."""
+    crop: tuple[int, int, int, int] | None
+    """As `VideoInfo.crop`."""
+    dolby: bytes | None
+    """Dolby Vision's record; None where it has none."""
 
 
-def dolby_record(stream: VideoStream) -> bytes | None:
-    """Find the record of Dolby Vision that a stream's file has; None where it has none."""
-    found = _elements_of(_described(stream), _ADDITION).get(_ADDITION_DATA, b"")
-    return found if len(found) == RECORD_BYTES else None
+def facts_of(stream: VideoStream) -> Facts:
+    """Find out what a stream's file says of it."""
+    header = _described(stream)
+    colour = _elements_of(header, _VIDEO, _COLOUR)
+    across, along = (colour.get(side, b"\0")[-1] for side in (_SITING_ACROSS, _SITING_ALONG))
+    video = _elements_of(header, _VIDEO)
+    top, bottom, left, right = (int.from_bytes(video.get(side, b""), "big") for side in _CROPPED)
+    dolby = _elements_of(header, _ADDITION).get(_ADDITION_DATA, b"")
+    return Facts(
+        chroma_location=_LOCATIONS.get((across, along), 0),
+        crop=(top, bottom, left, right) if top or bottom or left or right else None,
+        dolby=dolby if len(dolby) == RECORD_BYTES else None,
+    )
 
 
 def _described(stream: VideoStream) -> bytes:

@@ -5,7 +5,6 @@ from av.video.stream import VideoStream
 
 from sepconv_video.frames import ColorSpec
 from sepconv_video.video.formats import is_rgb
-from sepconv_video.video.headers import chroma_location
 
 # MatrixCoefficients of H.273 table 4 that `color` knows exactly
 _MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}
@@ -29,14 +28,20 @@ _LOCATIONS = {"dvvideo": 3}
 _UNSET_MATRIX, _UNSET_RANGE = 2, 0
 
 
-def color_of(stream: VideoStream, first: av.VideoFrame) -> ColorSpec:
-    """Read the colour tags; where the matrix is missing, guess as players do, by size."""
+def color_of(stream: VideoStream, first: av.VideoFrame, chroma_location: int) -> ColorSpec:
+    """Read the colour tags; where the matrix is missing, guess as players do, by size.
+
+    Args:
+        stream: A video.
+        first: Its first picture.
+        chroma_location: What its file says of that, `headers.Facts`.
+    """
     context, name = stream.codec_context, first.format.name
     space = _tag(first.colorspace, context.colorspace, _UNSET_MATRIX)
     signal_range = _tag(first.color_range, context.color_range, _UNSET_RANGE)
     if name.startswith("yuvj"):  # the format's name is the tag
         signal_range = 2
-    location = chroma_location(stream) or _LOCATIONS.get(context.name, 0)
+    location = chroma_location or _LOCATIONS.get(context.name, 0)
     rgb = is_rgb(first.format)
     primaries = _tag(first.color_primaries, context.color_primaries, 2)
     if rgb and signal_range == _UNSET_RANGE:

@@ -24,7 +24,7 @@ from sepconv_video.video.decoding import Decoder, named
 from sepconv_video.video.dolby import needs_metadata
 from sepconv_video.video.formats import has_alpha
 from sepconv_video.video.hdr import DOLBY_TAGS, metadata_notes
-from sepconv_video.video.headers import dolby_record
+from sepconv_video.video.headers import facts_of
 from sepconv_video.video.interlace import Deinterlacer, Examination, Scan
 from sepconv_video.video.messages import captions_of, kinds_of
 from sepconv_video.video.pipes import left_out
@@ -70,6 +70,7 @@ class Reader:
                 raise self._nothing_within()
             self._first = first
             self._unpack = Unpacker(first, self.path)
+            self._facts = facts_of(self._decoder.stream)
             self.info = self._describe()
             found = self._decoder.dynamic.get(pts_of(first), NO_DYNAMIC)
             self.notes += self._unpack.notes
@@ -154,7 +155,7 @@ class Reader:
     def _metadata_notes(self, found: Dynamic) -> list[str]:
         """Name what cannot be kept of the metadata `found` of the first picture, and of others."""
         stream, first = self._decoder.stream, self._first
-        record = dolby_record(stream)
+        record = self._facts.dolby
         is_tagged = stream.codec_context.codec_tag in DOLBY_TAGS
         return metadata_notes(
             first,
@@ -224,7 +225,8 @@ class Reader:
 
     def _describe(self) -> VideoInfo:
         stream = self._decoder.stream
-        info = describe(stream, self._first, self._unpack.pix_fmt, self._unpack.layout)
+        unpack = self._unpack
+        info = describe(stream, self._first, unpack.pix_fmt, unpack.layout, self._facts)
         fields = 2 if self._deinterlaces and self._scan.interlaced else 1
         numbered = self._decoder.numbered
         frames = info.frame_count_from_header if numbered is None else len(numbered.files)

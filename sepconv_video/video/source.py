@@ -21,7 +21,7 @@ from sepconv_video.video.dolby import known_record
 from sepconv_video.video.faults import explain, quoted
 from sepconv_video.video.formats import Layout
 from sepconv_video.video.hdr import light_of, side_data
-from sepconv_video.video.headers import crop_of, dolby_record
+from sepconv_video.video.headers import Facts
 from sepconv_video.video.matrices import color_of
 from sepconv_video.video.pipes import PIPE, open_stdin
 from sepconv_video.video.space import eyes_of, sphere_of
@@ -239,7 +239,9 @@ def cuts_packets_short(container: InputContainer) -> bool:
     return container.format.name.startswith(("mov", "matroska", "avi"))
 
 
-def describe(stream: VideoStream, first: av.VideoFrame, pix_fmt: str, layout: Layout) -> VideoInfo:
+def describe(
+    stream: VideoStream, first: av.VideoFrame, pix_fmt: str, layout: Layout, facts: Facts
+) -> VideoInfo:
     """Gather what is known of a stream from its header and its first decoded frame."""
     return VideoInfo(
         path=Path(stream.container.name.removeprefix("file:")),
@@ -248,7 +250,7 @@ def describe(stream: VideoStream, first: av.VideoFrame, pix_fmt: str, layout: La
         pix_fmt=pix_fmt,
         bits=layout.bits,
         chroma_shift=layout.chroma_shift,
-        color=color_of(stream, first),
+        color=color_of(stream, first, facts.chroma_location),
         time_base=tick_of(stream),
         rate=rate_of(stream),
         fastest=_believable(stream.base_rate) or Fraction(0),
@@ -257,8 +259,8 @@ def describe(stream: VideoStream, first: av.VideoFrame, pix_fmt: str, layout: La
         display_matrix=display_matrix_of(first),
         sphere=sphere_of(first),
         eyes=eyes_of(first),
-        crop=crop_of(stream),
-        dolby=known_record(dolby_record(stream), stream.codec_context.name),
+        crop=facts.crop,
+        dolby=known_record(facts.dolby, stream.codec_context.name),
         light=light_of(first),
     )
 

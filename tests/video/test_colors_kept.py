@@ -23,7 +23,7 @@ from sepconv_video.pipeline import interpolate_file
 from sepconv_video.schedule import by_factor, intervals
 from sepconv_video.video import Reader, hdr
 from sepconv_video.video.hdr import metadata_notes
-from sepconv_video.video.headers import chroma_location
+from sepconv_video.video.headers import facts_of
 
 HDR = {"colorspace": 9, "color_range": 1, "primaries": 9, "transfer": 16}
 MASTERING = "G(8500,39850)B(6550,2300)R(35400,14600)WP(15635,16450)L(10000000,50)"
@@ -223,7 +223,7 @@ def test_chroma_siting_follows_the_codec(tmp_path, name):
     codec, pix_fmt, expected = SITINGS[name]
     generate(tmp_path / name, "-pix_fmt", pix_fmt, "-c:v", codec)
     with av.open(str(tmp_path / name)) as source:
-        assert chroma_location(source.streams.video[0]) == expected
+        assert facts_of(source.streams.video[0]).chroma_location == expected
 
 
 def test_chroma_of_dv_lies_where_its_decoder_says(tmp_path):
