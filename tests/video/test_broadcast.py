@@ -8,11 +8,9 @@ from itertools import pairwise
 import av
 import pytest
 from clips import ClipSpec, make_clip
+from making import make
 
-from sepconv_video.engine import Engine
 from sepconv_video.errors import VideoError
-from sepconv_video.options import Job, Options
-from sepconv_video.pipeline import interpolate_file
 from sepconv_video.video import Reader
 
 pytestmark = pytest.mark.skipif(
@@ -22,15 +20,6 @@ pytestmark = pytest.mark.skipif(
 PACKET = 188
 PMT, VIDEO = 0x1000, 0x100  # packet identifiers that FFmpeg gives
 SUBTITLING, TELETEXT = 0x59, 0x56  # descriptors of ETSI EN 300 468
-
-
-def average(left, right):
-    return (left + right) / 2
-
-
-def make(source, target, **options):
-    job = Job(source=source, target=target)
-    return interpolate_file(job, Options(**options), engine=Engine(average))
 
 
 def packets(path):

@@ -12,10 +12,11 @@ import av
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from making import average, ffmpeg, make
 
 from sepconv_video.engine import Engine
 from sepconv_video.frames import CAPTION, Frame
-from sepconv_video.options import Job, Options
+from sepconv_video.options import Job
 from sepconv_video.pipeline import interpolate_file
 from sepconv_video.video.dolby import at_rate
 from sepconv_video.video.messages import captions_of, held_by, units_of, with_units
@@ -39,20 +40,6 @@ job = Job(source=Path("-"), target=Path(sys.argv[1]))
 report = interpolate_stream(job, engine=Engine(lambda left, right: (left + right) / 2))
 print(*report.notes, sep="\\n", file=sys.stderr)
 """
-
-
-def ffmpeg(*arguments):
-    command = ["ffmpeg", "-v", "error", "-y", *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True).stdout
-
-
-def average(left, right):
-    return (left + right) / 2
-
-
-def make(source, target, **options):
-    job = Job(source=source, target=target)
-    return interpolate_file(job, Options(**options), engine=Engine(average))
 
 
 def odd(value):

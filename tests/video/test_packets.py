@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 from clips import ClipSpec, make_clip, payloads
+from making import ffmpeg, make
 
 from sepconv_video.engine import Engine
 from sepconv_video.options import Job, Options
@@ -22,20 +23,6 @@ pytestmark = pytest.mark.skipif(
 
 PICTURE = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1"]
 SOUND = ["-f", "lavfi", "-i", "sine=r=48000:d=1"]
-
-
-def ffmpeg(*arguments):
-    command = ["ffmpeg", "-v", "error", "-y", *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True).stdout
-
-
-def average(left, right):
-    return (left + right) / 2
-
-
-def make(source, target, **options):
-    job = Job(source=source, target=target)
-    return interpolate_file(job, Options(**options), engine=Engine(average))
 
 
 def packets_of(path, stream):

@@ -7,10 +7,8 @@ import subprocess
 
 import av
 import pytest
+from making import ffmpeg, make
 
-from sepconv_video.engine import Engine
-from sepconv_video.options import Job, Options
-from sepconv_video.pipeline import interpolate_file
 from sepconv_video.video import Reader
 
 pytestmark = pytest.mark.skipif(
@@ -21,20 +19,6 @@ PICTURE = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=0.4"]
 WHOLE, PART, CUBE = (0,) * 4, (1 << 28, 2 << 28, 3 << 28, 4 << 28), "cube"
 ANGLES = (10 << 16, -20 << 16, 30 << 16)
 BESIDE, BELOW = 2, 1  # as st3d says it: left and right, top and bottom
-
-
-def ffmpeg(*arguments):
-    command = ["ffmpeg", "-v", "error", "-y", *map(str, arguments)]
-    subprocess.run(command, check=True)
-
-
-def average(left, right):
-    return (left + right) / 2
-
-
-def make(source, target, **options):
-    job = Job(source=source, target=target)
-    return interpolate_file(job, Options(**options), engine=Engine(average))
 
 
 def box(name, content):

@@ -7,6 +7,7 @@ from itertools import islice
 
 import av
 import pytest
+from making import average
 
 from sepconv_video.engine import Engine
 from sepconv_video.options import Job, Options
@@ -51,10 +52,6 @@ def test_labels_are_left_out_as_the_rule_says(nominal):
 )
 def test_a_label_of_another_time_and_rate(label, rate, later_s, new_rate, expected):
     assert relabelled(label, rate, Fraction(later_s), new_rate) == expected
-
-
-def average(left, right):
-    return (left + right) / 2
 
 
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="NO FFMPEG HERE")
