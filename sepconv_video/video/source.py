@@ -176,9 +176,10 @@ def main_video(container: InputContainer, path: Path) -> VideoStream:
     """
     videos = [s for s in container.streams.video if not s.disposition & _PICTURES]
     if not videos:
-        kinds = sorted({s.type for s in container.streams if not s.disposition & _PICTURES})
+        others = {s.type for s in container.streams if not s.disposition & _PICTURES}
+        kinds = ", ".join(sorted(others)).replace("unknown", "streams of unknown kinds")
         cover = ["a cover picture"] if container.streams.video else []
-        found = " and ".join([*cover, *filter(None, [", ".join(kinds)])])
+        found = " and ".join([*cover, *filter(None, [kinds])])
         only = f", only {found}" if found else ", nor any other"
         raise VideoError(f"cannot read `{path}`: it has no video stream{only}", _NAME_A_VIDEO)
     known = [s for s in videos if s.codec_context is not None]

@@ -308,6 +308,8 @@ def bad_files(folder):
         output.mux(stream.encode(None))
     whole = make_clip(folder / "whole.mp4", ClipSpec(count=30)).read_bytes()
     (folder / "no_index.mp4").write_bytes(whole[: len(whole) // 2])
+    later = matroska.element("4282", b"matroska") + matroska.number("4285", 8)
+    (folder / "later.mkv").write_bytes(matroska.element("1a45dfa3", later))
 
 
 @pytest.mark.parametrize(
@@ -320,6 +322,7 @@ def bad_files(folder):
         ("text.txt", "it is text"),
         ("sound.m4a", "no video stream, only audio"),
         ("no_index.mp4", "index (the moov box) is missing"),
+        ("later.mkv", "asks for what FFmpeg cannot do"),
     ],
 )
 def test_bad_input_is_one_line_with_a_hint(tmp_path, name, reason):
