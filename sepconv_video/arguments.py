@@ -35,7 +35,7 @@ def doctor(context: click.Context, parameter: click.Parameter, value: bool) -> N
     context.exit()
 
 
-class Read(click.ParamType[Fraction]):
+class Read(click.ParamType):  # type: ignore[type-arg]  # before click 8.4 it takes none
     """Text read by a function that raises `OptionsError`."""
 
     def __init__(self, read: Callable[[str], Fraction]) -> None:
