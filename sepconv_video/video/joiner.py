@@ -31,6 +31,8 @@ from sepconv_video.video.streams import OtherStreams
 from sepconv_video.video.track import Track
 
 _MOST_MOVIE_TICKS = 2**25
+_MOST_COUNTED = 255
+"""Frames a second in a track of timecode: a byte says how many."""
 _BUFFER_BYTES = 2**18
 _ANOTHER_CONTAINER = "try another container: a name ending in `.mkv` or `.mp4`"
 
@@ -203,12 +205,24 @@ class _Joiner:
         tags = fresh_tags(others.main.metadata)
         # new pictures have no transparency, whatever those of the source had beside them
         stream.metadata.update({k: tag for k, tag in tags.items() if k.lower() != ALPHA_TAG})
-        if label := others.timecode(self._track.rate):
-            stream.metadata[TIMECODE_TAG] = label
+        self._add_timecode(stream)
         others.add(output, others.after_video())
         others.copy_header(output, is_turned=self._track.info.display_matrix is not None)
         self._note_aspect()
         return stream
+
+    def _add_timecode(self, stream: VideoStream) -> None:
+        container, rate = self._track.container, self._track.rate
+        label = self._others.timecode(rate)
+        if label is None:
+            return
+        if container in {"mp4", "mov"} and rate > _MOST_COUNTED:
+            self._others.notes.append(
+                f"timecode left out: {container} counts {_MOST_COUNTED} frames a second at most, "
+                "matroska any number"
+            )
+        else:
+            stream.metadata[TIMECODE_TAG] = label
 
     def _note_aspect(self) -> None:
         track, aspect = self._track, self._track.info.sample_aspect_ratio

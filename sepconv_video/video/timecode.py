@@ -29,7 +29,7 @@ def relabelled(label: str, rate: Fraction, later_s: Fraction, new_rate: Fraction
     if found is None:
         return label
     hours, minutes, seconds, frames = (int(found[group]) for group in (1, 2, 3, 5))
-    nominal, new = round(rate), round(new_rate)
+    nominal, new = (max(1, round(each)) for each in (rate, new_rate))  # none counts fewer
     dropped = nominal // 15 if found[4] in ";." and nominal % 30 == 0 else 0
     minutes += 60 * hours
     count = (60 * minutes + seconds) * nominal + frames - dropped * (minutes - minutes // 10)

@@ -7,7 +7,7 @@ from itertools import islice
 
 import av
 import pytest
-from making import average
+from making import average, make
 
 from sepconv_video.engine import Engine
 from sepconv_video.options import Job, Options
@@ -47,6 +47,7 @@ def test_labels_are_left_out_as_the_rule_says(nominal):
         ("23:59:59;29", NTSC, 1 / NTSC, NTSC, "00:00:00;00"),
         ("23:59:59:24", Fraction(25), Fraction(1, 25), Fraction(25), "00:00:00:00"),
         ("01:02:03:99", Fraction(25), 0, Fraction(25), "01:02:06:24"),  # beyond a second
+        ("01:02:03:00", Fraction(1, 10), 0, Fraction(1, 5), "01:02:03:00"),  # a timelapse
         ("nonsense", NTSC, 5, NTSC, "nonsense"),
     ],
 )
@@ -90,3 +91,23 @@ def test_a_timecode_that_is_lost_is_named(tmp_path, suffix):
     job = Job(source=source, target=tmp_path / f"b.{suffix}")
     notes = interpolate_file(job, engine=Engine(average)).notes
     assert sum("timecode left out" in note and "matroska has" in note for note in notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "suffix", "is_kept"),
+    [(127, "mp4", True), (128, "mp4", False), (240, "mov", False), (240, "mkv", True)],
+)
+def test_timecode_that_cannot_be_counted_is_named(tmp_path, rate, suffix, is_kept):
+    """It used to be told when all the work was done, by "invalid argument"."""
+    source, target = tmp_path / "a.mkv", tmp_path / f"b.{suffix}"
+    with av.open(str(source), "w") as output:
+        stream = output.add_stream("libx264", rate, width=64, height=48)
+        stream.metadata["timecode"] = "01:02:03:04"
+        for _ in range(4):
+            output.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
+        output.mux(stream.encode(None))
+    notes = make(source, target).notes
+    with av.open(str(target)) as file:
+        tags = {key.lower(): tag for key, tag in file.streams.video[0].metadata.items()}
+    assert ("timecode" in tags) is is_kept
+    assert any("timecode left out" in note for note in notes) is not is_kept
