@@ -195,6 +195,15 @@ class Parts:
                     _remove(path)
             raise
 
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Remove the joined file in any case: it is to show that joining will work."""
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                self.joined.unlink(missing_ok=True)
+
     def complete(self, report: Mapping[str, Any]) -> None:
         """Rename the joined file over the target, and know afterwards that this was done."""
         with explained(self.target):

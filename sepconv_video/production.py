@@ -150,11 +150,14 @@ class Production:
             made = engine.run(todo, info, planner.most_made)
             made = stack.enter_context(prefetch(made, ahead, "engine"))
             writer = stack.enter_context(SegmentedWriter(self.parts, track, first, planner))
-            done, expected = 0, info.frame_count_from_header
+            done, expected, is_tried = 0, info.frame_count_from_header, first > 0
             expected = expected and round(expected * per_frame)
             for shown in explained_frames(made, job.source):
                 with timing.busy("encode"):
                     writer.write(shown)
+                    if not is_tried and writer.first > first:
+                        self._try_joining(track)
+                        is_tried = True
                 done += len(shown)
                 if watch.on_progress is not None:
                     watch.on_progress(done, expected)
@@ -164,6 +167,19 @@ class Production:
                     raise self._interrupted()
             with timing.busy("encode"):
                 writer.finish(reader, engine.notes)
+
+    def _try_joining(self, track: Track) -> None:
+        """Join the first segment alone: what cannot be must fail before a night's work."""
+        timeline = self._reading.timeline
+        for part in self.parts.finished()[:1]:
+            if track.is_painted or not part.frames:
+                continue
+            segment = Segment(pts=part.pts, end_pts=part.end_pts, rounded=part.rounded)
+            shown_s = (part.end_pts - min(part.pts)) * track.time_base / timeline.slowdown
+            first_only = replace(timeline, end_s=(timeline.start_s or 0) + shown_s)
+            pieces = [(self.parts.segment_path(part.first), segment)]
+            with self.parts.trial():
+                join(pieces, self.parts.joined, track, self.job.source, self.job.target, first_only)
 
     def _interrupted(self) -> Interrupted:
         if self.parts.has_others():

@@ -130,12 +130,16 @@ def _corrected(found: Relation, *, is_cut: bool) -> Relation:
 
 
 class SegmentedWriter:
-    """Writes frames into segments, each finished when it is full."""
+    """Writes frames into segments, each finished when it is full.
+
+    Attributes:
+        first: The source frame that the segment in hand begins with.
+    """
 
     def __init__(self, parts: Parts, track: Track, first: int, planner: Planner) -> None:
         """Begin a segment with the source frame `first`."""
         self._parts, self._track, self._planner = parts, track, planner
-        self._first, self._source_frames, self._frames = first, 0, 0
+        self.first, self._source_frames, self._frames = first, 0, 0
         self._writer: SegmentWriter | None = None
         self._started = 0.0
 
@@ -146,12 +150,12 @@ class SegmentedWriter:
         if self._writer is not None:
             self._writer.close()
             with suppress(OSError):
-                self._parts.writing_path(self._first).unlink(missing_ok=True)
+                self._parts.writing_path(self.first).unlink(missing_ok=True)
 
     @property
     def _end(self) -> int:
         """Index of the source frame that follows."""
-        return self._first + self._source_frames
+        return self.first + self._source_frames
 
     @property
     def is_at_end(self) -> bool:
@@ -165,7 +169,7 @@ class SegmentedWriter:
             self.finish()
         if self._writer is None:
             self._started = time.monotonic()
-            path = self._parts.writing_path(self._first)
+            path = self._parts.writing_path(self.first)
             self._writer = SegmentWriter(path, self._track, self._parts.target)
         for frame in frames:
             self._writer.write(frame)
@@ -181,7 +185,7 @@ class SegmentedWriter:
         """Finish the segment in hand, if any; the last one takes the reader's and other notes."""
         if self._writer is None:
             return
-        first, end, is_last = self._first, self._end, self.is_at_end
+        first, end, is_last = self.first, self._end, self.is_at_end
         if is_last and end < 2:
             raise one_frame(self._track.info.path)
         segment = self._writer.finish(self._planner.end_pts if is_last else None)
@@ -202,7 +206,7 @@ class SegmentedWriter:
             size_bytes=size_bytes,
         )
         self._parts.add(part)
-        self._first, self._source_frames, self._frames, self._writer = end, 0, 0, None
+        self.first, self._source_frames, self._frames, self._writer = end, 0, 0, None
 
 
 def one_frame(source: Path) -> VideoError:

@@ -40,6 +40,11 @@ def text_track(identity: int, extra: bytes = b"") -> bytes:
     return _track(identity, 17, b"S_TEXT/UTF8", extra)
 
 
+def pgs_track(identity: int) -> bytes:
+    """Subtitles as pictures, as Blu-ray has them."""
+    return _track(identity, 17, b"S_HDMV/PGS", b"")
+
+
 def _track(identity: int, kind: int, codec: bytes, extra: bytes) -> bytes:
     head = number("d7", identity) + number("73c5", identity) + number("83", kind)
     return element("ae", head + element("86", codec) + extra)

@@ -144,6 +144,32 @@ def test_stopping_keeps_even_the_segment_in_hand(job, undisturbed):
     assert decoded(job.target) == undisturbed
 
 
+def test_what_cannot_be_joined_fails_after_the_first_segment(job, tmp_path, monkeypatch):
+    """Only the index of MP4 says so, at the end: not one night's work may be lost for it."""
+    monkeypatch.setattr("sepconv_video.video.joiner._MOST_COUNTED", 1000)
+    source, target = tmp_path / "fast.mkv", job.target.with_suffix(".mp4")
+    with av.open(str(source), "w") as output:
+        stream = output.add_stream("libx264", 240, width=64, height=48)
+        stream.metadata["timecode"] = "01:02:03:04"
+        for _ in range(20):
+            output.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
+        output.mux(stream.encode(None))
+    told = []
+    with pytest.raises(
+        VideoError, match=r"cannot write `.*target.mp4`: invalid argument"
+    ) as caught:
+        convert(
+            Job(source=source, target=target),
+            codec=None,
+            on_progress=lambda done, expected: told.append(done),
+        )
+    assert "another container" in caught.value.hint
+    assert told[-1] < 2 * 6
+    assert names(target.with_name("target.mp4.parts")) == [
+        "00000000.json", "00000000.nut", "clearing", "lock", "manifest.json",
+    ]  # fmt: skip
+
+
 def test_gaps_are_filled(job, undisturbed):
     with pytest.raises(PowerCut):
         convert(job, on_progress=cut_at(55))

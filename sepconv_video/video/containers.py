@@ -1,10 +1,11 @@
 """What a container can hold, and how a stream is declared in it for packets copied as they are."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 from av.audio.stream import AudioStream
@@ -35,10 +36,12 @@ _CONTAINERS = {
     ".webm": "webm",
     ".avi": "avi",
     ".ts": "mpegts",
-    ".m2ts": "mpegts",
+    ".m2ts": "m2ts",
     ".nut": "nut",
 }
-_PREFERRED_CONTAINERS = ("matroska", "mov", "mp4", "mpegts", "nut")
+_MODES = {"m2ts": ("mpegts", {"mpegts_m2ts_mode": "1"})}
+"""Containers that FFmpeg has as another one's mode."""
+_PREFERRED_CONTAINERS = ("matroska", "mov", "mp4", "mpegts", "m2ts", "nut")
 _WITH_COVERS = {"matroska", "mp4"}
 # QuickTime knows these languages by other names of ISO 639-2, and loses those it does not know.
 _QUICKTIME_NAMES = {
@@ -49,10 +52,12 @@ _QUICKTIME_NAMES = {
 }  # fmt: skip
 _LOST = {
     "mov": ("dispositions but `default`",),
+    "webm": ("dispositions but `default` and `forced`",),
     "avi": ("chapters", "languages", "dispositions", "rotation", "timecode"),
     "mpegts": ("chapters", "the file's tags", "dispositions", "rotation", "timecode"),
     "nut": ("dispositions", "rotation", "timecode"),
 }
+_LOST["m2ts"] = _LOST["mpegts"]
 """What containers have no place for, beside streams; see the table in CONTRIBUTING.md."""
 _WITH_FEW_TAGS = {"mp4", "mov", "avi"}
 _SAID_OTHERWISE = {"software"}
@@ -60,12 +65,13 @@ _SAID_OTHERWISE = {"software"}
 _MOST_TAGS = 5  # that are named
 _SELF_DESCRIBING = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "ffv1"}
 """Video codecs that say themselves how wide a sample is."""
-# FFmpeg writes anything into a transport stream, but only these can be read again.
-TRANSPORTED = {
-    "mpeg1video", "mpeg2video", "mpeg4", "h264", "hevc", "vvc", "cavs", "dirac", "vc1", "mp2",
-    "mp3", "aac", "aac_latm", "ac3", "eac3", "dts", "truehd", "opus", "s302m", "dvb_subtitle",
-    "dvb_teletext", "klv", "timed_id3", "smpte_2038",
-}  # fmt: skip
+_MOVING = {"mpeg1video", "mpeg2video", "mpeg4", "h264", "hevc", "vvc", "cavs", "dirac", "vc1"}
+_HEARD = {"mp2", "mp3", "aac", "aac_latm", "ac3", "eac3", "dts", "truehd", "opus", "s302m"}
+_READABLE = {
+    "mpegts": _MOVING | _HEARD | {"dvb_subtitle"},
+    "m2ts": _MOVING | _HEARD | {"pcm_bluray", "hdmv_pgs_subtitle"},
+}
+"""FFmpeg writes anything into these, but only this can be read again."""
 
 
 def container_for(target: Path) -> str:
@@ -97,18 +103,43 @@ def can_hold(container: str, stream: Stream) -> bool:
     """Tell whether a container can hold a stream, by writing a header with it to memory."""
     if is_cover(stream):
         return container in _WITH_COVERS
-    if stream.type == "data" or is_undecodable_text(stream):
+    is_often_lost = container == "nut" and stream.type == "audio"  # as WMA, without its block size
+    if stream.type == "data" or is_undecodable_text(stream) or is_often_lost:
         return _reads_back(container, stream)
-    if container == "mpegts" and codec_of(stream) not in TRANSPORTED:
+    if not is_readable(container, codec_of(stream)):
         return False
-    if container == "webm" and stream.type == "attachment":  # left out without a word
-        return False
+    if (container, stream.type) in {("webm", "attachment"), ("m2ts", "video")}:
+        return False  # the one leaves them out without a word, the other takes no second video
     return can_begin(container, lambda trial: clone(trial, stream))
+
+
+def is_readable(container: str, codec: str) -> bool:
+    """Tell whether what can be written into a container can be read again."""
+    return container not in _READABLE or codec in _READABLE[container]
+
+
+def format_of(container: str) -> str:
+    """Give FFmpeg's name of a container's format."""
+    return _MODES[container][0] if container in _MODES else container
+
+
+def create(
+    file: BinaryIO,
+    container: str,
+    options: Mapping[str, str] | None = None,
+    buffer_size: int = 2**15,
+) -> OutputContainer:
+    """Open a file to write a container into it, with options of FFmpeg's for that."""
+    mode = _MODES[container][1] if container in _MODES else {}
+    return av.open(
+        file, "w", format=format_of(container),
+        container_options=mode | dict(options or {}), buffer_size=buffer_size,
+    )  # fmt: skip
 
 
 def can_begin(container: str, declare: Callable[[OutputContainer], object]) -> bool:
     """Tell whether a file can begin with the streams that are declared, by writing to memory."""
-    trial = av.open(io.BytesIO(), "w", format=container)
+    trial = create(io.BytesIO(), container)
     try:
         declare(trial)
         trial.start_encoding()
@@ -121,25 +152,29 @@ def can_begin(container: str, declare: Callable[[OutputContainer], object]) -> b
 
 
 def _reads_back(container: str, stream: Stream) -> bool:
-    """Tell whether data can be found again in a container, by writing some to memory.
+    """Tell whether a stream can be found again in a container, by writing some to memory.
 
     FFmpeg accepts data for which it then writes no index at all, or one that says nothing; or a
-    broken one, if it does not know their codec.
+    broken one, if it does not know their codec. Of sound it may not write all that a decoder needs.
     """
     if stream.type == "data" and not codec_of(stream):
         return False
     file = io.BytesIO()
     try:
-        with av.open(file, "w", format=container) as trial:
+        with create(file, container) as trial:
             packet = av.Packet(bytes(16))
             packet.stream = clone(trial, stream)
             packet.time_base, packet.pts, packet.dts = Fraction(1, 1000), 0, 0
             packet.is_keyframe = True
             trial.mux_one(packet)
         file.seek(0)
-        with av.open(file, format=container) as written:
+        with av.open(file, format=format_of(container)) as written:
             kind = stream.type, codec_of(stream)
-            return any((found.type, codec_of(found)) == kind for found in written.streams)
+            found = [one for one in written.streams if (one.type, codec_of(one)) == kind]
+            for one in found:
+                if one.codec_context is not None:
+                    one.codec_context.open()
+            return bool(found)
     except (av.FFmpegError, ValueError, IndexError):
         return False
 
@@ -205,9 +240,14 @@ def refusal(container: str, stream: Stream) -> str:
     # there is no context where the codec is unknown
     if isinstance(stream, AudioStream) and not getattr(stream.codec_context, "sample_rate", True):
         return f"{called(stream)} left out: nothing is known of it, it begins too late in the file"
+    return f"{called(stream)} left out: {where_held(container, stream)}"
+
+
+def where_held(container: str, stream: Stream) -> str:
+    """Say that a container cannot hold a stream as it is, and which one can."""
     others = [name for name in _PREFERRED_CONTAINERS if can_hold(name, stream)]
     remedy = f"{others[0]} can" if others else "no container known here can"
-    return f"{called(stream)} left out: {container} cannot hold it, {remedy}"
+    return f"{container} cannot hold it, {remedy}"
 
 
 def losses(container: str, found: set[str]) -> str:

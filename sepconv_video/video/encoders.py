@@ -16,7 +16,7 @@ from av.codec.codec import UnknownCodecError
 
 from sepconv_video.errors import OptionsError, VideoError
 from sepconv_video.frames import ColorSpec, VideoInfo
-from sepconv_video.video.containers import TRANSPORTED
+from sepconv_video.video.containers import create, is_readable
 from sepconv_video.video.formats import Layout, is_rgb, layout_of, planar_twin, wider_formats
 from sepconv_video.video.hdr import PARAMETERS, is_hdr, parameters
 from sepconv_video.video.settings import check_preset, opens, quality, settings_of
@@ -39,7 +39,7 @@ class Encoding:
     crf: int | None = None
     """Constant quality, lower is better; only for encoders that have such a setting."""
     container: str | None = None
-    """FFmpeg's name of a container; None is `matroska`."""
+    """What `container_for` gives; None is `matroska`."""
     preset: str | None = None
     """The encoder's own word for how hard it tries; only for encoders that have such words."""
     pix_fmt: str | None = None
@@ -148,9 +148,9 @@ def _encoder(codec: str) -> Codec:
 
 def holds(container: str, codec: str) -> bool:
     """Tell whether a container holds an encoder's stream, by writing a header to memory."""
-    if container == "mpegts" and _encoder(codec).canonical_name not in TRANSPORTED:
+    if not is_readable(container, _encoder(codec).canonical_name):
         return False
-    trial = av.open(io.BytesIO(), "w", format=container)
+    trial = create(io.BytesIO(), container)
     try:
         return bool(trial.add_stream(codec, rate=25))
     except (av.FFmpegError, ValueError):

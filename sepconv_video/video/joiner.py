@@ -22,7 +22,13 @@ from av.video.stream import VideoStream
 
 from sepconv_video.frames import Timeline
 from sepconv_video.video.boxes import describe_more, leave_out_vexu
-from sepconv_video.video.containers import ALPHA_TAG, TIMECODE_TAG, fresh_tags, keeps_aspect
+from sepconv_video.video.containers import (
+    ALPHA_TAG,
+    TIMECODE_TAG,
+    create,
+    fresh_tags,
+    keeps_aspect,
+)
 from sepconv_video.video.dolby import box_name, kind_of
 from sepconv_video.video.faults import translated
 from sepconv_video.video.segments import Segment, packets
@@ -119,14 +125,14 @@ class _Joiner:
             # all streams begin at 0 in it: what is heard before would make the rest late
             timeline = replace(timeline, start_s=Fraction(0))
         with ExitStack() as undo:
-            self._others = OtherStreams(source, timeline)
+            self._others = OtherStreams(source, timeline, track.container)
             undo.callback(self._others.close)
             with translated("write", called, _ANOTHER_CONTAINER):
                 self._output = self._open(file)
                 undo.callback(self._close_output)
                 self._stream = self._add_streams()
                 self._output.start_encoding()
-            self._others.start(self._output)
+            self._others.start()
             undo.pop_all()
 
     @property
@@ -181,9 +187,7 @@ class _Joiner:
             # the sound of an MP4 begins a moment before 0, with samples not meant to be heard;
             # by default FFmpeg would move everything later, pictures too, to make it begin at 0
             options["avoid_negative_ts"] = "disabled"
-        return av.open(
-            file, "w", format=container, container_options=options, buffer_size=_BUFFER_BYTES
-        )
+        return create(file, container, options, _BUFFER_BYTES)
 
     def _movie_ticks(self) -> int:
         """Choose the clock of the edit lists: a start that falls on its ticks is exact.

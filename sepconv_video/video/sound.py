@@ -17,7 +17,13 @@ from av.filter import Graph
 from av.packet import Packet
 from av.stream import Stream
 
-from sepconv_video.video.containers import called, can_begin, codec_of, describe_like
+from sepconv_video.video.containers import (
+    can_begin,
+    can_hold,
+    codec_of,
+    describe_like,
+    is_readable,
+)
 from sepconv_video.video.window import Window
 
 _BITS_PER_CHANNEL = 128_000
@@ -28,18 +34,17 @@ _LOSSY, _LOSSLESS = ("aac", "libopus", "libmp3lame"), ("flac", "alac")
 
 
 def encoder_for(container: str, source: AudioStream) -> str | None:
-    """Choose an encoder for a stream's sound: its own codec if possible.
+    """Choose an encoder for a stream's sound: its own codec if the container holds that.
 
-    Else AAC or FLAC (what was lossless stays so) or the nearest that the container holds.
+    Else AAC or FLAC (what was lossless stays so) or the nearest that it holds.
     """
     context = source.codec_context
     if not getattr(context, "sample_rate", 0):  # nothing is known of it, not even its codec
         return None
     is_lossless = context.codec.lossless and not context.codec.lossy
+    own = [codec_of(source)] if can_hold(container, source) else []
     others = (*_LOSSLESS, *_LOSSY) if is_lossless else (*_LOSSY, *_LOSSLESS)
-    return next(
-        (name for name in (codec_of(source), *others) if _fits(container, name, source)), None
-    )
+    return next((name for name in (*own, *others) if _fits(container, name, source)), None)
 
 
 def _fits(container: str, name: str, source: AudioStream) -> bool:
@@ -49,7 +54,8 @@ def _fits(container: str, name: str, source: AudioStream) -> bool:
             return False
     except UnknownCodecError:
         return False
-    return can_begin(container, lambda trial: _declare(trial, name, source))
+    is_read = is_readable(container, Codec(name, "w").canonical_name)
+    return is_read and can_begin(container, lambda trial: _declare(trial, name, source))
 
 
 def _declare(output: OutputContainer, name: str, source: AudioStream) -> AudioStream:
@@ -76,7 +82,8 @@ class EncodedSound:
 
     Attributes:
         stream: The stream in the output.
-        note: What is done, for the user.
+        codec: FFmpeg's name of what it is encoded as.
+        end_s: Where what came in ends so far, in seconds on the source's clock.
     """
 
     def __init__(
@@ -88,14 +95,9 @@ class EncodedSound:
         describe_like(stream, source)
         self._encoder: AudioCodecContext = stream.codec_context
         self.stream: Stream = stream
-        again = f"encoded again as {self._encoder.codec.canonical_name}"
-        self.note = (
-            f"{called(source)} {again}: it cannot be copied into {output.format.name}"
-            if window.slowdown == 1
-            else f"{called(source)} made {window.slowdown} times longer and {again}"
-        )
+        self.codec = self._encoder.codec.canonical_name
         self._graph: Graph | None = None
-        self._end_s = Fraction(0)  # of what came in, on the source's clock
+        self.end_s = Fraction(0)
         self._next: int | None = None  # pts of the next sample; None before the first
 
     def __call__(self, packet: "Packet[Stream] | None") -> "Iterator[Packet[Stream]]":
@@ -114,13 +116,13 @@ class EncodedSound:
         if self._graph is not None:
             with suppress(av.EOFError):
                 self._graph.push(None)
-            yield from self._pull(self._end_s)
+            yield from self._pull(self.end_s)
         yield from self._encoded(None)
 
     def _push(self, frame: AudioFrame) -> "Iterator[Packet[Stream]]":
         tick = Fraction(frame.time_base or Fraction(1, frame.sample_rate))
-        begin_s = self._end_s if frame.pts is None else frame.pts * tick
-        self._end_s = begin_s + Fraction(frame.samples, frame.sample_rate)
+        begin_s = self.end_s if frame.pts is None else frame.pts * tick
+        self.end_s = begin_s + Fraction(frame.samples, frame.sample_rate)
         if self._graph is None:
             self._graph = self._filters(frame)
             self._next = round(self._window.target(begin_s) * self._encoder.sample_rate)
@@ -180,7 +182,8 @@ class EncodedSound:
             frame.pts, frame.time_base = self._next, Fraction(1, self._encoder.sample_rate)
             self._next += frame.samples
         for packet in self._encoder.encode(frame):
-            yield cast("Packet[Stream]", packet)
+            if packet.size:  # FLAC ends with an empty one, which NUT and AVI would show a decoder
+                yield cast("Packet[Stream]", packet)
 
 
 def _known(layout: AudioLayout) -> AudioLayout:

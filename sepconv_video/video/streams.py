@@ -29,6 +29,7 @@ from sepconv_video.video.containers import (
     losses,
     lost_tags,
     refusal,
+    where_held,
 )
 from sepconv_video.video.packets import SourcePackets
 from sepconv_video.video.sound import EncodedSound, encoder_for
@@ -53,11 +54,11 @@ class OtherStreams:
             the source.
     """
 
-    def __init__(self, source: Path, timeline: Timeline) -> None:
-        """Open `source` a second time, for demuxing only."""
+    def __init__(self, source: Path, timeline: Timeline, container: str) -> None:
+        """Open `source` a second time, for demuxing only, on its way into a container."""
         self.notes: list[str] = []
         self.ends_s: dict[int, Fraction] = {}
-        self._path, self._timeline = source, timeline
+        self._path, self._timeline, self._container = source, timeline, container
         self._source = SourcePackets(source, timeline)
         self._input: InputContainer = self._source.container
         self.main, self.window = self._source.main, self._source.window
@@ -92,11 +93,11 @@ class OtherStreams:
         for stream in others:
             if stream.index in unknown:
                 continue
-            if output.format.name == "matroska" and is_cover(stream):
+            if self._container == "matroska" and is_cover(stream):
                 self._attach(output, stream)
             elif isinstance(stream, AudioStream) and self.window.slowdown != 1:
                 self._slow_down(output, stream)
-            elif can_hold(output.format.name, stream):
+            elif can_hold(self._container, stream):
                 self._outputs[stream.index] = clone(output, stream)
             else:
                 self._convert(output, stream)
@@ -111,29 +112,32 @@ class OtherStreams:
         self._encode_again(output, sound)
 
     def _encode_again(self, output: OutputContainer, sound: AudioStream) -> None:
-        encoder = encoder_for(output.format.name, sound)
+        encoder = encoder_for(self._container, sound)
         if encoder is None:
-            self.notes.append(refusal(output.format.name, sound))
+            self.notes.append(refusal(self._container, sound))
             return
         encoded = EncodedSound(output, sound, encoder, self.window)
         self._sounds[sound.index], self._outputs[sound.index] = encoded, encoded.stream
-        self.notes.append(encoded.note)
+        again, slowdown = f"encoded again as {encoded.codec}", self.window.slowdown
+        self.notes.append(
+            f"{called(sound)} {again}: {where_held(self._container, sound)}"
+            if slowdown == 1
+            else f"{called(sound)} made {slowdown} times longer and {again}"
+        )
 
     def _convert(self, output: OutputContainer, stream: Stream) -> None:
-        """Convert text, and sound for Matroska; what else the output cannot hold is left out."""
-        if isinstance(stream, AudioStream) and output.format.name == "matroska":
-            # it is where all goes that no other container takes; FFmpeg could copy e.g. WMA into
-            # it, but PyAV 18.1 refuses what has no name of Matroska's own
+        """Convert text and encode sound again; what else the output cannot hold is left out."""
+        if isinstance(stream, AudioStream):
             self._encode_again(output, stream)
             return
-        codec = text_codec(output.format.name, stream)
+        codec = text_codec(self._container, stream)
         if codec is None:
-            self.notes.append(refusal(output.format.name, stream))
+            self.notes.append(refusal(self._container, stream))
             return
         try:
             text = ConvertedText(output, stream, codec)
         except av.FFmpegError:
-            self.notes.append(refusal(output.format.name, stream))
+            self.notes.append(refusal(self._container, stream))
             return
         self._texts[stream.index], self._outputs[stream.index] = text, text.stream
         self.notes.append(text.note)
@@ -166,17 +170,17 @@ class OtherStreams:
                 chapters.append(chapter | {"start": max(0, start), "end": end})
         if chapters:
             output.set_chapters(chapters)
-        container = output.format.name
-        lost = losses(container, self._found(bool(chapters), is_turned))
+        lost = losses(self._container, self._found(bool(chapters), is_turned))
         # with such tags MP4 and MOV are written so that they take all; see the joiner
-        takes_all = self.has_foreign_tags() and container in {"mp4", "mov"}
-        few = "" if takes_all else lost_tags(container, fresh_tags(self._input.metadata))
+        takes_all = self.has_foreign_tags() and self._container in {"mp4", "mov"}
+        few = "" if takes_all else lost_tags(self._container, fresh_tags(self._input.metadata))
         self.notes += [note for note in (lost, few) if note]
 
     def _found(self, has_chapters: bool, is_turned: bool) -> set[str]:
         """List what there is beside streams, in the words of `losses`."""
         given = {stream.disposition for stream in self._input.streams if not is_cover(stream)}
         others = given - {Disposition.default, Disposition(0)}
+        usual = Disposition.default | Disposition.forced
         found = {
             "chapters": has_chapters,
             "the file's tags": bool(fresh_tags(self._input.metadata)),
@@ -185,6 +189,7 @@ class OtherStreams:
             "timecode": self._label() is not None,
             "dispositions": bool(others),
             "dispositions but `default`": bool(others),
+            "dispositions but `default` and `forced`": any(each & ~usual for each in given),
         }
         return {name for name, is_there in found.items() if is_there}
 
@@ -210,10 +215,10 @@ class OtherStreams:
         bases = [audio.time_base for audio in self._input.streams.audio]
         return [base.denominator for base in bases if base]
 
-    def start(self, output: OutputContainer) -> None:
-        """Begin to read packets; call once the output's header is written."""
+    def start(self) -> None:
+        """Begin to read packets; call once all streams are declared."""
         copied = {index for index, made in self._outputs.items() if made.type == "audio"}
-        audible = set() if output.format.name in {"mp4", "mov"} else copied - set(self._sounds)
+        audible = set() if self._container in {"mp4", "mov"} else copied - set(self._sounds)
         self._source.begin(set(self._outputs), audible)
 
     def advance(self, output: OutputContainer, until: Fraction | None) -> None:
@@ -250,7 +255,9 @@ class OtherStreams:
         if self.main.index not in source_ends:
             return []
         for index, end_s in self.ends_s.items():
-            apart = self.window.target(source_ends[index]) - self.window.target(
+            sound = self._sounds.get(index)  # which knows better than packets without a duration
+            source_end_s = source_ends[index] if sound is None else sound.end_s
+            apart = self.window.target(source_end_s) - self.window.target(
                 source_ends[self.main.index]
             )
             drift_s = end_s - video_end_s - apart
@@ -304,7 +311,7 @@ class OtherStreams:
         stream = self._outputs[index]
         assert stream.time_base is not None  # set by the muxer with the header
         # short packets have equal times where ticks are coarse, and keep them if they may
-        takes_equal = output.format.name in _TAKING_EQUAL_TIMES
+        takes_equal = self._container in _TAKING_EQUAL_TIMES
         is_timed = stream.type in {"audio", "video"} and not takes_equal
         packet.stream = stream
         packet.rescale_ts(AVRational(stream.time_base.numerator, stream.time_base.denominator))
@@ -321,14 +328,14 @@ class OtherStreams:
             packet.pts = packet.dts
         self._last_dts[stream.index] = packet.dts
         if stream.type == "audio":
-            self._note_late(output, packet, index)
+            self._note_late(packet, index)
             end_s = (packet.pts + (packet.duration or 0)) * Fraction(stream.time_base)
             self.ends_s[index] = max(end_s, self.ends_s.get(index, end_s))
         output.mux_one(packet)
 
-    def _note_late(self, output: OutputContainer, packet: "Packet[Stream]", index: int) -> None:
+    def _note_late(self, packet: "Packet[Stream]", index: int) -> None:
         """Say of a sound's first packet whether an AVI, which has no times, plays it too early."""
-        if output.format.name != "avi" or index in self.ends_s:
+        if self._container != "avi" or index in self.ends_s:
             return
         tick = Fraction(self.main.time_base or 1)
         begin_s = max(self.window.target((self.main.start_time or 0) * tick), Fraction(0))

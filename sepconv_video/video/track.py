@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame, Plane, VideoInfo
+from sepconv_video.video.containers import format_of
 from sepconv_video.video.conversion import Conversion
 from sepconv_video.video.dolby import at_rate, kind_of, needs_metadata
 from sepconv_video.video.encoders import Encoding, plan
@@ -40,7 +41,7 @@ _FASTEST_AVI = 1000  # for a higher rate FFmpeg writes 600
 _LATEST_S = Fraction(1, 1000)  # that a frame may come late where several want one tick
 _LONGEST_AVI_PAUSE = 60_000  # ticks, for FFmpeg
 _UNEVEN = "choose a name ending in `.mkv` or `.mp4`, or an even rate with `--fps`"
-_GRIDS = {"matroska": 1000, "webm": 1000, "mpegts": 90_000}  # ticks per second
+_GRIDS = {"matroska": 1000, "webm": 1000, "mpegts": 90_000, "m2ts": 90_000}  # ticks per second
 
 
 class Track:
@@ -48,7 +49,7 @@ class Track:
 
     Attributes:
         codec: FFmpeg's name of the encoder chosen.
-        container: FFmpeg's name of the container it will end up in.
+        container: The container it will end up in, as `container_for` names it.
         time_base: Seconds per tick of the encoder and of the packets.
         rate: Nominal frames per second.
         holds: Kinds of what comes with single pictures that there is a place for.
@@ -94,7 +95,7 @@ class Track:
         if self.container == "avi":
             # it has one rate; where that comes to no frame, it has an empty one
             self.time_base = 1 / min(max(rate, fastest or rate), Fraction(_FASTEST_AVI))
-        elif self.container == "mpegts":
+        elif self.container in {"mpegts", "m2ts"}:
             # or two frames that come almost at once would share one of its ticks, which it refuses
             self.time_base = Fraction(1, _GRIDS["mpegts"])
         elif max(time_base.denominator, time_base.numerator) > most:
@@ -173,7 +174,7 @@ class Track:
         In MP4 they stand in the header, in a transport stream before each key frame.
         """
         wanted = not self.is_painted and (
-            ContainerFormat(self.container, "w").flags & _GLOBAL_HEADER
+            ContainerFormat(format_of(self.container), "w").flags & _GLOBAL_HEADER
         )
         flags = stream.codec_context.flags & ~Flags.global_header
         stream.codec_context.flags = flags | (Flags.global_header if wanted else 0)

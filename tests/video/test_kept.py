@@ -112,9 +112,9 @@ def probe(path):
     return json.loads(done.stdout)
 
 
-CONTAINERS = ("mp4", "mov", "mkv", "webm", "avi", "ts", "nut")
+CONTAINERS = ("mp4", "mov", "mkv", "webm", "avi", "ts", "m2ts", "nut")
 ROWS = {
-    "sound (AAC, MP3)": ("mkv", lambda seen: seen.codecs("audio", "aac", "mp3")),
+    "sound (AAC, MP3)": ("mkv", lambda seen: seen.sounds("aac", "mp3")),
     "languages": ("mkv", lambda seen: seen.languages("video", "fra", "fre")),
     "dispositions": ("mkv", lambda seen: seen.flags("subtitle", "forced", "audio", "comment")),
     "subtitles: SubRip": ("mkv", lambda seen: seen.text("Guten")),
@@ -168,6 +168,10 @@ class Seen:
             for name in wanted
         )
         return "yes" * has_all
+
+    def sounds(self, *wanted):
+        found = sorted({stream["codec_name"] for stream in self.of("audio")})
+        return self.codecs("audio", *wanted) or (self.codecs("audio", *found) and f"as {found[0]}")
 
     def languages(self, *_):
         found = [s.get("tags", {}).get("language") for s in self.found["streams"]]
@@ -232,10 +236,12 @@ def test_what_is_lost_is_noted_with_a_container_that_keeps_it(cells):
             assert any(note.endswith((" can", " has")) for note in lost), (name, container)
         elif name.startswith("subtitles") and container not in {"mkv", "mp4", "mov"}:
             assert any("converted to" in note for note in told), (name, container)
+        elif name.startswith("sound") and cell != "yes":
+            assert any(note.endswith(" can") and "again as" in note for note in told), container
 
 
 def test_the_table_of_what_is_kept(cells):
-    lines = [f"| | {' | '.join(f'`.{name}`' for name in CONTAINERS)} |", "|---" * 8 + "|"]
+    lines = [f"| | {' | '.join(f'`.{name}`' for name in CONTAINERS)} |", "|---" * 9 + "|"]
     for name in ROWS:
         row = [cells[name, container][0] for container in CONTAINERS]
         lines.append(f"| {name} | {' | '.join(row)} |")
