@@ -65,13 +65,17 @@ _SAID_OTHERWISE = {"software"}
 _MOST_TAGS = 5  # that are named
 _SELF_DESCRIBING = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "ffv1"}
 """Video codecs that say themselves how wide a sample is."""
-_MOVING = {"mpeg1video", "mpeg2video", "mpeg4", "h264", "hevc", "vvc", "cavs", "dirac", "vc1"}
-_HEARD = {"mp2", "mp3", "aac", "aac_latm", "ac3", "eac3", "dts", "truehd", "opus", "s302m"}
 _READABLE = {
-    "mpegts": _MOVING | _HEARD | {"dvb_subtitle"},
-    "m2ts": _MOVING | _HEARD | {"pcm_bluray", "hdmv_pgs_subtitle"},
-}
-"""FFmpeg writes anything into these, but only this can be read again."""
+    "mpegts": {
+        "mpeg1video", "mpeg2video", "mpeg4", "h264", "hevc", "vvc", "cavs", "dirac", "vc1", "mp2",
+        "mp3", "aac", "aac_latm", "ac3", "eac3", "dts", "truehd", "opus", "s302m", "dvb_subtitle",
+    },
+    "m2ts": {
+        "mpeg2video", "h264", "hevc", "vc1", "ac3", "eac3", "dts", "truehd", "pcm_bluray",
+        "hdmv_pgs_subtitle",
+    },
+}  # fmt: skip
+"""FFmpeg writes anything into these, but only this can surely be read again."""
 
 
 def container_for(target: Path) -> str:
@@ -169,12 +173,11 @@ def _reads_back(container: str, stream: Stream) -> bool:
             trial.mux_one(packet)
         file.seek(0)
         with av.open(file, format=format_of(container)) as written:
+            if stream.type == "audio":
+                written.streams.audio[0].codec_context.open()
+                return True
             kind = stream.type, codec_of(stream)
-            found = [one for one in written.streams if (one.type, codec_of(one)) == kind]
-            for one in found:
-                if one.codec_context is not None:
-                    one.codec_context.open()
-            return bool(found)
+            return any((found.type, codec_of(found)) == kind for found in written.streams)
     except (av.FFmpegError, ValueError, IndexError):
         return False
 

@@ -1,9 +1,10 @@
 """Sound encoded again: made longer for slow motion, at its own pitch, or of a kind not copied."""
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
-from typing import cast
+from typing import NamedTuple, cast
 
 import av
 from av.audio.codeccontext import AudioCodecContext
@@ -30,49 +31,78 @@ _BITS_PER_CHANNEL = 128_000
 """Per second: more than transparent for every lossy codec, as this is its second encoding."""
 _MOST_BITS = {"mp3": 320_000, "mp2": 384_000, "ac3": 640_000}
 _PADDING_S = 1
-_LOSSY, _LOSSLESS = ("aac", "libopus", "libmp3lame"), ("flac", "alac")
+_LOSSY, _LOSSLESS = ("aac", "libopus", "libmp3lame", "ac3"), ("flac", "alac", "pcm_bluray")
+_OTHERWISE = {3: "3.0", 4: "quad", 5: "5.0(side)", 6: "5.1(side)"}
+"""How some encoders want so many channels to be arranged, if not as usual."""
 
 
-def encoder_for(container: str, source: AudioStream) -> str | None:
+class Encoder(NamedTuple):
+    """What sound is encoded with: FFmpeg's name of an encoder, and of the channels it is given."""
+
+    name: str
+    layout: str
+
+
+def encoder_for(container: str, source: AudioStream) -> Encoder | None:
     """Choose an encoder for a stream's sound: its own codec if the container holds that.
 
-    Else AAC or FLAC (what was lossless stays so) or the nearest that it holds.
+    Else AAC or FLAC (what was lossless stays so) or the nearest that it holds; with as many
+    channels if there is one.
     """
     context = source.codec_context
     if not getattr(context, "sample_rate", 0):  # nothing is known of it, not even its codec
         return None
     is_lossless = context.codec.lossless and not context.codec.lossy
     own = [codec_of(source)] if can_hold(container, source) else []
-    others = (*_LOSSLESS, *_LOSSY) if is_lossless else (*_LOSSY, *_LOSSLESS)
-    return next((name for name in (*own, *others) if _fits(container, name, source)), None)
+    names = (*own, *_LOSSLESS, *_LOSSY) if is_lossless else (*own, *_LOSSY, *_LOSSLESS)
+    layouts = _layouts(context)
+    count = AudioLayout(layouts[0]).nb_channels if layouts else 0
+    fewer = [one for one in ("5.1", "stereo") if AudioLayout(one).nb_channels < count]
+    choices = [Encoder(name, layout) for name in names for layout in layouts]
+    choices += [Encoder(name, layout) for layout in fewer for name in names]
+    return next((choice for choice in choices if _fits(container, choice, source)), None)
 
 
-def _fits(container: str, name: str, source: AudioStream) -> bool:
+def _layouts(context: AudioCodecContext) -> list[str]:
+    """Name the arrangements of a stream's channels that lose none; empty if they are unusual.
+
+    Of those PyAV 18.1 frees the description twice, with each frame that it decodes.
+    """
+    layout = context.layout
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(layout))  # it would free that of the stream
+    name, count = layout.name, layout.nb_channels
+    if " channels (" in name or name.startswith("ambisonic"):
+        return []
+    own = [] if name == f"{count} channels" else [name]
+    usual = AudioLayout(f"{count}c").name
+    return list(dict.fromkeys([*own, usual, _OTHERWISE.get(count, usual)]))
+
+
+def _fits(container: str, choice: Encoder, source: AudioStream) -> bool:
     """Tell whether sound can be encoded so into a container."""
     try:
-        if Codec(name, "w").experimental:
-            return False
+        codec = Codec(choice.name, "w")
     except UnknownCodecError:
         return False
-    is_read = is_readable(container, Codec(name, "w").canonical_name)
-    return is_read and can_begin(container, lambda trial: _declare(trial, name, source))
+    is_read = not codec.experimental and is_readable(container, codec.canonical_name)
+    return is_read and can_begin(container, lambda trial: _declare(trial, choice, source))
 
 
-def _declare(output: OutputContainer, name: str, source: AudioStream) -> AudioStream:
-    codec, context = Codec(name, "w"), source.codec_context
+def _declare(output: OutputContainer, choice: Encoder, source: AudioStream) -> AudioStream:
+    codec, context = Codec(choice.name, "w"), source.codec_context
     rates = codec.audio_rates or [context.sample_rate]
     rate = min(
         rates, key=lambda rate: (rate < context.sample_rate, abs(rate - context.sample_rate))
     )
-    stream = cast(AudioStream, output.add_stream(name, rate))
+    stream = cast(AudioStream, output.add_stream(choice.name, rate))
     encoder = stream.codec_context
-    encoder.layout = _known(context.layout)
+    encoder.layout = layout = AudioLayout(choice.layout)
     # of the encoder's formats the least that holds every bit of the source's
     formats = sorted(codec.audio_formats or [], key=lambda form: form.bytes)
     wanted = context.format.bytes if context.format else 0
     encoder.format = next((form for form in formats if form.bytes >= wanted), formats[-1])
     if codec.lossy:
-        usual = _BITS_PER_CHANNEL * context.layout.nb_channels
+        usual = _BITS_PER_CHANNEL * layout.nb_channels
         encoder.bit_rate = min(usual, _MOST_BITS.get(codec.canonical_name, usual))
     return stream
 
@@ -87,9 +117,9 @@ class EncodedSound:
     """
 
     def __init__(
-        self, output: OutputContainer, source: AudioStream, encoder: str, window: Window
+        self, output: OutputContainer, source: AudioStream, encoder: Encoder, window: Window
     ) -> None:
-        """Declare the stream in the output, encoded with `encoder`."""
+        """Declare the stream in the output."""
         self._source, self._window = source, window
         stream = _declare(output, encoder, source)
         describe_like(stream, source)

@@ -114,7 +114,12 @@ class OtherStreams:
     def _encode_again(self, output: OutputContainer, sound: AudioStream) -> None:
         encoder = encoder_for(self._container, sound)
         if encoder is None:
-            self.notes.append(refusal(self._container, sound))
+            is_held = can_hold(self._container, sound)  # in slow motion
+            self.notes.append(
+                f"{called(sound)} left out: nothing here encodes such channels"
+                if is_held
+                else refusal(self._container, sound)
+            )
             return
         encoded = EncodedSound(output, sound, encoder, self.window)
         self._sounds[sound.index], self._outputs[sound.index] = encoded, encoded.stream

@@ -316,3 +316,36 @@ def test_subtitles_as_pictures_go_into_m2ts_but_no_second_video_or_data(tmp_path
     with av.open(str(target)) as file:
         assert [stream.type for stream in file.streams] == ["video", "subtitle"]
         assert file.streams[1].codec_context.name == "pgssub"
+
+
+@pytest.mark.parametrize(
+    ("layout", "container", "expected"),
+    [
+        ("5.1(side)", "webm", ("libopus", "5.1")),  # as DVDs have it; Opus wants the other one
+        ("5.1(side)", "mov", ("alac", "5.1")),
+        ("5.1", "m2ts", ("pcm_bluray", "5.1(side)")),
+        ("4.0", "webm", ("libopus", "quad")),
+        ("5.1(side)", "mpegts", ("aac", "5.1(side)")),
+        ("stereo", "matroska", ("flac", "stereo")),
+    ],
+)
+def test_channels_are_arranged_as_an_encoder_wants_them(tmp_path, layout, container, expected):
+    noise = ["-f", "lavfi", "-i", f"anoisesrc=d=0.1:r=48000,aformat=channel_layouts={layout}"]
+    source = tmp_path / "a.mkv"
+    ffmpeg(*noise, "-c:a", "flac", source)
+    with av.open(str(source)) as file:
+        assert encoder_for(container, file.streams.audio[0]) == expected
+
+
+def test_channels_in_an_order_of_their_own_are_copied_or_left_out(tmp_path):
+    """PyAV 18.1 frees what describes them twice: the process died, sooner or later."""
+    source, target = tmp_path / "a.mov", tmp_path / "b.mov"
+    noise = ["-f", "lavfi", "-i", "anoisesrc=d=1:r=48000,aformat=channel_layouts=7.1"]
+    ffmpeg(*PICTURE, *noise, "-c:v", "mpeg4", "-c:a", "pcm_s16le", source)
+    assert make(source, target).notes == []
+    assert sound_of(target) == sound_of(source)
+    (note,) = make(source, tmp_path / "c.ts").notes
+    assert "audio stream 1 (pcm_s16le" in note
+    assert "left out: mpegts cannot hold it, " in note
+    slowed = make(source, tmp_path / "d.mov", slowmo=True, stretch_sound=True).notes
+    assert any("left out: nothing here encodes such channels" in note for note in slowed)
