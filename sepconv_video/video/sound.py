@@ -31,6 +31,8 @@ _BITS_PER_CHANNEL = 128_000
 """Per second: more than transparent for every lossy codec, as this is its second encoding."""
 _MOST_BITS = {"mp3": 320_000, "mp2": 384_000, "ac3": 640_000}
 _PADDING_S = 1
+_OFF_S = 0.02
+"""How far sound may be from its times: seen by nobody, and more than such times jitter by."""
 _LOSSY, _LOSSLESS = ("aac", "libopus", "libmp3lame", "ac3"), ("flac", "alac", "pcm_bluray")
 _OTHERWISE = {3: "3.0", 4: "quad", 5: "5.0(side)", 6: "5.1(side)"}
 """How some encoders want so many channels to be arranged, if not as usual."""
@@ -126,6 +128,7 @@ class EncodedSound:
         self._encoder: AudioCodecContext = stream.codec_context
         self.stream: Stream = stream
         self.codec = self._encoder.codec.canonical_name
+        self._is_avi = output.format.name == "avi"
         self._graph: Graph | None = None
         self.end_s = Fraction(0)
         self._next: int | None = None  # pts of the next sample; None before the first
@@ -177,7 +180,7 @@ class EncodedSound:
                 if end_s is None
                 else [graph.add("atrim", f"end_pts={int(end_s * frame.sample_rate)}")]
             ),
-            graph.add("aresample", f"{rate}:async=1"),
+            graph.add("aresample", f"{rate}:async=1:min_hard_comp={_OFF_S}"),
             graph.add("apad", f"pad_dur={_PADDING_S}"),  # what `atempo` swallows at the end
             # it goes down to half the tempo at a time
             *(graph.add("atempo", "0.5") for _ in range(slowdown.bit_length() - 1)),
@@ -212,7 +215,10 @@ class EncodedSound:
             frame.pts, frame.time_base = self._next, Fraction(1, self._encoder.sample_rate)
             self._next += frame.samples
         for packet in self._encoder.encode(frame):
-            if packet.size:  # FLAC ends with an empty one, which NUT and AVI would show a decoder
+            # FLAC ends with an empty one, which NUT and AVI would show a decoder; what comes before
+            # 0, as encoders need it, AVI would play from 0 on
+            is_before = self._is_avi and (packet.pts or 0) + (packet.duration or 0) / 2 <= 0
+            if packet.size and not is_before:
                 yield cast("Packet[Stream]", packet)
 
 
