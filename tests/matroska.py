@@ -40,9 +40,9 @@ def text_track(identity: int, extra: bytes = b"") -> bytes:
     return _track(identity, 17, b"S_TEXT/UTF8", extra)
 
 
-def pgs_track(identity: int) -> bytes:
-    """Subtitles as pictures, as Blu-ray has them."""
-    return _track(identity, 17, b"S_HDMV/PGS", b"")
+def picture_text_track(identity: int, codec: bytes) -> bytes:
+    """Subtitles as pictures: S_HDMV/PGS as Blu-ray has them, S_VOBSUB as DVDs."""
+    return _track(identity, 17, codec, b"")
 
 
 def _track(identity: int, kind: int, codec: bytes, extra: bytes) -> bytes:

@@ -60,6 +60,9 @@ class SourcePackets:
 
     def _open(self) -> None:
         self.container: InputContainer = open_source(self._path)
+        if _is_to_be_searched(self.container):
+            self.container.close()
+            self.container = open_source(self._path, deeply=True)
         try:
             self.main: VideoStream = main_video(self.container, self._path)
         except BaseException:
@@ -193,6 +196,12 @@ class SourcePackets:
             end_s = min(end_s, self.window.end_s)
         index = packet.stream.index
         self.ends_s[index] = max(end_s, self.ends_s.get(index, end_s))
+
+
+def _is_to_be_searched(container: InputContainer) -> bool:
+    """Tell whether there may be streams, or some of which too little is known, that begin late."""
+    unknown = [s for s in container.streams.audio if not getattr(s.codec_context, "sample_rate", 1)]
+    return container.format.name == "mpeg" or (container.format.name == "mpegts" and bool(unknown))
 
 
 def _shown_s(packet: "Packet[Stream]") -> Fraction | None:

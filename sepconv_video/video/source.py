@@ -55,10 +55,17 @@ _GUARDS = {
     "pattern_type": "none",  # `%d` in a picture's name is no counter
 }
 _LIMITS = {"max_pixels": str(LARGEST_PIXELS)}
+_DEEPLY = {"probesize": str(2**28), "analyzeduration": str(600 * av.time_base)}
+"""Read so many bytes, all of which FFmpeg keeps meanwhile, or microseconds, for its streams."""
 
 
-def open_source(path: Path, reading: Reading | None = None) -> InputContainer:
+def open_source(
+    path: Path, reading: Reading | None = None, *, deeply: bool = False
+) -> InputContainer:
     """Open a file for reading; it alone, whatever other files it may name.
+
+    Opened `deeply`, streams that begin minutes later are found, too, as subtitles on DVDs, which no
+    header names, or sound in television, of which it says little.
 
     Of numbered pictures the first is opened, as a video of the rate that `reading` says. Only
     with a `reading` does `-` mean standard input, which can be opened once.
@@ -71,6 +78,8 @@ def open_source(path: Path, reading: Reading | None = None) -> InputContainer:
     pictures, options = pictures_at(path), _GUARDS
     if pictures is not None:
         path, options = pictures.files[0], _GUARDS | {"framerate": str((reading or Reading()).rate)}
+    if deeply:
+        options = options | _DEEPLY
     reject_unreadable(path)
     _reject_encrypted(path)
     try:

@@ -309,7 +309,11 @@ def test_subtitles_as_pictures_go_into_m2ts_but_no_second_video_or_data(tmp_path
     text = [matroska.block(b"\x80\0\0", 40 * index, track=2) for index in range(5)]
     pictures = [matroska.block(matroska.gray(index), 40 * index) for index in range(5)]
     second = [matroska.block(matroska.gray(index), 40 * index, track=3) for index in range(5)]
-    tracks = [matroska.video_track(), matroska.pgs_track(2), matroska.video_track(identity=3)]
+    tracks = [
+        matroska.video_track(),
+        matroska.picture_text_track(2, b"S_HDMV/PGS"),
+        matroska.video_track(identity=3),
+    ]
     source, target = tmp_path / "a.mkv", tmp_path / "b.m2ts"
     clusters = [matroska.cluster(0, *blocks) for blocks in zip(pictures, text, second, strict=True)]
     source.write_bytes(matroska.matroska(tracks, clusters))
@@ -376,3 +380,32 @@ def test_sound_encoded_again_keeps_the_time_after_a_gap(tmp_path, gap_ms):
     assert len(before) == len(after) == 4
     assert before[2] - before[1] == pytest.approx(0.5 + gap_ms / 1000, abs=0.002)
     assert after == pytest.approx(before, abs=0.022 if abs(gap_ms) < 20 else 0.002)
+
+
+NOISE = ["-f", "lavfi", "-i", "nullsrc=s=320x240:r=25:d=4,geq=random(1)*255:128:128"]
+"""Of which the 5 MB that FFmpeg reads at first are but a part."""
+HARDLY = ["-c:v", "mpeg2video", "-q:v", 1]
+
+
+def test_subtitles_of_a_dvd_that_begin_late_are_kept(tmp_path):
+    """No header names them."""
+    text, source, target = tmp_path / "text.mkv", tmp_path / "a.vob", tmp_path / "b.mkv"
+    picture = b"\0\x20\0\x10" + bytes(28)  # it says its own length, 32
+    block = matroska.cluster(0, matroska.block(picture))
+    text.write_bytes(matroska.matroska([matroska.picture_text_track(1, b"S_VOBSUB")], [block]))
+    late = ["-itsoffset", 3.5, "-i", text, "-map", 0, "-map", 1, "-c:s", "copy"]
+    ffmpeg(*NOISE, *late, *HARDLY, source)
+    with av.open(str(source)) as file:
+        assert [stream.type for stream in file.streams] == ["video"]
+    assert not any("left out" in note for note in make(source, target).notes)
+    assert times_of(target, "s") == pytest.approx([3.5], abs=0.05)
+
+
+def test_sound_of_television_that_begins_late_is_kept(tmp_path):
+    source, target = tmp_path / "a.ts", tmp_path / "b.mkv"
+    late = ["-itsoffset", 3.5, *SOUND, "-map", 0, "-map", 1, "-c:a", "aac", "-t", 4]
+    ffmpeg(*NOISE, *late, *HARDLY, source)
+    with av.open(str(source)) as file:
+        assert not file.streams.audio[0].codec_context.sample_rate
+    assert not any("left out" in note for note in make(source, target).notes)
+    assert min(times_of(target, "a")) == pytest.approx(3.5, abs=0.05)
