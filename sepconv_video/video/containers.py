@@ -37,6 +37,7 @@ _CONTAINERS = {
     ".avi": "avi",
     ".ts": "mpegts",
     ".m2ts": "m2ts",
+    ".mts": "m2ts",
     ".nut": "nut",
 }
 _MODES = {"m2ts": ("mpegts", {"mpegts_m2ts_mode": "1"})}

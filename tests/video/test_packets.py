@@ -296,9 +296,10 @@ def test_sound_that_a_container_cannot_hold_is_encoded_again(
         assert len(became) - len(was) <= 2 * 48  # a tick of Matroska, in which its end is rounded
 
 
-def test_what_blu_ray_has_stays_in_m2ts(tmp_path):
-    """Sound that is not compressed, and subtitles as pictures; no other container has the first."""
-    source, target = tmp_path / "a.m2ts", tmp_path / "b.m2ts"
+@pytest.mark.parametrize("name", ["b.m2ts", "b.MTS"])
+def test_what_blu_ray_and_camcorders_have_stays_in_m2ts(tmp_path, name):
+    """Sound that is not compressed, which no other container has."""
+    source, target = tmp_path / "a.m2ts", tmp_path / name
     ffmpeg(*PICTURE, *SOUND, "-c:v", "libx264", "-c:a", "pcm_bluray", "-ac", 2, source)
     assert make(source, target).notes == []
     assert sound_of(target) == sound_of(source)
