@@ -66,14 +66,15 @@ def encoder_for(container: str, source: AudioStream) -> Encoder | None:
 
 
 def _layouts(context: AudioCodecContext) -> list[str]:
-    """Name the arrangements of a stream's channels that lose none; empty if they are unusual.
+    """Name the arrangements of a stream's channels that lose none; empty without channels.
 
-    Of those PyAV 18.1 frees the description twice, with each frame that it decodes.
+    And for those in an order of their own: PyAV 18.1 frees what describes it with each frame that
+    it decodes, though it belongs to the decoder.
     """
     layout = context.layout
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(layout))  # it would free that of the stream
     name, count = layout.name, layout.nb_channels
-    if " channels (" in name or name.startswith("ambisonic"):
+    if count == 0 or " channels (" in name or name.startswith("ambisonic"):
         return []
     own = [] if name == f"{count} channels" else [name]
     usual = AudioLayout(f"{count}c").name

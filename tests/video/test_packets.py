@@ -410,3 +410,16 @@ def test_sound_of_television_that_begins_late_is_kept(tmp_path):
         assert not file.streams.audio[0].codec_context.sample_rate
     assert not any("left out" in note for note in make(source, target).notes)
     assert min(times_of(target, "a")) == pytest.approx(3.5, abs=0.05)
+
+
+def test_sound_without_channels_is_left_out(tmp_path):
+    source, target = tmp_path / "a.mkv", tmp_path / "b.webm"
+    track = matroska.sound_track(2)
+    silent = track.replace(matroska.number("9f", 1), matroska.number("9f", 0))
+    assert silent != track
+    pictures = [matroska.block(matroska.gray(index), 40 * index) for index in range(5)]
+    sound = matroska.block(bytes(640), track=2)
+    clusters = [matroska.cluster(0, sound, *pictures)]
+    source.write_bytes(matroska.matroska([matroska.video_track(), silent], clusters))
+    notes = make(source, target).notes
+    assert any("audio stream 1" in note and "left out" in note for note in notes)
