@@ -199,7 +199,7 @@ class SourcePackets:
 
 
 def _is_to_be_searched(container: InputContainer) -> bool:
-    """Tell whether there may be streams, or some of which too little is known, that begin late."""
+    """Tell whether streams may begin so late that FFmpeg does not know of them, or too little."""
     unknown = [s for s in container.streams.audio if not getattr(s.codec_context, "sample_rate", 1)]
     return container.format.name == "mpeg" or (container.format.name == "mpegts" and bool(unknown))
 

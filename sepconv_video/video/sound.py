@@ -32,7 +32,7 @@ _BITS_PER_CHANNEL = 128_000
 _MOST_BITS = {"mp3": 320_000, "mp2": 384_000, "ac3": 640_000}
 _PADDING_S = 1
 _OFF_S = 0.02
-"""How far sound may be from its times: seen by nobody, and more than such times jitter by."""
+"""How far sound may be from its times: nobody notices, and such times jitter by less."""
 _LOSSY, _LOSSLESS = ("aac", "libopus", "libmp3lame", "ac3"), ("flac", "alac", "pcm_bluray")
 _OTHERWISE = {3: "3.0", 4: "quad", 5: "5.0(side)", 6: "5.1(side)"}
 """How some encoders want so many channels to be arranged, if not as usual."""
