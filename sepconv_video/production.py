@@ -150,14 +150,14 @@ class Production:
             made = engine.run(todo, info, planner.most_made)
             made = stack.enter_context(prefetch(made, ahead, "engine"))
             writer = stack.enter_context(SegmentedWriter(self.parts, track, first, planner))
-            done, expected, is_tried = 0, info.frame_count_from_header, first > 0
+            done, expected = 0, info.frame_count_from_header
             expected = expected and round(expected * per_frame)
             for shown in explained_frames(made, job.source):
                 with timing.busy("encode"):
+                    before = writer.first
                     writer.write(shown)
-                    if not is_tried and writer.first > first:
+                    if before == 0 < writer.first:  # the first segment of all is finished
                         self._try_joining(track)
-                        is_tried = True
                 done += len(shown)
                 if watch.on_progress is not None:
                     watch.on_progress(done, expected)
@@ -170,16 +170,13 @@ class Production:
 
     def _try_joining(self, track: Track) -> None:
         """Join the first segment alone: what cannot be must fail before a night's work."""
-        timeline = self._reading.timeline
-        for part in self.parts.finished()[:1]:
-            if track.is_painted or not part.frames:
-                continue
-            segment = Segment(pts=part.pts, end_pts=part.end_pts, rounded=part.rounded)
-            shown_s = (part.end_pts - min(part.pts)) * track.time_base / timeline.slowdown
-            first_only = replace(timeline, end_s=(timeline.start_s or 0) + shown_s)
-            pieces = [(self.parts.segment_path(part.first), segment)]
-            with self.parts.trial():
-                join(pieces, self.parts.joined, track, self.job.source, self.job.target, first_only)
+        timeline, parts = self._reading.timeline, self.parts.finished()[:1]
+        pts = [pts for part in parts for pts in part.pts]
+        if track.is_painted or not pts:
+            return
+        shown_s = (parts[0].end_pts - min(pts)) * track.time_base / timeline.slowdown
+        with self.parts.trial():
+            self._join(parts, track, replace(timeline, end_s=(timeline.start_s or 0) + shown_s))
 
     def _interrupted(self) -> Interrupted:
         if self.parts.has_others():
@@ -234,10 +231,20 @@ class Production:
 
     def _joined(self, parts: Sequence[Part]) -> Joined:
         """Write the whole beside the pieces; one that is damaged is to be made again."""
-        job, timeline = self.job, self._reading.timeline
+        job = self.job
         with Reader(job.source, self._reading) as reader:
             info = reader.info
         track = track_of(job.target, info, grid_of(self.options, info), self.options)
+        try:
+            with self.parts.joining():
+                joined = self._join(parts, track, self._reading.timeline)
+                check_free(job, self.options)  # somebody else may have made it meanwhile
+        except SegmentError as fault:
+            self.parts.discard(fault.path)
+            raise
+        return joined
+
+    def _join(self, parts: Sequence[Part], track: Track, timeline: Timeline) -> Joined:
         pieces = [
             (
                 self.parts.segment_path(part.first),
@@ -247,14 +254,7 @@ class Production:
             for part in parts
             if part.frames
         ]
-        try:
-            with self.parts.joining():
-                joined = join(pieces, self.parts.joined, track, job.source, job.target, timeline)
-                check_free(job, self.options)  # somebody else may have made it meanwhile
-        except SegmentError as fault:
-            self.parts.discard(fault.path)
-            raise
-        return joined
+        return join(pieces, self.parts.joined, track, self.job.source, self.job.target, timeline)
 
     def clean(self) -> None:
         """Remove the pieces of a complete target, if they are not to be kept."""

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -147,13 +148,8 @@ def test_stopping_keeps_even_the_segment_in_hand(job, undisturbed):
 def test_what_cannot_be_joined_fails_after_the_first_segment(job, tmp_path, monkeypatch):
     """Only the index of MP4 says so, at the end: not one night's work may be lost for it."""
     monkeypatch.setattr("sepconv_video.video.joiner._MOST_COUNTED", 1000)
-    source, target = tmp_path / "fast.mkv", job.target.with_suffix(".mp4")
-    with av.open(str(source), "w") as output:
-        stream = output.add_stream("libx264", 240, width=64, height=48)
-        stream.metadata["timecode"] = "01:02:03:04"
-        for _ in range(20):
-            output.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
-        output.mux(stream.encode(None))
+    spec = ClipSpec(count=20, rate=Fraction(240), metadata={"timecode": "01:02:03:04"})
+    source, target = make_clip(tmp_path / "fast.mkv", spec), job.target.with_suffix(".mp4")
     told = []
     with pytest.raises(
         VideoError, match=r"cannot write `.*target.mp4`: invalid argument"

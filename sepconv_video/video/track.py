@@ -95,9 +95,9 @@ class Track:
         if self.container == "avi":
             # it has one rate; where that comes to no frame, it has an empty one
             self.time_base = 1 / min(max(rate, fastest or rate), Fraction(_FASTEST_AVI))
-        elif self.container in {"mpegts", "m2ts"}:
+        elif format_of(self.container) == "mpegts":
             # or two frames that come almost at once would share one of its ticks, which it refuses
-            self.time_base = Fraction(1, _GRIDS["mpegts"])
+            self.time_base = Fraction(1, _GRIDS[self.container])
         elif max(time_base.denominator, time_base.numerator) > most:
             self.time_base = Fraction(1, 1_000_000)
         self.holds = held_by(self.codec, self.container)

@@ -277,8 +277,8 @@ def test_sound_that_a_container_cannot_hold_is_encoded_again(
     source, target = tmp_path / f"a.{suffix}", tmp_path / f"b.{target_suffix}"
     click = "if(between(mod(t,0.3),0.1,0.104),sin(2*PI*2000*t)/2,0)"
     clicks = ["-f", "lavfi", "-i", f"aevalsrc='{click}':s=48000:d=1"]
-    codecs = ["-c:v", "mpeg4", "-c:a", codec, "-sample_fmt", "s16p" if codec == "alac" else ""]
-    ffmpeg(*PICTURE, *clicks, *(codecs if codec == "alac" else codecs[:4]), source)
+    form = ["-sample_fmt", "s16p"] if codec == "alac" else []
+    ffmpeg(*PICTURE, *clicks, "-c:v", "mpeg4", "-c:a", codec, *form, source)
     report = make(source, target)
     (told,) = [note for note in report.notes if "audio" in note]
     assert f"encoded again as {expected}: " in told

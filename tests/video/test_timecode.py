@@ -7,6 +7,7 @@ from itertools import islice
 
 import av
 import pytest
+from clips import ClipSpec, make_clip
 from making import average, make
 
 from sepconv_video.engine import Engine
@@ -99,13 +100,8 @@ def test_a_timecode_that_is_lost_is_named(tmp_path, suffix):
 )
 def test_timecode_that_cannot_be_counted_is_named(tmp_path, rate, suffix, is_kept):
     """It used to be told when all the work was done, by "invalid argument"."""
-    source, target = tmp_path / "a.mkv", tmp_path / f"b.{suffix}"
-    with av.open(str(source), "w") as output:
-        stream = output.add_stream("libx264", rate, width=64, height=48)
-        stream.metadata["timecode"] = "01:02:03:04"
-        for _ in range(4):
-            output.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
-        output.mux(stream.encode(None))
+    spec = ClipSpec(count=4, rate=Fraction(rate), metadata={"timecode": "01:02:03:04"})
+    source, target = make_clip(tmp_path / "a.mkv", spec), tmp_path / f"b.{suffix}"
     notes = make(source, target).notes
     with av.open(str(target)) as file:
         tags = {key.lower(): tag for key, tag in file.streams.video[0].metadata.items()}
