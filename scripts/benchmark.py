@@ -264,8 +264,12 @@ def measure(
     print("\n".join(f"{key}: {value}" for key, value in about.items()), flush=True)
     results: dict[str, list[speed.Row]] = {}
     for name in names or TABLES:
-        results[name] = [row for size in sizes for row in rows_of(name, bench, size, peak)]
-        print(aligned(name, results[name]), flush=True)
+        rows = results[name] = []
+        try:
+            for size in sizes:
+                rows += rows_of(name, bench, size, peak)
+        finally:  # what there is, where it is cut short
+            print(aligned(name, rows), flush=True)
     return about, results
 
 

@@ -5,6 +5,7 @@ It knows neither files nor codecs. The network may be any callable `(left, right
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from typing import Self, TypeVar
@@ -171,8 +172,8 @@ class Engine:
         try:
             yield from self._run(intervals, info)
         except RuntimeError as error:
-            # as PyTorch says it, and CuPy
-            if re.search("CUDA error|CUDA_ERROR", str(error)):
+            # as PyTorch says it, and CuPy of the driver and of the runtime
+            if re.search("CUDA error|CUDA_ERROR|cudaError", str(error)):
                 raise self._lost(error) from error
             raise
         finally:
@@ -272,7 +273,8 @@ class Engine:
         """Do some work, with less at once each time that the memory does not suffice."""
         while True:
             try:
-                return work()
+                with self._current_device():
+                    return work()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -281,6 +283,14 @@ class Engine:
                 torch.cuda.empty_cache()
             give_back_freed()
             self._ladder.step_down()
+
+    def _current_device(self) -> AbstractContextManager[object]:
+        """Make a GPU this thread's current one.
+
+        CuPy sets the one before again after each launch, and so would begin to use GPU 0.
+        """
+        is_gpu = self.device.type == "cuda"
+        return torch.cuda.device(self.device) if is_gpu else nullcontext()
 
     def _forward(self, group: Group, info: VideoInfo) -> tuple[Tensor, ...]:
         """Planes of all new frames, (frames, rows, columns) each."""

@@ -34,6 +34,9 @@ LARGEST_BATCH = {"cpu": (8, 2**20), "cuda": (32, 2**24)}
 """Pairs at once, and pixels of all of them, at most. On a CPU frames of 448x256 gain a third by
 coming in batches, larger ones nothing. On a GPU launches take as long for few pixels as for many:
 most of the 5 ms that a pair of 448x256 took by itself on an H200."""
+MOST_SEEN = {"cpu": sys.maxsize, "cuda": 2**25}
+"""Pixels that a network sees at once, whatever memory there is. PyTorch's `upsample_bilinear2d`
+counts in 32 bits on a GPU, and the 2017 network has 56 values for each pixel."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """What `mallopt` calls them, in glibc's `malloc.h`."""
@@ -98,8 +101,10 @@ class Ladder:
             pairs = 1
         most = min(pairs, pixels // (width * height), free // self._pair_bytes())
         self.batch = batch or max(1, most)
-        if self.tile is None and self.batch * self._pair_bytes() > free:
-            self.tile = self._fitting_tile(free // self.batch)
+        seen = MOST_SEEN[self._device.type]
+        fits = self.batch * self._pair_bytes() <= free and self.batch * width * height <= seen
+        if self.tile is None and not fits:
+            self.tile = self._fitting_tile(free // self.batch, seen // self.batch)
 
     def predict(self, left: Tensor, right: Tensor, known: Known = UNKNOWN) -> Tensor:
         """Call the network, with the tile and with what is known of the pairs where it can."""
@@ -163,11 +168,14 @@ class Ladder:
         seen = seen_pixels(height, width, self.tile, halo)
         return self._frame_bytes() + self._network_bytes() * seen
 
-    def _fitting_tile(self, free: int) -> int | None:
-        """Side of the largest tile for which this is enough; the smallest where none is."""
+    def _fitting_tile(self, free: int, seen: int) -> int | None:
+        """Side of the largest tile for which so many bytes, and pixels seen, are enough.
+
+        The smallest where none is.
+        """
         if not isinstance(self._model, Tiled) or max(self._size) <= SMALLEST_TILE:
             return None
-        pixels = max(0, free - self._frame_bytes()) // self._network_bytes()
+        pixels = min(seen, max(0, free - self._frame_bytes()) // self._network_bytes())
         # a strip across the frame where a square would stick out
         side = max(math.isqrt(pixels), pixels // min(self._size))
         return max(SMALLEST_TILE, side - 2 * self._model.halo)
@@ -184,6 +192,7 @@ def is_out_of_memory(error: Exception) -> bool:
         "CUBLAS_STATUS_ALLOC_FAILED",
         "CUDNN_STATUS_ALLOC_FAILED",
         "CUDA_ERROR_OUT_OF_MEMORY",
+        "cudaErrorMemoryAllocation",
     )
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
         word in str(error) for word in words

@@ -208,6 +208,7 @@ def test_other_faults_of_the_model_are_not_taken_for_memory():
     [
         "CUDA error: unspecified launch failure",
         "CUDA_ERROR_LAUNCH_FAILED: unspecified launch failure",  # CuPy's, where it is first to see
+        "cudaErrorIllegalAddress: an illegal memory access was encountered",
     ],
 )
 def test_a_lost_gpu_is_an_error_with_a_hint(message):

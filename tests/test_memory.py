@@ -189,6 +189,19 @@ def test_on_a_gpu_batches_hold_as_many_pixels(monkeypatch, size, batch):
         assert ladder.batch == wanted
 
 
+@pytest.mark.parametrize(
+    ("size", "batch", "tiled"),
+    [((7680, 4320), None, False), ((8192, 5120), None, True), ((1920, 1080), 32, True)],
+)
+def test_a_gpu_never_sees_more_than_pytorch_counts(monkeypatch, size, batch, tiled):
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 1000 * GIB)
+    ladder = Ladder(Averager(), torch.device("cuda"), torch.float16, batch)
+    ladder.begin(*size, made=1)
+    assert (ladder.tile is not None) is tiled
+    side = (ladder.tile or size[0]) + 2 * Averager.halo
+    assert ladder.batch * min(size[0], side) * min(size[1], side) <= memory.MOST_SEEN["cuda"]
+
+
 def test_what_is_made_of_a_pair_counts_when_the_tile_is_chosen(monkeypatch):
     with_memory(monkeypatch, GIB)
     ladder, tiles = Ladder(Averager(), CPU, torch.float32), []

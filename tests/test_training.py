@@ -137,9 +137,13 @@ def test_nothing_to_train_on_is_told(clips):
         tabulate_crops(clips, PATCH)
 
 
+def generators():
+    return torch.Generator().manual_seed(3), torch.Generator().manual_seed(4)
+
+
 def test_synthetic_triples_move_and_stay_in_range():
     textures = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
-    triples = layered_triples(textures, 3, PATCH, torch.Generator().manual_seed(3))
+    triples = layered_triples(textures, 3, PATCH, *generators())
     assert triples.shape == (3, 3, 3, PATCH, PATCH)
     assert triples.min() >= 0
     assert triples.max() <= 1
@@ -153,11 +157,12 @@ def test_some_synthetic_triples_are_blurred_by_their_motion(monkeypatch):
     sharpness = []
     for shutter in (0.0, 1.0):
         monkeypatch.setattr(synthetic, "SHUTTER", shutter)
-        triples = layered_triples(textures, 16, PATCH, torch.Generator().manual_seed(3))
+        triples = layered_triples(textures, 16, PATCH, *generators())
         sharpness.append(triples.diff(dim=-1).abs().mean((1, 2, 3, 4)))
-    is_blurred = sharpness[1] < 0.95 * sharpness[0]
-    assert 0 < is_blurred.sum() < 12
-    assert torch.equal(sharpness[0][~is_blurred], sharpness[1][~is_blurred])
+    is_same = sharpness[1] == sharpness[0]  # bit by bit
+    assert 4 < is_same.sum() < 16
+    assert (sharpness[1] < sharpness[0])[~is_same].all()
+    assert (sharpness[1] < 0.95 * sharpness[0]).any()
 
 
 @pytest.mark.parametrize("name", LOSSES)

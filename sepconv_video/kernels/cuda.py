@@ -4,6 +4,7 @@ Owns the choice of the kernel's variant, the packing of its arguments and the er
 whose CuPy does not work. Nothing falls back to another device or implementation.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -341,6 +342,7 @@ def function(
 
     Raises:
         DeviceError: CuPy does not work.
+        RuntimeError: Out of memory.
     """
     cupy = _cupy()
     try:
@@ -349,6 +351,8 @@ def function(
             if shared > SHARED_WITHOUT_OPT_IN:
                 kernel.max_dynamic_shared_size_bytes = shared
     except (OSError, RuntimeError) as error:  # no NVRTC, a driver that is too old, ...
+        if re.search("OUT_OF_MEMORY|MemoryAllocation", str(error)):
+            raise  # with less at once there may be enough
         raise DeviceError(
             f"cannot use the GPU: CuPy cannot compile a kernel: {error}", hint=_install_hint()
         ) from error

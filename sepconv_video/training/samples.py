@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sepconv_video.training.clips import CropTable, tabulate_crops
-from sepconv_video.training.synthetic import layered_triples
+from sepconv_video.training.synthetic import layered_triples, send
 
 ZOOMS = (1.0, 1.0, 1.0, 1.5, 2.0)
 """Crops are this much larger than the patch, then reduced: cleaner pixels, smaller motion."""
@@ -57,7 +57,8 @@ class Samples:
         """
         triples = self._real(count - synthetic)
         if synthetic:
-            made = layered_triples(self.textures, synthetic, self.patch, self.generator)
+            generators = self.generator, self.host_generator
+            made = layered_triples(self.textures, synthetic, self.patch, *generators)
             triples = torch.cat((triples, made))
         triples = self._turn(triples)
         gain = 0.8 + 0.4 * torch.rand(count, generator=self.generator, device=self.device)
@@ -77,7 +78,7 @@ class Samples:
         crops = torch.empty(count, 3, 3, self.patch, self.patch, device=self.device)
         for size in set(sides.tolist()):
             which = (sides == size).nonzero()[:, 0]
-            crops[which.to(self.device)] = self._crops(places[which], size)
+            crops[send(which, self.device)] = self._crops(places[which], size)
         return crops / 255
 
     def _crops(self, places: Tensor, side: int) -> Tensor:
@@ -95,7 +96,7 @@ class Samples:
         )
         corner = frame + (y * width + x)[:, None, None]
         lines = torch.arange(side) * width[:, None]
-        corner, lines = corner.to(self.device), lines.to(self.device)
+        corner, lines = send(corner, self.device), send(lines, self.device)
         columns = torch.arange(side, device=self.device)
         at = corner[..., None, None] + (lines[:, :, None] + columns)[:, None, None]
         crops = self.values[at].float()
@@ -108,12 +109,13 @@ class Samples:
     def _turn(self, triples: Tensor) -> Tensor:
         """Reverse time, flip, turn and swap colours of (N, 3 frames, 3, patch, patch)."""
         count = len(triples)
-        coins = torch.rand(5, count, generator=self.host_generator).to(self.device)
+        coins = send(torch.rand(5, count, generator=self.host_generator), self.device)
         coins = coins[..., None, None, None, None]
         for coin, axis in zip(coins, (1, 3, 4), strict=False):
             triples = torch.where(coin < 0.5, triples.flip(axis), triples)
         triples = torch.where(coins[3] < 0.5, triples.transpose(3, 4), triples)
-        order = torch.rand(count, 3, generator=self.host_generator).argsort(1).to(self.device)
+        order = torch.rand(count, 3, generator=self.host_generator).argsort(1)
+        order = send(order, self.device)
         swapped = triples.gather(2, order[:, None, :, None, None].expand_as(triples))
         return torch.where(coins[4] < 0.3, swapped, triples)
 

@@ -29,29 +29,43 @@ class Motion:
     shear: Tensor
 
 
-def layered_triples(textures: Tensor, count: int, patch: int, generator: torch.Generator) -> Tensor:
+def send(numbers: Tensor, device: torch.device) -> Tensor:
+    """Send them to the device without waiting there for the step before."""
+    if device.type == "cuda":
+        numbers = numbers.pin_memory()
+    return numbers.to(device, non_blocking=True)
+
+
+def layered_triples(
+    textures: Tensor,
+    count: int,
+    patch: int,
+    generator: torch.Generator,
+    host_generator: torch.Generator,
+) -> Tensor:
     """Render `count` triples.
 
     Args:
         textures: (M, 3, S, S) uint8, S about twice the patch.
         count: Number of triples.
         patch: Side of the frames in pixels.
-        generator: Source of all randomness, on the textures' device.
+        generator: Source of randomness on the textures' device.
+        host_generator: The same on the CPU, for what decides what is launched.
 
     Returns:
         (count, 3 frames, 3, patch, patch) in [0, 1].
     """
     frames: list[Tensor] = []
-    is_blurred = _uniform((count,), generator) < 0.3
-    shutter = SHUTTER * _uniform((count,), generator) * is_blurred
+    is_blurred = torch.rand(count, generator=host_generator) < 0.3
     # three moments of each exposure; of none where all is sharp
-    exposure = shutter * torch.tensor([[-0.5], [0.0], [0.5]], device=textures.device)
-    exposure = exposure if is_blurred.any() else exposure[1:2]
+    moments = torch.tensor([[-0.5], [0.0], [0.5]] if is_blurred.any() else [[0.0]])
+    shutter = SHUTTER * _uniform((count,), generator)
+    exposure = shutter * send(moments * is_blurred, textures.device)
     for layer in range(1 + LAYERS):
         pick = torch.randint(len(textures), (count,), generator=generator, device=textures.device)
         content = textures[pick].float() / 255
         if layer:
-            content = torch.cat((content, _mask(content, generator)), 1)
+            content = torch.cat((content, _mask(content, generator, host_generator)), 1)
         motion = _random_motion(count, generator)
         offset = (_uniform((2, count), generator) - 0.5) * patch * 0.5
         moved = [_exposed(content, patch, motion, offset, time + exposure) for time in (-1, 0, 1)]
@@ -90,10 +104,10 @@ def _random_motion(count: int, generator: torch.Generator) -> Motion:
     )
 
 
-def _mask(content: Tensor, generator: torch.Generator) -> Tensor:
+def _mask(content: Tensor, generator: torch.Generator, host_generator: torch.Generator) -> Tensor:
     """(N, 1, S, S) in [0, 1]: smooth random blobs, mostly with hard edges; 40 % empty."""
     count, side = content.shape[0], content.shape[-1]
-    cells = 3 + 2 * int(torch.randint(4, (1,), generator=generator, device=generator.device))
+    cells = 3 + 2 * int(torch.randint(4, (1,), generator=host_generator))
     blobs = F.interpolate(
         _normal((count, 1, cells, cells), generator), (side, side), mode="bicubic"
     )

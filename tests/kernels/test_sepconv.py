@@ -4,6 +4,7 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -217,6 +218,23 @@ def test_no_cupy_names_the_package_to_install(monkeypatch, version, extra):
     with pytest.raises(DeviceError, match="CuPy cannot be imported") as caught:
         cuda.check(99)  # a device whose kernels no other test has compiled
     assert caught.value.hint == f'pip install "sepconv-video[{extra}]"'
+
+
+@pytest.mark.parametrize(
+    ("device", "message", "error"),
+    [
+        (98, "CUDA_ERROR_OUT_OF_MEMORY: out of memory", RuntimeError),
+        (97, "CUDA_ERROR_NO_BINARY_FOR_GPU: no kernel image", DeviceError),
+    ],
+)
+def test_out_of_memory_when_a_kernel_is_loaded_is_not_taken_for_a_broken_cupy(
+    monkeypatch, device, message, error
+):
+    cupy = MagicMock()
+    cupy.RawModule.return_value.get_function.side_effect = RuntimeError(message)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    with pytest.raises(error, match=message):
+        cuda.check(device)
 
 
 def test_imports_neither_numba_nor_cupy_nor_dynamo_before_they_are_needed():
