@@ -47,7 +47,17 @@ class Read(click.ParamType):  # type: ignore[type-arg]  # before click 8.4 it ta
         return value if isinstance(value, Fraction) else self._read(value)
 
 
-class Target(click.Path):
+class Source(click.Path):
+    """A file or folder; an empty name, as an unset variable gives, is not the current folder."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ANN401 - click's
+        """Refuse an empty name."""
+        if value == "":
+            self.fail("the name is empty: is a variable unset?", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Target(Source):
     """A file or folder to write; a slash at its end, which `Path` forgets, is remembered."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ANN401 - click's

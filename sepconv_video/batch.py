@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -194,6 +194,9 @@ class _Dispatcher:
             return False
         report = Report.from_json(entry["report"])
         self._news.append(Result(job=job, state="skipped", report=report))
+        if production.parts.folder.is_dir():  # whoever finished it died over their removal
+            with suppress(SepConvVideoError), production.parts.claim():
+                production.clean()
         return True
 
     def _check_inside(self, job: Job) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ import click
 from click.core import ParameterSource
 
 from sepconv_video import __version__, timing
-from sepconv_video.arguments import Read, Target, doctor, flag, list_models
+from sepconv_video.arguments import Read, Source, Target, doctor, flag, list_models
 from sepconv_video.display import (
     Display,
     display,
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
     from sepconv_video.executor import Executor
 
 
+_FOR_FILES = ("devices", "ray", "shard", "pattern")
+"""Options of no use for pipes and pairs of pictures."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -66,13 +71,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SystemExit as request:  # by `terminate`
         leave_at_once(int(request.code or 0))
     except SepConvVideoError as error:
-        if debug:
-            raise
+        _trace(error, debug=debug)
         code = _show_early(error, as_json=as_json)
     except BrokenPipeError:  # our output's reader has gone, as with `| head`
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - or Python complains at exit
         code = 1
     sys.exit(code or 0)
+
+
+def _trace(error: SepConvVideoError | None, *, debug: bool) -> None:
+    """Print where an error comes from, if that is wanted."""
+    if debug and error is not None:
+        say("".join(traceback.format_exception(error)))
 
 
 def _show_early(error: click.ClickException | SepConvVideoError, *, as_json: bool) -> int:
@@ -89,7 +99,7 @@ def _show_early(error: click.ClickException | SepConvVideoError, *, as_json: boo
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path), metavar="INPUT...")
+@click.argument("inputs", nargs=-1, type=Source(path_type=Path), metavar="INPUT...")
 @click.option(
     "-o", "--output", type=Target(path_type=Path),
     help="File to write, or folder where the input is one.  [default: NAME.2x.SUFFIX beside it]",
@@ -211,12 +221,13 @@ def _join_pictures(
 ) -> int:
     if len(inputs) != 2 or output is None:
         raise click.UsageError(
-            "pictures come in twos, with a third to write: "
+            "between two pictures one is made, which needs a name: "
             "sepconv-video first.png second.png -o middle.png; for many, name a pattern like "
             "frames/%05d.png or their folder"
         )
-    if chosen["as_json"]:
-        raise click.UsageError("--json is for videos: two pictures have no events to tell of")
+    for name in ("as_json", *_FOR_FILES):
+        if chosen[name]:
+            raise click.UsageError(f"--{name.removeprefix('as_')} is for videos: leave it out")
     from sepconv_video.pipeline import interpolate_pictures  # noqa: PLC0415 - imports torch
 
     notes = interpolate_pictures(inputs[0], inputs[1], output, options)
@@ -265,7 +276,7 @@ def _stream_job(
         raise click.UsageError("a pipe needs one INPUT and a target: sepconv-video - -o out.mp4")
     if chosen["as_json"] and output == PIPE:
         raise click.UsageError("--json and `-o -` exclude each other: both want standard output")
-    for name in ("devices", "ray", "shard", "pattern"):
+    for name in _FOR_FILES:
         if chosen[name]:
             raise click.UsageError(f"--{name} has no use for a pipe, which one process reads")
     return Job(source=inputs[0], target=output)
@@ -304,8 +315,8 @@ def _run_videos(
                 should_stop=stop.is_requested,
             )
             for result in results:
-                if chosen["debug"] and result.error is not None:
-                    raise result.error
+                if result.state == "failed":
+                    _trace(result.error, debug=chosen["debug"])
                 code = max(code, _code_of(result, is_alone=len(jobs) == 1))
                 shown.result(result)
         except SepConvVideoError as error:
@@ -324,8 +335,7 @@ def _code_of(result: "Result", *, is_alone: bool) -> int:
 def _end(error: SepConvVideoError, shown: Display, stop: GracefulStop, *, debug: bool) -> int:
     """Show what ended everything; the exit code."""
     is_stop = isinstance(error, Interrupted)
-    if debug and not is_stop:
-        raise error
+    _trace(error, debug=debug and not is_stop)
     code = stop.code if is_stop else _code_of_end(error)
     shown.error(error, code)
     return code
@@ -339,6 +349,8 @@ def _executor(options: Options, chosen: dict[str, Any]) -> "Executor":
     """Decide who works: this process, one process per device, or a cluster."""
     from sepconv_video.executor import EngineWork, LocalExecutor, check, engine_work  # noqa: PLC0415
 
+    if chosen["ray"] == "":
+        raise click.UsageError("--ray names no address: leave it out to find a cluster by itself")
     if chosen["ray"] and chosen["devices"] is not None:
         raise click.UsageError("--ray and --devices exclude each other: Ray finds the devices")
     if chosen["ray"]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sepconv_video import color, timing
+from sepconv_video import color, kernels, timing
 from sepconv_video.bars import Area, picture_area
 from sepconv_video.devices import choose_device, choose_dtype, frames_dtype
 from sepconv_video.errors import DeviceError
@@ -182,8 +182,8 @@ class Engine:
 
     @property
     def notes(self) -> list[str]:
-        """What the memory forced upon the frames made last, one line each, for the user."""
-        return self._ladder.notes
+        """What was forced upon the frames made last, one line each, for the user."""
+        return [*self._ladder.notes, *kernels.notes()]
 
     def _lost(self, error: RuntimeError) -> DeviceError:
         return DeviceError(

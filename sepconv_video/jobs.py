@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from sepconv_video.errors import OptionsError, SepConvVideoError
+from sepconv_video.errors import OptionsError, SepConvVideoError, reason_of
 from sepconv_video.numbered import PICTURE_SUFFIXES, is_pattern, pictures_in
 from sepconv_video.options import LABELLED, Job
 from sepconv_video.video import container_for
@@ -78,11 +78,13 @@ def _check(sources: Sequence[Path], output: Path | None, pattern: str | None) ->
             f"`--pattern {pattern}` chooses among a folder's files, and no input is a folder",
             "leave it out, or name their folder",
         )
-    if len(sources) < 2 or output is None or _is_folder(output):
+    is_one = len(sources) == 1 and not _is_folder(sources[0])
+    if is_one or output is None or _is_folder(output):
         return
     if output.suffix.lower() in VIDEO_SUFFIXES | PICTURE_SUFFIXES:
+        what = f"{len(sources)} inputs" if len(sources) > 1 else f"the folder `{sources[0]}`"
         raise OptionsError(
-            f"cannot write {len(sources)} inputs to one name, `{output}`",
+            f"cannot write {what} to one name, `{output}`",
             f"name a folder, e.g. `-o {output.with_suffix('')}/`",
         )
 
@@ -189,7 +191,7 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionsError(
-            f"cannot make the folder `{folder}`: {error.strerror}",
+            f"cannot make the folder `{folder}`: {reason_of(error)}",
             "choose another one with `-o`",
         ) from error
 
@@ -263,11 +265,15 @@ def _may_be_file(path: Path) -> bool:
 
 def _distinct(jobs: Sequence[Job]) -> list[Job]:
     """Give sources that would meet in one target their whole name: `a.flv.mkv`, `a.mkv`."""
+    owners: dict[Path, Path] = {}
+    # who keeps its suffix keeps its name: a new `a.flv` must not take that of `a.mkv`
+    for job in sorted(jobs, key=lambda job: job.source.suffix != job.target.suffix):
+        owners.setdefault(job.target, job.source)
     first: dict[Path, Job] = {}
     found: list[Job] = []
     for job in jobs:
         target = job.target
-        if target in first and job.source != first[target].source:
+        if job.source != owners[target]:
             target = target.with_name(f"{job.source.name}{target.suffix}")
         if target in first:
             if job.source == first[target].source:

@@ -1,9 +1,14 @@
 """What a user may choose, with the defaults and bounds: the one place for both."""
 
+import operator
+import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from sepconv_video.errors import OptionsError
 
@@ -85,12 +90,13 @@ class Options:
 
     def __post_init__(self) -> None:
         """Read what is written otherwise, and refuse what is out of bounds."""
-        for name, read in (
-            ("fps", parse_rate), ("source_fps", parse_rate),
-            ("start_s", parse_time), ("end_s", parse_time),
-        ):  # fmt: skip
-            if isinstance(getattr(self, name), int | float | str):
-                object.__setattr__(self, name, read(str(getattr(self, name))))
+        for name, (read, kind) in _READERS.items():
+            value = getattr(self, name)
+            try:
+                if value is not None or Options.__dataclass_fields__[name].default is not None:
+                    object.__setattr__(self, name, read(value))
+            except TypeError as error:
+                raise OptionsError(f"`{name}` cannot be {value!r}", f"give {kind}") from error
         check_factor(self.factor)
         self._check_times()
         if self.precision not in PRECISIONS:
@@ -207,3 +213,29 @@ def parse_shard(text: str) -> tuple[int, int]:
             f"`--shard {text}` is not like 1/4: which part, of how many", "use e.g. `--shard 1/4`"
         )
     return int(match[1]), int(match[2])
+
+
+def _rate(value: object) -> Fraction:
+    return value if isinstance(value, Fraction) else parse_rate(_text(value))
+
+
+def _time(value: object) -> Fraction:
+    # `str` gives `5e-05`, and up to 17 digits
+    value = f"{value:.12f}" if isinstance(value, float) else value
+    return value if isinstance(value, Fraction) else parse_time(_text(value))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, int | float | str | Decimal):
+        raise TypeError
+    return str(value)
+
+
+_READERS: dict[str, tuple[Callable[[Any], object], str]] = {
+    **dict.fromkeys(("fps", "source_fps"), (_rate, "a number")),
+    **dict.fromkeys(("start_s", "end_s"), (_time, "a number of seconds")),
+    **dict.fromkeys(("factor", "batch", "tile", "crf"), (operator.index, "a whole number")),
+    **dict.fromkeys(("cuts", "model", "device", "precision"), (os.fspath, "text")),
+    **dict.fromkeys(("raw", "codec", "preset", "pix_fmt"), (os.fspath, "text")),
+}
+"""What turns the value of an option into what it is to be, and what that is in words."""

@@ -77,18 +77,22 @@ class Parts:
             lock.release()
 
     def _lock(self, lock: FileLock) -> None:
+        fault: OSError | None = None
         for _ in range(100):
-            self.folder.mkdir(exist_ok=True)
             try:
+                self.folder.mkdir(exist_ok=True)
                 lock.acquire()
-            except FileNotFoundError:
-                continue  # another process has just finished and removed the folder
+            except (FileNotFoundError, FileExistsError) as error:
+                fault = error  # another process has just finished and removed the folder
             except Timeout as error:
                 raise BusyError(
                     f"cannot write `{self.target}`: another sepconv-video is making it now",
                     "wait for it, or end it and run this again: its finished pieces are kept",
                 ) from error
-            return
+            else:
+                return
+        assert fault is not None
+        raise fault  # something else is in its place
 
     def begin(self, *, resume: bool) -> str:
         """Keep the pieces there are, if they belong to `identity`; else start afresh.
@@ -248,7 +252,8 @@ class Parts:
     def _clear(self, names: re.Pattern[str]) -> None:
         """Remove files of such names; the manifest first, for without it pieces are nobody's."""
         self._manifest.unlink(missing_ok=True)
-        for path in list(self.folder.iterdir()):
+        last = ("report.json", "lock")  # what tells of the end, and what keeps others out
+        for path in sorted(self.folder.iterdir(), key=lambda path: path.name in last):
             if names.fullmatch(path.name):
                 _remove(path)
 

@@ -221,7 +221,8 @@ def _serve(
 ) -> None:
     """Do tasks until there are no more or the other side is gone (worker process)."""
     # Ctrl-C reaches every process of the terminal; the master decides what it means
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     work = make_work(device)
     with suppress(EOFError, OSError):  # our master is gone: so is our purpose
         while (task := connection.recv()) is not None:

@@ -62,6 +62,14 @@ class DyingWork(AverageWork):
         super().__call__(task, watch)
 
 
+class AskedToEndWork(AverageWork):
+    """Is asked to end, as `timeout` and systemd ask all processes of a group."""
+
+    def __call__(self, task, watch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        super().__call__(task, watch)
+
+
 class FailingWork(AverageWork):
     def __call__(self, task, watch):
         if task.job.source.name == "b.mkv":

@@ -4,9 +4,11 @@ import re
 import subprocess
 import sys
 import tomllib
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -76,6 +78,31 @@ def test_rates_times_and_names_may_be_written_otherwise():
         sepconv_video.Options(fps=float("nan"))
     job = sepconv_video.Job(source="in.mp4", target="out.mp4")
     assert (job.source, job.target) == (Path("in.mp4"), Path("out.mp4"))
+
+
+def test_numbers_of_other_kinds_are_taken():
+    options = sepconv_video.Options(
+        factor=np.int64(4), fps=Decimal("29.97"), start_s=1 / 3, end_s=5e1, model=Path("fast")
+    )
+    assert (type(options.factor), options.factor, options.model) == (int, 4, "fast")
+    assert options.fps == Fraction(30000, 1001)
+    assert options.start_s == pytest.approx(1 / 3)
+    assert sepconv_video.Options(end_s=5e-5).end_s == Fraction(5, 100_000)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"factor": 4.0}, {"factor": None}, {"batch": 1.5}, {"batch": "3"}, {"crf": "x"},
+        {"tile": 100.5}, {"device": 0}, {"device": None}, {"model": None}, {"cuts": None},
+        {"fps": [1]}, {"start_s": 1j}, {"codec": 5},
+    ],
+)  # fmt: skip
+def test_what_is_no_number_or_no_text_is_refused_at_once(given):
+    (name,) = given
+    with pytest.raises(sepconv_video.OptionsError, match=f"`{name}` cannot be") as caught:
+        sepconv_video.Options(**given)
+    assert caught.value.hint.startswith("give ")
 
 
 def test_a_file_is_made_with_the_defaults(tmp_path):

@@ -87,9 +87,14 @@ def test_two_pictures(tmp_path, capsys):
         tmp_path / "a.png", tmp_path / "b.png", "-o", tmp_path / "middle.png", capsys=capsys
     )
     assert (code, err) == (0, f"wrote `{tmp_path / 'middle.png'}`\n")
+    pair = [tmp_path / "a.png", tmp_path / "b.png", "-o", tmp_path / "no.png"]
+    for option in ("--devices", "--shard", "--ray", "--pattern"):
+        code, _, err = run(*pair, option, "1/2", capsys=capsys)
+        assert code == 2
+        assert f"{option} is for videos" in err
     code, _, err = run(tmp_path / "a.png", "-o", tmp_path / "no.png", capsys=capsys)
     assert code == 2
-    assert "pictures come in twos" in err
+    assert "between two pictures one is made" in err
 
 
 def make_audio_only(path):
@@ -167,6 +172,9 @@ def test_bad_input_is_one_line_with_a_hint(tmp_path, capsys, kind):
         (["--tile", "-300"], 2, "tiles of -300 pixels are too small"),
         (["--codec", "nonesuch"], 2, "nonesuch"),
         (["-o", "{tmp}/no/such/folder/x.mp4"], 2, "there is no folder"),
+        (["-o", ""], 2, "the name is empty"),
+        ([""], 2, "the name is empty"),
+        (["--ray", ""], 2, "--ray names no address"),
         (["-o", "{tmp}/clip.mp4"], 2, "the source itself"),
         (["-o", "{tmp}/target.nonsense"], 2, "nonsense"),
     ],
@@ -281,9 +289,11 @@ def test_a_truncated_clip_is_made_as_far_as_it_goes(tmp_path, capsys):
         assert 4 <= len(list(reader.frames())) < 80
 
 
-def test_debug_shows_the_traceback(tmp_path):
-    with pytest.raises(Exception, match="cannot read"):
-        main([str(tmp_path / "none.mp4"), "--debug"])
+def test_debug_shows_the_traceback(tmp_path, capsys):
+    code, _, err = run(tmp_path / "none.mp4", "--debug", capsys=capsys)
+    assert code == run(tmp_path / "none.mp4", capsys=capsys)[0]
+    assert "Traceback" in err
+    assert err.splitlines()[-3].startswith("error: cannot read")
 
 
 def test_list_models_version_and_doctor(capsys):

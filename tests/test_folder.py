@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 from clips import ClipSpec, make_clip, variable_times
-from executor_work import AverageWork, DyingWork, FailingWork, LostWork, SleepingWork, UnreadyWork
+from executor_work import (
+    AskedToEndWork,
+    AverageWork,
+    DyingWork,
+    FailingWork,
+    LostWork,
+    SleepingWork,
+    UnreadyWork,
+)
 
 from sepconv_video import batch, segmenting
 from sepconv_video.batch import run_jobs
@@ -90,7 +98,7 @@ def test_what_cannot_be_looked_at_ends_no_search(clips, tmp_path):
     (clips / "e.mkv").symlink_to("x" * 300)  # as what lies in a folder without rights
     jobs = find_jobs([clips], tmp_path / "out", "2x")
     assert [job.source.name for job in jobs] == ["a.mkv", "b.mkv", "e.mkv", "c.mkv", "d.mkv"]
-    with pytest.raises(OptionsError, match=r"cannot make the folder `.*`: File name too long"):
+    with pytest.raises(OptionsError, match=r"cannot make the folder `.*`: file name too long"):
         find_jobs([clips], tmp_path / ("x" * 300), "2x")
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     with pytest.raises(OptionsError, match="cannot make the folder"):
@@ -125,7 +133,7 @@ def test_no_two_sources_become_one_target(clips, tmp_path):
     out = tmp_path / "out"
     shutil.copy(clips / "a.mkv", clips / "a.flv")
     targets = [job.target.name for job in find_jobs([clips], out, "2x")]
-    assert targets == ["a.mkv", "a.mkv.mkv", "b.mkv", "c.mkv", "d.mkv"]
+    assert targets == ["a.flv.mkv", "a.mkv", "b.mkv", "c.mkv", "d.mkv"]
     assert len(find_jobs([clips / "a.mkv", clips / "a.mkv"], out, "2x")) == 1
     (tmp_path / "other").mkdir()
     for name in ("a.mkv", "a.flv"):
@@ -154,6 +162,33 @@ def test_shards_are_the_whole_and_meet_nowhere(clips, tmp_path):
     for number in (0, 4):
         with pytest.raises(OptionsError, match=f"no shard {number} of 3"):
             shard(jobs, number, 3)
+
+
+def test_a_new_file_takes_no_others_target(clips, tmp_path):
+    do(clips, tmp_path / "out")
+    shutil.copy(clips / "b.mkv", clips / "a.flv")  # comes before it
+    results = do(clips, tmp_path / "out")
+    assert states(results) == {
+        "a.flv.mkv": "done", "a.mkv": "skipped", "b.mkv": "skipped", "c.mkv": "skipped",
+        "d.mkv": "skipped",
+    }  # fmt: skip
+
+
+def test_what_was_finished_by_one_that_died_over_its_pieces_leaves_none(clips, tmp_path):
+    out = tmp_path / "out"
+    do(clips, out)
+    (out / "a.mkv.parts").mkdir()
+    for name in ("00000000.nut", "00000000.json"):
+        (out / "a.mkv.parts" / name).touch()
+    results = do(clips, out, LocalExecutor(UnreadyWork("cpu")))
+    assert set(states(results).values()) == {"skipped"}
+    assert not (out / "a.mkv.parts").exists()
+
+
+@pytest.mark.parametrize("name", ["one.mp4", "one.png"])
+def test_a_folder_does_not_go_to_one_name(clips, tmp_path, name):
+    with pytest.raises(OptionsError, match="cannot write the folder `"):
+        find_jobs([clips], tmp_path / name, "2x")
 
 
 @pytest.mark.parametrize("name", ["one.mp4", "one.png"])
@@ -364,6 +399,11 @@ def test_a_worker_that_dies_is_replaced(clips, tmp_path):
     assert set(states(results).values()) == {"done"}
     assert (tmp_path / "died").exists()
     assert names(tmp_path / "out") == ["a.mkv", "b.mkv", "report.json", "sub/c.mkv", "sub/d.mkv"]
+
+
+def test_workers_leave_it_to_their_master_to_end(clips, tmp_path):
+    results = do(clips, tmp_path / "out", two_workers(AskedToEndWork))
+    assert set(states(results).values()) == {"done"}
 
 
 def test_a_file_that_kills_every_worker_is_given_up(clips, tmp_path):

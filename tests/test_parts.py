@@ -1,6 +1,7 @@
 """The folder of finished pieces: what counts, what is missing, who may touch it."""
 
 import dataclasses
+import errno
 import json
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -294,6 +296,32 @@ def test_the_end_is_known_to_have_been_reached(parts):
     parts.target.write_bytes(b"other")  # as long
     os.utime(parts.target, ns=(changed_ns, changed_ns))
     assert parts.completed() is None
+
+
+def test_what_tells_of_the_end_and_what_keeps_others_out_goes_last(parts, monkeypatch):
+    add(parts)
+    parts.joined.write_bytes(b"video")
+    parts.complete({"frames": 4})
+    removed = []
+    monkeypatch.setattr("sepconv_video.parts._remove", lambda path: removed.append(path.name))
+    parts.remove()
+    assert set(removed[-2:]) == {"report.json", "lock"}
+    assert {"00000000.nut", "00000000.json"} <= set(removed)
+
+
+def test_a_folder_that_goes_at_that_moment_is_made_again(tmp_path, monkeypatch):
+    mkdir, calls = Path.mkdir, []
+
+    def gone_meanwhile(path, *args, **more):
+        calls.append(path)
+        if len(calls) == 1:
+            raise FileExistsError(errno.EEXIST, "File exists", str(path))
+        mkdir(path, *args, **more)
+
+    monkeypatch.setattr(Path, "mkdir", gone_meanwhile)
+    with Parts(tmp_path / "out.mp4", IDENTITY).claim() as parts:
+        assert parts.folder.is_dir()
+    assert len(calls) > 1
 
 
 def test_a_file_is_known_again_and_a_change_noticed(tmp_path):

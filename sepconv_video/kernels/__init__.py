@@ -9,10 +9,19 @@ videos, and imports numba and cupy on first use.
 from sepconv_video.kernels.operation import (
     has_bf16_units,
     implementations,
+    notes,
     planar,
     sepconv,
     sepconv_pair,
 )
 from sepconv_video.kernels.taps import shape_taps
 
-__all__ = ["has_bf16_units", "implementations", "planar", "sepconv", "sepconv_pair", "shape_taps"]
+__all__ = [
+    "has_bf16_units",
+    "implementations",
+    "notes",
+    "planar",
+    "sepconv",
+    "sepconv_pair",
+    "shape_taps",
+]

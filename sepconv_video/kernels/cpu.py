@@ -30,7 +30,7 @@ from sepconv_video.kernels.vectors import (
 )
 
 # CRC-32 of `vectors.py`: numba's cache looks at this file, not at those that it imports
-VECTORS = 0x321DB8A4
+VECTORS = 0xE47B234C
 THREADS = "sepconv-video loops"  # name of those that are kept
 ROWS = 16  # rows of a tile, a multiple of PAIR: they share one copy of the image patch
 ZERO = np.int64(0)  # unlike a plain 0 of a type that numba has no special case for

@@ -16,7 +16,7 @@ from sepconv_video.kernels.looks import BORDER, LANES, look, look_cubic
 from sepconv_video.kernels.motion import MODES, Warping, Weights
 from sepconv_video.kernels.vectors import clamp, compiled, copy_flat
 
-LOOKS = 0x860AB2FC  # CRC-32 of `vectors.py` and `looks.py`, as `VECTORS` of `cpu`
+LOOKS = 0x2D53EC48  # CRC-32 of `vectors.py` and `looks.py`, as `VECTORS` of `cpu`
 LEAST_ROWS = 16  # of a strip
 STRIPS = 2  # for each thread, so that all end at the same time
 LEAST_WARPED, LEAST_BOXED = 50_000, 300_000  # fewer are done before a second thread has begun

@@ -5,6 +5,7 @@ as numba and cupy take their time. Backward is an operator of its own, so that `
 can trace through it.
 """
 
+import sys
 from typing import Any
 
 import torch
@@ -118,6 +119,17 @@ def implementations() -> dict[str, str]:
         For each of "reference", "cpu" and "cuda": "ok", or the reason why it cannot be used.
     """
     return {"reference": "ok", "cpu": _try_cpu(), "cuda": _try_cuda()}
+
+
+def notes() -> list[str]:
+    """Say what keeps the operators in use from being as fast as they might be, one line each."""
+    vectors = sys.modules.get("sepconv_video.kernels.vectors")  # imported where it is of use
+    if vectors is None or not vectors.not_kept:
+        return []
+    return [
+        "kernels are compiled at each start, as numba has no folder to keep them in: set "
+        "`NUMBA_CACHE_DIR` to one that can be written to"
+    ]
 
 
 def has_bf16_units() -> bool:

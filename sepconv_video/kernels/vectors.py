@@ -21,6 +21,9 @@ GROUP = 4  # image rows that share a load of the taps
 PAIR = 2  # rows of output that share a load of the image
 
 
+not_kept: list[str] = []
+"""Functions whose compiled code has no place to be kept for the next start."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -31,19 +34,27 @@ def compiled(*, called_from_python: bool = False) -> Callable[[Callable[P, R]], 
     Of fast-math only the fusing of multiply and add is allowed: it makes sums more exact. A
     division by zero is no error, as a loop that looks out for one is not vectorised. The
     interpreter's lock is released, so that other threads work meanwhile. Without the wrappers
-    that they do not need, inner functions compile faster.
+    that they do not need, inner functions compile faster. Where nothing can be kept, it is
+    compiled at each start: see `operation.notes`.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        compile_ = numba.njit(  # type: ignore[call-overload]
-            cache=True,
-            nogil=True,
-            fastmath={"contract"},
-            error_model="numpy",
-            no_cpython_wrapper=not called_from_python,
-            no_cfunc_wrapper=True,
-        )
-        return cast("Callable[P, R]", compile_(function))
+        def compile_(*, cache: bool) -> Callable[P, R]:
+            made = numba.njit(  # type: ignore[call-overload]
+                cache=cache,
+                nogil=True,
+                fastmath={"contract"},
+                error_model="numpy",
+                no_cpython_wrapper=not called_from_python,
+                no_cfunc_wrapper=True,
+            )(function)
+            return cast("Callable[P, R]", made)
+
+        try:
+            return compile_(cache=True)
+        except RuntimeError:  # neither the package nor the user's own folder can be written to
+            not_kept.append(function.__name__)
+            return compile_(cache=False)
 
     return decorate
 

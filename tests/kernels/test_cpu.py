@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from numba.core.caching import CacheImpl
 
+from sepconv_video import kernels
 from sepconv_video.kernels import cpu, planar, reference, vectors
 
 SIZES = [  # N, C, H, W, K, half-resolution taps
@@ -133,6 +135,15 @@ def test_what_is_compiled_is_kept_where_numba_is_told_to(tmp_path):
     )
     assert found.stdout.split() == ["0", "1"]
     assert list(tmp_path.rglob("*_filter_rows*.nbi"))
+
+
+def test_without_a_place_to_keep_it_all_is_compiled_anew_with_a_word(monkeypatch):
+    monkeypatch.setattr(CacheImpl, "_locator_classes", [])
+    monkeypatch.setattr(vectors, "not_kept", [])
+    assert kernels.notes() == []
+    double = vectors.compiled(called_from_python=True)(lambda x: 2.0 * x)
+    assert double(3.0) == 6
+    assert "`NUMBA_CACHE_DIR`" in kernels.notes()[0]
 
 
 def assert_laid_out(lay_out, dtype, size, device="cpu"):
