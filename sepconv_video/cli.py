@@ -186,8 +186,7 @@ def command(
     """
     if not inputs:
         raise click.UsageError("no INPUT: name a video, a folder of videos or two pictures")
-    given = click.get_current_context().get_parameter_source("factor")
-    if chosen["fps"] is not None and given is not ParameterSource.DEFAULT:
+    if chosen["fps"] is not None and _is_given("factor"):
         raise click.UsageError("--fps and --factor exclude each other: name one of them")
     if chosen["quiet"] and chosen["verbose"]:
         raise click.UsageError("--quiet and --verbose exclude each other: name one of them")
@@ -198,6 +197,12 @@ def command(
     if options.verbose:
         show_times(timing.take(), time.monotonic() - started)
     return code
+
+
+def _is_given(name: str) -> bool:
+    """Whether an option is on the command line, be it with its default."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not ParameterSource.DEFAULT
 
 
 def _run(
@@ -228,13 +233,19 @@ def _join_pictures(
     for name in ("as_json", *_FOR_FILES):
         if chosen[name]:
             raise click.UsageError(f"--{name.removeprefix('as_')} is for videos: leave it out")
+    from sepconv_video.jobs import make_folder  # noqa: PLC0415 - imports av
+    from sepconv_video.numbered import is_pattern, numbered  # noqa: PLC0415
     from sepconv_video.pipeline import interpolate_pictures  # noqa: PLC0415 - imports torch
 
+    is_several = is_pattern(output)
+    if is_several:
+        make_folder(output.parent)
     notes = interpolate_pictures(inputs[0], inputs[1], output, options)
     if not chosen["quiet"]:
         for note in notes:
             say(f"note: {one_line(note)}")
-        say(f"wrote `{one_line(str(output))}`")
+        last = f" to `{numbered(output, options.factor - 1).name}`" if is_several else ""
+        say(f"wrote `{one_line(str(numbered(output, 1) if is_several else output))}`{last}")
     return 0
 
 
@@ -287,8 +298,16 @@ def _run_videos(
 ) -> int:
     from sepconv_video.batch import run_jobs  # noqa: PLC0415 - imports torch
     from sepconv_video.folder_report import FolderReport  # noqa: PLC0415
-    from sepconv_video.jobs import find_jobs, is_folder, make_folder, passed_over, shard  # noqa: PLC0415 - imports av
+    from sepconv_video.jobs import (  # noqa: PLC0415 - imports av
+        find_jobs,
+        is_folder,
+        is_sequence,
+        make_folder,
+        passed_over,
+        shard,
+    )
 
+    _check_rate_is_wanted(has_none=any(map(is_sequence, inputs)))
     if output is not None and click.get_current_context().meta["is_folder"]:
         make_folder(output)
     jobs = find_jobs(inputs, output, options.label, chosen["pattern"])
@@ -323,6 +342,14 @@ def _run_videos(
             return _end(error, shown, stop, debug=chosen["debug"])
         shown.end(code, executor.notes)
     return code
+
+
+def _check_rate_is_wanted(*, has_none: bool) -> None:
+    if _is_given("source_fps") and not has_none:
+        raise click.UsageError(
+            "--source-fps is for numbered pictures and raw video: videos have a rate, and `--fps` "
+            "makes another one"
+        )
 
 
 def _code_of(result: "Result", *, is_alone: bool) -> int:

@@ -6,9 +6,10 @@ Human text goes to stderr, JSON to stdout, one object a line.
 import json
 import os
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,16 @@ PLAIN_PROGRESS_S = 10.0
 """Without a terminal, one line of progress in this time."""
 JSON_PROGRESS_S = 1.0
 """One JSON object of progress per file in this time."""
+PATIENCE_S = 5.0
+"""Without a frame for so long, it is said why."""
+_WAITING = (
+    "note: no frame yet: the first run on a machine compiles its kernels, "
+    "which takes up to half a minute"
+)
+NAME_LENGTH = 30
+"""Characters of a file's name before the bar, at most."""
+SHOWN_CUTS = 5
+"""So many cuts are told one by one, at most."""
 
 
 def say(text: str) -> None:
@@ -52,7 +63,7 @@ def show_times(busy_s: Mapping[str, float], wall_s: float) -> None:
     stages = ", ".join(
         f"{stage} {seconds:.2f} s ({seconds / wall_s:.0%})" for stage, seconds in busy_s.items()
     )
-    say(f"busy, side by side: {stages}; {wall_s:.1f} s in all")
+    say(f"took {wall_s:.1f} s; busy, partly at the same time: {stages}")
 
 
 def one_line(text: str) -> str:
@@ -65,12 +76,17 @@ def display(*, quiet: bool, as_json: bool) -> Iterator["Display"]:
     """Choose what is shown, and leave the terminal in order."""
     bar: _Bar | _Lines | None = None
     if not quiet:
-        bar = _Bar() if sys.stderr.isatty() else _Lines()
+        bar = _Bar() if _has_width() else _Lines()
+    shown = Display(bar, _Json() if as_json else None, quiet=quiet)
     try:
-        yield Display(bar, _Json() if as_json else None, quiet=quiet)
+        yield shown
     finally:
-        if bar is not None:
-            bar.close()
+        shown.close()
+
+
+def _has_width() -> bool:
+    """Whether people read stderr in a terminal; some without a window tell a width of 0."""
+    return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
 
 
 class Display:
@@ -80,6 +96,15 @@ class Display:
         """Take where progress goes and where events go; None for nowhere."""
         self._bar, self._events, self._quiet = bar, events, quiet
         self._results: list[Result] = []
+        self._told: set[str] = set()
+        self._waiting = threading.Timer(PATIENCE_S, say, [_WAITING])
+        self._waiting.daemon = True
+
+    def close(self) -> None:
+        """Leave the terminal in order."""
+        self._waiting.cancel()
+        if self._bar:
+            self._bar.close()
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Say what there is to do."""
@@ -87,9 +112,14 @@ class Display:
             say("nothing falls to this shard: there are fewer files")
         if self._events:
             self._events.start(jobs)
+        if self._bar:
+            self._bar.files = len(jobs)
+            self._waiting.start()
 
     def step(self, step: "Step") -> None:
         """Show how far a job is, or what is worth knowing before it is begun."""
+        if not step.note:
+            self._waiting.cancel()
         if step.note:
             self._tell_before(step)
         elif self._bar:
@@ -100,9 +130,11 @@ class Display:
     def _tell_before(self, step: "Step") -> None:
         if self._bar:
             self._bar.close()
+            self._told.add(step.note)
             say(
-                f"note: `{one_line(str(step.job.target))}` is {one_line(step.note)}; an earlier "
-                "run's pieces go when the first new one is finished, Ctrl-C until then keeps them"
+                f"note: `{one_line(str(step.job.target))}` is {one_line(step.note)}; the earlier "
+                "run's pieces are deleted once the first new one is finished: Ctrl-C before then "
+                "keeps them"
             )
 
     def result(self, result: "Result") -> None:
@@ -112,12 +144,11 @@ class Display:
             self._bar.forget(result.job)
         if self._events:
             self._events.result(result)
-        _show_result(result, quiet=self._quiet)
+        _show_result(result, self._told, quiet=self._quiet)
 
     def end(self, exit_code: int, notes: Sequence[str]) -> None:
         """Sum up, where there is more than one result, and say what there is to note."""
-        if self._bar:
-            self._bar.close()
+        self.close()
         if self._events:
             self._events.end(self._results, exit_code, notes)
         for note in notes:
@@ -128,15 +159,14 @@ class Display:
 
     def error(self, error: SepConvVideoError, exit_code: int) -> None:
         """Show what ended everything."""
-        if self._bar:
-            self._bar.close()
+        self.close()
         if self._events:
             self._events.error(error.message, error.hint, self._results, exit_code)
         show_error(error)
 
 
-def _show_result(result: "Result", *, quiet: bool) -> None:
-    """Print what became of one file: its error, or its figures and what is worth knowing."""
+def _show_result(result: "Result", told: Set[str], *, quiet: bool) -> None:
+    """Print what became of one file: its error, or its figures and what is not `told` yet."""
     if result.state == "taken" and not quiet:
         say(f"another sepconv-video is making `{one_line(str(result.job.target))}`")
     elif result.error is not None:
@@ -151,29 +181,36 @@ def _show_result(result: "Result", *, quiet: bool) -> None:
         )
     if quiet:
         return
-    target = one_line(str(report.target))
     if result.state == "skipped":
-        say(f"`{target}` is complete already")
+        say(f"`{one_line(str(report.target))}` is complete already")
         return
-    for note in report.notes:
-        say(f"note: {one_line(note)}")
+    _show_written(report, told)
+
+
+def _show_written(report: "Report", told: Set[str]) -> None:
     kept = f", {report.kept_frames} of them kept from before" if report.kept_frames else ""
     pace = f" ({report.frames_per_s:.1f} frames/s)" if report.frames > report.kept_frames else ""
     say(
-        f"wrote `{target}`: {report.source_frames} frames became {report.frames}{kept} "
-        f"in {report.seconds:.1f} s{pace}{_held(report)}"
+        f"wrote `{one_line(str(report.target))}`: {report.source_frames} frames became "
+        f"{report.frames}{kept} in {report.seconds:.1f} s{pace}{_held(report)}"
     )
+    for note in report.notes:
+        if note not in told:
+            say(f"note: {one_line(note)}")
 
 
 def _held(report: "Report") -> str:
-    """Say where nothing was made, e.g. `; held at 2 cuts, 1 still pair`; empty if nowhere."""
+    """Say where nothing was made, e.g. `; nothing made across 1 cut (frame 33)`, if anywhere."""
     counts = (
         (len(report.cuts), "cut"),
         (len(report.flashes), "flash edge"),
         (report.stills, "still pair"),
     )
     held = [f"{count} {noun if count == 1 else noun + 's'}" for count, noun in counts if count]
-    return f"; held at {', '.join(held)}" if held else ""
+    if 0 < len(report.cuts) <= SHOWN_CUTS:
+        frames = "frame" if len(report.cuts) == 1 else "frames"
+        held[0] += f" ({frames} {', '.join(map(str, report.cuts))})"
+    return f"; nothing made across {', '.join(held)}" if held else ""
 
 
 def _table(results: Sequence["Result"]) -> Iterator[str]:
@@ -184,17 +221,24 @@ def _table(results: Sequence["Result"]) -> Iterator[str]:
         frames, seconds = (str(report.frames), f"{report.seconds:.1f}") if report else ("", "")
         seconds = "" if result.state == "skipped" else seconds
         name = one_line(str(result.job.source))
-        yield f"{result.state:8}  {frames:>8}  {seconds:>8}  {name}"
+        why = f": {one_line(result.error.message)}" if result.error and not report else ""
+        yield f"{result.state:8}  {frames:>8}  {seconds:>8}  {name}{why}"
     counts = Counter(result.state for result in results)
     sums = ", ".join(f"{count} {state}" for state, count in counts.items())
     yield f"{len(results)} files: {sums}"
 
 
 class _Counts:
-    """Adds up the frames of all jobs that are in work."""
+    """Adds up the frames of all jobs that are in work.
+
+    Attributes:
+        files: Jobs there are.
+    """
 
     def __init__(self) -> None:
         self._steps: dict[Job, Step] = {}
+        self._ended = 0
+        self.files = 1
 
     def add(self, step: "Step") -> tuple[int, int, int | None]:
         """Give frames done, those of them kept from before, and those expected."""
@@ -206,20 +250,30 @@ class _Counts:
 
     def forget(self, job: Job) -> None:
         self._steps.pop(job, None)
+        self._ended += 1
 
-    def __len__(self) -> int:
-        return len(self._steps)
+    def label(self) -> str:
+        """What is in work, e.g. `3/12 film.mkv: `; an empty text where there is one file only."""
+        if self.files == 1:
+            return ""
+        name = ", ".join(one_line(job.source.name) for job in self._steps)
+        if len(name) > NAME_LENGTH:
+            name = f"{name[: NAME_LENGTH - 3]}..."
+        return f"{min(self._ended + len(self._steps), self.files)}/{self.files} {name}: "
+
+    def is_idle(self) -> bool:
+        return not self._steps
 
 
-class _Bar:
+class _Bar(_Counts):
     """A tqdm bar for what is in work."""
 
     def __init__(self) -> None:
         from tqdm import tqdm  # noqa: PLC0415 - slow to import
 
+        super().__init__()
         self._make = tqdm
         self._bar: tqdm[Any] | None = None
-        self._counts = _Counts()
 
     def close(self) -> None:
         if self._bar is not None:
@@ -227,25 +281,26 @@ class _Bar:
             self._bar = None
 
     def step(self, step: "Step") -> None:
-        done, kept, expected = self._counts.add(step)
+        done, kept, expected = self.add(step)
         if self._bar is None:
             self._bar = self._make(
-                unit="frame", dynamic_ncols=True, leave=False, smoothing=0.1, initial=kept
-            )
-        if self._bar.total != expected:
-            self._bar.total = expected
+                unit=" frames", dynamic_ncols=True, leave=False, smoothing=0.1, initial=kept,
+                total=expected, desc=self.label(),
+            )  # fmt: skip
+        self._bar.total = expected
+        self._bar.set_description_str(self.label(), refresh=False)
         self._bar.update(done - self._bar.n)
 
     def forget(self, job: Job) -> None:
-        self._counts.forget(job)
+        super().forget(job)
         self.close()
 
 
-class _Lines:
+class _Lines(_Counts):
     """Plain lines for logs: frames, frames per second and the time left."""
 
     def __init__(self) -> None:
-        self._counts = _Counts()
+        super().__init__()
         self._started = self._told = time.monotonic()
 
     def close(self) -> None:
@@ -253,19 +308,16 @@ class _Lines:
 
     def step(self, step: "Step") -> None:
         now = time.monotonic()
-        if not self._counts:
+        if self.is_idle():
             self._started = self._told = now
-        done, kept, expected = self._counts.add(step)
+        done, kept, expected = self.add(step)
         if now - self._told < PLAIN_PROGRESS_S:
             return
         self._told = now
         rate = max(done - kept, 1) / (now - self._started)
         of = f"/{expected}" if expected else ""
         left = f", {max(0, expected - done) / rate:.0f} s left" if expected else ""
-        say(f"{done}{of} frames, {rate:.1f} frames/s{left}")
-
-    def forget(self, job: Job) -> None:
-        self._counts.forget(job)
+        say(f"{self.label()}{done}{of} frames, {rate:.1f} frames/s{left}")
 
 
 class _Json:

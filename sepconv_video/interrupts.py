@@ -61,4 +61,6 @@ class GracefulStop:
         self.code = 128 + number
         # not through `print`, in the middle of which the signal may have come
         with suppress(OSError):  # nobody reads it any more
-            os.write(2, b"\nstopping after the frame in hand; once more to stop at once\n")
+            os.write(
+                2, b"\nfinishing the piece in hand, which is kept; once more to stop at once\n"
+            )

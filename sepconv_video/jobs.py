@@ -50,7 +50,7 @@ def find_jobs(
     """
     for path in (*inputs, *([output] if output else [])):
         _refuse_url(path)
-    if any(_is_sequence(path, pattern) for path in inputs) or (output and is_pattern(output)):
+    if any(is_sequence(path, pattern) for path in inputs) or (output and is_pattern(output)):
         return [_sequence_job(inputs, output)]
     sources = [path for given in inputs for path in _expanded(given)]
     _check(sources, output, pattern)
@@ -89,7 +89,7 @@ def _check(sources: Sequence[Path], output: Path | None, pattern: str | None) ->
         )
 
 
-def _is_sequence(path: Path, pattern: str | None = None) -> bool:
+def is_sequence(path: Path, pattern: str | None = None) -> bool:
     """Tell whether a path stands for numbered pictures; videos in a folder go before them."""
     if is_pattern(path):
         return True
@@ -104,7 +104,7 @@ def passed_over(inputs: Sequence[Path], pattern: str | None = None) -> list[str]
     counts = {
         folder: _pictures_in(folder)
         for folder in inputs
-        if pattern is None and _is_folder(folder) and not _is_sequence(folder)
+        if pattern is None and _is_folder(folder) and not is_sequence(folder)
     }
     return [
         f"{count} pictures in `{folder}` passed over, as there are videos too"
@@ -134,7 +134,7 @@ def _sequence_job(inputs: Sequence[Path], output: Path | None) -> Job:
             f"cannot tell what to make of the pictures `{source}`",
             "name a video, e.g. `-o out.mp4`, or numbered pictures, e.g. `-o out/%05d.png`",
         )
-    if _is_folder(source) and not _is_sequence(source):
+    if _is_folder(source) and not is_sequence(source):
         raise OptionsError(
             f"cannot write the videos in `{source}` to one name, `{output}`",
             "name one of them, or a folder with `-o out/`",
@@ -155,7 +155,7 @@ def _refuse_url(path: Path) -> None:
 
 def is_folder(inputs: Sequence[Path], output: Path | None) -> bool:
     """Say whether `output` is a folder for what `find_jobs` finds, be it there yet or not."""
-    if output is None or is_pattern(output) or any(map(_is_sequence, inputs)):
+    if output is None or is_pattern(output) or any(map(is_sequence, inputs)):
         return False
     given = [path for one in inputs for path in _expanded(one)]
     return _is_folder(output) or len(given) > 1 or any(_is_folder(path) for path in given)

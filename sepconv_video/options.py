@@ -108,7 +108,7 @@ class Options:
         if self.tile and self.tile < MIN_TILE:
             raise OptionsError(
                 f"tiles of {self.tile} pixels are too small",
-                f"use {MIN_TILE} or more, or 0 to choose by the memory at hand",
+                f"use {MIN_TILE} or more, or leave it out: the memory at hand decides then",
             )
         if self.crf is not None and not 0 <= self.crf <= MAX_CRF:
             raise OptionsError(f"a crf of {self.crf} is out of bounds", f"use 0 to {MAX_CRF}")
@@ -163,7 +163,7 @@ def check_factor(factor: int) -> None:
     if factor not in FACTORS:
         raise OptionsError(
             f"cannot raise the frame rate {factor} times: the factor must be 2, 4 or 8",
-            "pass `--factor 2`, `--factor 4` or `--factor 8`",
+            "pass `--factor 2`, `--factor 4` or `--factor 8`; `--fps` makes any other rate",
         )
 
 

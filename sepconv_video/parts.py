@@ -40,6 +40,8 @@ _OURS = re.compile(rf"({_PIECES.pattern}|lock|next\.json|clearing(\.json)?)(\.[\
 _TOKEN = secrets.token_hex(4)  # process numbers are not unique on a shared file system
 _PART_FILES = "[0-9]" * 8 + ".json"
 _SAMPLE_BYTES = 2**20
+_SHOWN_VALUES = 60
+"""Characters of two values that are shown to people, at most."""
 
 
 class Parts:
@@ -115,7 +117,7 @@ class Parts:
             return ""
         if not resume:
             return "started afresh, as `--no-resume` says"
-        return f"started afresh: {' and '.join(_differences(kept, self.identity))}"
+        return f"started afresh: {', '.join(_differences(kept, self.identity))}"
 
     def has_others(self) -> bool:
         """Tell whether there are pieces of other settings, which go with the first one added."""
@@ -374,6 +376,17 @@ def _differences(kept: Any, identity: Identity) -> list[str]:  # noqa: ANN401 - 
     found = []
     for name in identity:
         if kept.get(name) != identity[name]:
-            values = f" (was {kept.get(name)}, is {identity[name]})"
-            found.append(f"the {name} changed{'' if isinstance(identity[name], dict) else values}")
+            was, now = kept.get(name), identity[name]
+            is_long = isinstance(now, dict) or len(f"{was}{now}") > _SHOWN_VALUES
+            values = "" if is_long else f" from {_in_words(was)} to {_in_words(now)}"
+            found.append(f"the {name} changed{values}")
     return found or ["other settings were used"]
+
+
+def _in_words(value: Any) -> str:  # noqa: ANN401 - from a file
+    """Write a setting's value for people."""
+    words = {None: "none", False: "off", True: "on"}
+    if value is None or isinstance(value, bool):
+        return words[value]
+    fraction = re.fullmatch(r"(\d+)/(\d+)", str(value))
+    return f"{int(fraction[1]) / int(fraction[2]):.6g}" if fraction else str(value)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -340,13 +341,15 @@ def identity_of(job: Job, options: Options) -> Identity:
         "source": identify(job.source),
         "model": weights_digest(options.model),
         "factor": options.factor,
-        "fps": str(options.fps),
-        "slowmo": [options.slowmo, options.stretch_sound],
+        "fps": _text(options.fps),
+        "slow motion": options.slowmo,
+        "stretching of sound": options.stretch_sound,
         "dedup": options.dedup,
         "cuts": cuts.as_json() if cuts is not None else "auto",
-        "stretch of the source": [str(options.start_s), str(options.end_s)],
+        "start": _text(options.start_s),
+        "end": _text(options.end_s),
         "deinterlace": options.deinterlace,
-        "rate of pictures": str(options.source_fps),
+        "rate of pictures": _text(options.source_fps),
         "precision": options.precision,
         "codec": options.codec,
         "crf": options.crf,
@@ -355,6 +358,10 @@ def identity_of(job: Job, options: Options) -> Identity:
         "container": container_for(job.target),
         "version": f"sepconv-video {__version__}, {ENCODERS_VERSION}",
     }
+
+
+def _text(value: Fraction | None) -> str | None:
+    return None if value is None else str(value)
 
 
 def explained_frames(made: Iterator[list[Frame]], source: Path) -> Iterator[list[Frame]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,10 @@ import numpy as np
 import pytest
 from clips import ClipSpec, make_clip
 
+from sepconv_video import display
+from sepconv_video.batch import Step
 from sepconv_video.cli import main
+from sepconv_video.options import Job
 from sepconv_video.video import Reader, pipes, write_picture
 
 
@@ -155,6 +159,7 @@ def test_bad_input_is_one_line_with_a_hint(tmp_path, capsys, kind):
         (["--fps", "many"], 2, "not a number of frames per second"),
         (["--fps", "1e99999999"], 2, "not a number of frames per second"),
         (["--source-fps", "1e400"], 2, "not a number of frames per second"),
+        (["--source-fps", "25"], 2, "--source-fps is for numbered pictures and raw video"),
         (["--fps", "1/0"], 2, "not a number of frames per second"),
         (["--shard", "1/0"], 2, "is not like 1/4"),
         (["--shard", f"{'9' * 5000}/3"], 2, "is not like 1/4"),
@@ -238,8 +243,44 @@ def test_that_pieces_are_of_no_use_is_told_while_they_are_there(tmp_path, capsys
     assert run(source, "-o", target, "--keep-parts", capsys=capsys)[0] == 0
     target.unlink()
     _, _, err = run(source, "-o", target, "--crf", 20, capsys=capsys)
-    told, written = err.index("Ctrl-C until then keeps them"), err.index("wrote")
-    assert err.index("started afresh: the crf changed (was None, is 20)") < told < written
+    told, written = err.index("Ctrl-C before then keeps them"), err.index("wrote")
+    assert err.index("started afresh: the crf changed from none to 20") < told < written
+    assert err.count("started afresh") == 1
+
+
+def test_progress_names_the_file_and_the_table_what_failed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(display, "PLAIN_PROGRESS_S", 1e-9)
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        make_clip(tmp_path / "in" / f"{name}.mp4", ClipSpec(count=3))
+    (tmp_path / "in" / "c.mp4").write_bytes(b"x")
+    code, _, err = run(tmp_path / "in", "-o", tmp_path / "out", capsys=capsys)
+    assert code == 1
+    assert re.search(r"^2/3 b\.mp4: \d/6 frames, ", err, re.M)
+    assert re.search(r"^failed .*c\.mp4: cannot read", err, re.M)
+
+
+def test_waiting_for_the_first_frame_is_explained(capsys, monkeypatch):
+    monkeypatch.setattr(display, "PATIENCE_S", 0.01)
+    job = Job(source="a.mp4", target="b.mp4")
+    with display.display(quiet=False, as_json=False) as shown:
+        shown.start([job])
+        time.sleep(0.5)
+        shown.step(Step(job=job, done=1, kept=0, expected=2))
+    with display.display(quiet=True, as_json=False) as shown:
+        shown.start([job])
+        time.sleep(0.1)
+    assert capsys.readouterr().err.count("compiles its kernels") == 1
+
+
+def test_several_pictures_between_two_may_need_a_new_folder(tmp_path, capsys):
+    for name, level in (("a", 10), ("b", 90)):
+        write_picture(tmp_path / f"{name}.png", np.full((20, 30, 3), level, np.uint8))
+    between = tmp_path / "new" / "%d.png"
+    pair = tmp_path / "a.png", tmp_path / "b.png"
+    code, _, err = run(*pair, "--factor", 4, "-o", between, capsys=capsys)
+    assert (code, err) == (0, f"wrote `{between.parent / '1.png'}` to `3.png`\n")
+    assert [path.name for path in sorted(between.parent.iterdir())] == ["1.png", "2.png", "3.png"]
 
 
 def test_a_shard_of_nothing_says_so(tmp_path, capsys):

@@ -228,7 +228,7 @@ def test_other_settings_start_afresh_and_say_so(job):
         convert(job, on_progress=cut_at(30))
     report = convert(job, factor=4)
     assert report.kept_frames == 0
-    assert "started afresh: the factor changed (was 2, is 4)" in report.notes
+    assert "started afresh: the factor changed from 2 to 4" in report.notes
 
 
 @pytest.mark.parametrize("options", [{"codec": "libx266"}, {"pix_fmt": "foo"}, {"start_s": 100}])

@@ -118,7 +118,7 @@ def test_gaps_and_parts_cover_everything_once(steps, is_complete):
 @pytest.mark.parametrize(
     ("identity", "resume", "words"),
     [
-        ({**IDENTITY, "factor": 4}, True, "started afresh: the factor changed (was 2, is 4)"),
+        ({**IDENTITY, "factor": 4}, True, "started afresh: the factor changed from 2 to 4"),
         ({**IDENTITY, "source": {"bytes": 6}}, True, "started afresh: the source changed"),
         (IDENTITY, False, "--no-resume"),
     ],

@@ -11,7 +11,7 @@ from test_cli import run
 
 from sepconv_video import timing
 
-LINE = re.compile(r"busy, side by side: (.*); (\d+\.\d) s in all\n")
+LINE = re.compile(r"took (\d+\.\d) s; busy, partly at the same time: (.*)\n")
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_a_gpu_is_not_waited_for_before_the_end(measuring, monkeypatch):
 
 def shares(err):
     """Seconds per stage, and of the whole, that the line says."""
-    stages, wall = LINE.search(err).groups()
+    wall, stages = LINE.search(err).groups()
     found = re.findall(r"(\w+) (\d+\.\d\d) s \((\d+)%\)", stages)
     assert [name for name, _, _ in found] == list(timing.STAGES)
     return {name: float(seconds) for name, seconds, _ in found}, float(wall)

@@ -130,7 +130,7 @@ def test_a_video_becomes_pictures_of_its_depth_and_matrix(tmp_path, engine, pix_
     source = make_clip(tmp_path / "a.mp4", spec)
     report = make(source, tmp_path / "o%d.png", engine)
     assert probe(tmp_path / "o6.png")["pix_fmt"] == stored
-    assert "1 audio left out: numbered pictures hold no others" in report.notes
+    assert "1 audio left out: pictures hold nothing else" in report.notes
     y, u, v = (p.astype(float) / (1 if codec == "libx264" else 4) for p in picture(
         1, spec.width, spec.height, pix_fmt))  # fmt: skip
     mean = (y.mean() - 16) / 219, (u.mean() - 128) / 224, (v.mean() - 128) / 224

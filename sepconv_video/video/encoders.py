@@ -298,7 +298,8 @@ def _note(codec: str, form: Form, info: VideoInfo, encoding: Encoding) -> str:
     if form.is_converted:
         return (
             f"RGB converted to {form.pix_fmt} (BT.709, limited range): `{codec}` does not take "
-            f"{info.pix_fmt}; `--codec ffv1` into `.mkv` keeps it"
+            f"{info.pix_fmt}; `--pix-fmt yuv420p` plays everywhere, `--codec ffv1` into `.mkv` "
+            "keeps RGB"
         )
     if codec == "ffv1" and encoding.codec is None and info.bits <= 12:
         return (

@@ -77,9 +77,7 @@ def save_pictures(
             write_synced(picture, _stored(picture, packet))
         making.replace(folder)
     with open_source(source) as container:
-        lost = left_out(
-            container, main_video(container, source), "numbered pictures hold no others"
-        )
+        lost = left_out(container, main_video(container, source), "pictures hold nothing else")
     rate = (
         f"numbered pictures have no rate: these are to be shown at {float(track.rate):g} a second"
     )
