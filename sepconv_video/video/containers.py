@@ -15,6 +15,7 @@ from av.container import OutputContainer
 from av.stream import Disposition, Stream
 
 from sepconv_video.errors import OptionsError
+from sepconv_video.frames import ColorSpec
 from sepconv_video.numbered import is_pattern
 from sepconv_video.video.pictures import WRITTEN, is_picture
 
@@ -64,8 +65,13 @@ _WITH_FEW_TAGS = {"mp4", "mov", "avi"}
 _SAID_OTHERWISE = {"software"}
 """Tags of a file that are each muxer's own name."""
 _MOST_TAGS = 5  # that are named
-_SELF_DESCRIBING = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "ffv1"}
-"""Video codecs that say themselves how wide a sample is."""
+_SELF_DESCRIBING = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "mjpeg"}
+"""Video codecs that say themselves how wide a sample is; FFV1 could, but FFmpeg looks at each
+frame for it, where PyAV 18.1 has no place."""
+_TELLING_COLORS = {"mp4", "mov", "matroska", "webm"}, {"h264", "hevc", "av1", "mpeg2video"}
+"""Containers, and video codecs, that say what the colours mean."""
+_READ_AS_LIMITED = {"prores", "vp8", "mpeg1video", "mpeg2video"}
+"""Video codecs whose decoders know no full range, whatever a container says."""
 _READABLE = {
     "mpegts": {
         "mpeg1video", "mpeg2video", "mpeg4", "h264", "hevc", "vvc", "cavs", "dirac", "vc1", "mp2",
@@ -120,8 +126,9 @@ def can_hold(container: str, stream: Stream) -> bool:
 
 def is_readable(container: str, codec: str) -> bool:
     """Tell whether what can be written into a container can be read again."""
-    if (container, codec) == ("avi", "vorbis"):
-        return False  # its packets are of unlike lengths, which AVI cannot say
+    # packets of unlike lengths, which AVI cannot say; planes, for which MOV has no name
+    if (container, codec) in {("avi", "vorbis"), ("mov", "rawvideo")}:
+        return False
     return container not in _READABLE or codec in _READABLE[container]
 
 
@@ -305,3 +312,24 @@ def keeps_aspect(container: str, codec: str) -> bool:
     Matroska has a place for it, but PyAV 18.1 no way to tell FFmpeg.
     """
     return container in {"mp4", "mov"} or Codec(codec, "w").canonical_name in _SELF_DESCRIBING
+
+
+def lost_colors(container: str, codec: str, color: ColorSpec) -> str:
+    """Say what is lost of what the colours of an encoder's video mean; empty if nothing."""
+    containers, codecs = _TELLING_COLORS
+    name = Codec(codec, "w").canonical_name
+    tags = {color.colorspace_tag, color.primaries_tag, color.transfer_tag}
+    if color.matrix == "rgb":
+        return ""
+    if name == "mjpeg":  # JPEG's own definition
+        is_lost = color.matrix != "bt601"
+        return f"matrix {color.matrix} left out: mjpeg is always read as bt601" if is_lost else ""
+    if color.full_range and name in _READ_AS_LIMITED:
+        return f"full range left out: {codec} is always read as limited range"
+    if container not in containers and name not in codecs and (color.full_range or tags - {0, 2}):
+        what = "matrix, range, primaries or transfer"
+    elif container == "mov" and name not in codecs and color.full_range:
+        what = "full range"
+    else:
+        return ""
+    return f"{what} left out: {codec} in {container} cannot say it, matroska can"

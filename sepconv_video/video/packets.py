@@ -191,11 +191,18 @@ class SourcePackets:
         return packet.stream.index in self._has_key
 
     def _note_end(self, packet: "Packet[Stream]", time_s: Fraction) -> None:
-        end_s = time_s + (packet.duration or 0) * packet.time_base
+        end_s = time_s + (packet.duration or self._frame_ticks(packet)) * packet.time_base
         if self.window.end_s is not None and packet.stream.index == self.main.index:
             end_s = min(end_s, self.window.end_s)
         index = packet.stream.index
         self.ends_s[index] = max(end_s, self.ends_s.get(index, end_s))
+
+    def _frame_ticks(self, packet: "Packet[Stream]") -> Fraction:
+        """How long a picture lasts whose file does not say it, as in FLV."""
+        rate = self.main.guessed_rate or self.main.average_rate
+        if packet.stream.index != self.main.index or not rate:
+            return Fraction(0)
+        return 1 / (rate * packet.time_base)
 
 
 def _is_to_be_searched(container: InputContainer) -> bool:

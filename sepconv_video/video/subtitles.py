@@ -53,6 +53,8 @@ class ConvertedText:
         self.note = f"{called(source)} converted to {codec}, the text of {output.format.name} files"
         if codec_of(source) in {"ass", "ssa"}:
             self.note += "; its layout is simplified"
+        if output.format.name == "nut":
+            self.note += "; when lines end is lost"
 
     def __call__(self, packet: "Packet[Stream]") -> "list[Packet[Stream]]":
         """Convert a packet; an empty one, as between two lines in MP4, becomes nothing."""

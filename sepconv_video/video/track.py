@@ -5,7 +5,7 @@ that joins them, whose header is then the one its packets were made for.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 
 import av
@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Frame, Plane, VideoInfo
-from sepconv_video.video.containers import format_of
+from sepconv_video.video.containers import format_of, lost_colors
 from sepconv_video.video.conversion import Conversion
 from sepconv_video.video.dolby import at_rate, kind_of, needs_metadata
 from sepconv_video.video.encoders import Encoding, plan
@@ -83,13 +83,15 @@ class Track:
         self._plan = (picture_plan if is_painted else plan)(info, encoding, self.container)
         self._frame_ticks, self.rate = time_base, rate
         self.codec = self._plan.codec
-        lost = [self._plan.note, self._light_note(), lost_space(info, self._described_by)]
-        self.note = "; ".join(filter(None, lost))
         form = self._plan.form
         self._conversion = (
             Conversion(info, form.pix_fmt, self._plan.color) if form.is_converted else None
         )
         self._paint = Painter(info, self._plan) if is_painted else None
+        colors = "" if is_painted else lost_colors(self.container, self.codec, self._plan.color)
+        space = lost_space(info, self._described_by)
+        notes = self._plan.note, colors, self._light_note(), space
+        self.note = "; ".join(filter(None, notes))
         self.time_base = time_base
         most = _MOST_VPX_TICKS if self.codec.startswith("libvpx") else _MOST_TICKS
         if self.container == "avi":
@@ -246,14 +248,16 @@ class Track:
         note = lost_messages(lost, f"{self.codec} in {self.container}")
         return note + WRONG_COLOURS * is_wrong
 
-    def rounding_note(self, rounded: int, times: Collection[int]) -> str:
+    def rounding_note(self, rounded: int, times: Sequence[int]) -> str:
         """Say how many of the times are not exact; an empty string if all are.
+
+        Or if it is of no account: Matroska says a constant rate beside the times.
 
         Args:
             rounded: How many.
             times: All, in ticks: where ticks of the container are too few, some become equal.
         """
-        if not rounded:
+        if not rounded or (self.container in {"matroska", "webm"} and self._is_even(times)):
             return ""
         grid = _GRIDS.get(self.container, 1 / self.time_base)
         ratio = self.time_base * grid
@@ -263,6 +267,13 @@ class Track:
         return (
             f"{rounded} frame times rounded to {1 / Fraction(grid)} s, the finest in "
             f"{self.container}{equal}; a name ending in `.mp4` keeps them exactly"
+        )
+
+    def _is_even(self, times: Sequence[int]) -> bool:
+        """Tell whether frames come at the constant rate, to a tick of Matroska."""
+        step, most = 1 / (self.rate * self.time_base), 1 / (_GRIDS["matroska"] * self.time_base)
+        return all(
+            abs(ticks - times[0] - index * step) <= most for index, ticks in enumerate(times)
         )
 
 

@@ -572,3 +572,34 @@ def test_new_frames_of_a_still_clip_are_the_still(tmp_path, family, depth, full_
             error = plane.astype(int) - expected
             assert abs(error).max() <= 1
             assert abs(error.mean()) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "lost"),
+    [
+        ("ffv1", ".mkv", {"aspect"}), ("libx265", ".mov", set()), ("libx264", ".avi", set()),
+        ("ffv1", ".nut", {"aspect", "color"}), ("ffv1", ".avi", {"aspect", "color"}),
+        ("libx264", ".ts", set()), ("prores_ks", ".mov", {"color"}),
+        ("prores_ks", ".mkv", {"aspect", "color"}),
+        ("mjpeg", ".mkv", {"color"}), ("mpeg4", ".nut", {"color"}), ("v210", ".mov", {"color"}),
+    ],
+)  # fmt: skip
+def test_what_is_lost_of_shape_and_colours_is_told(tmp_path, codec, suffix, lost):
+    spec = ClipSpec(
+        width=96, count=3, aspect=Fraction(4, 3), colorspace=1, primaries=1, transfer=1,
+        color_range=2,
+    )  # fmt: skip
+    target = tmp_path / f"b{suffix}"
+    said = " ".join(convert(make_clip(tmp_path / "a.mp4", spec), target, codec=codec).notes)
+    assert ("sample aspect ratio 4/3 left out" in said) == ("aspect" in lost)
+    assert bool(re.search("(matrix|full range).* left out", said)) == ("color" in lost)
+    stream = probe(target)["streams"][0]
+    assert (stream.get("sample_aspect_ratio") == "4:3") == ("aspect" not in lost)
+    is_kept = (stream.get("color_range"), stream.get("color_space")) == ("pc", "bt709")
+    assert is_kept == ("color" not in lost)
+
+
+def test_what_nobody_could_read_is_not_written(tmp_path):
+    source = make_clip(tmp_path / "a.mp4", ClipSpec(count=3))
+    with pytest.raises(OptionsError, match="cannot write `rawvideo` video into mov"):
+        convert(source, tmp_path / "b.mov", codec="rawvideo")
