@@ -273,7 +273,7 @@ def measure(
     return about, results
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__.replace("\n\n    ", "\n\n\b\n    "))  # examples as they are
 @click.option("--device", default="auto", show_default=True)
 @click.option("--sizes", default=SIZES, show_default=True)
 @click.option("--only", multiple=True, type=click.Choice(list(TABLES)), help="These tables.")
@@ -286,7 +286,10 @@ def measure(
 @click.option("--markdown", type=click.Path(path_type=Path), help="File of sections to update.")
 def main(*, device, sizes, only, limit, frames, clips, quick, json_path, chart, markdown) -> None:
     if not any(Path(clips).glob("*.mp4")):
-        raise click.ClickException(f"no `.mp4` in `{clips}`: name a folder of clips with `--clips`")
+        raise click.ClickException(
+            f"no `.mp4` in `{clips}`: name a folder of clips with `--clips`; "
+            "`scripts/make_sample.py NAME.mp4` makes one"
+        )
     if quick:
         sizes, limit, frames = QUICK_SIZES, 1, 4
     shapes = sizes_of(sizes)

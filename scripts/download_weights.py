@@ -152,7 +152,7 @@ def agree(*, yes: bool) -> None:
     click.confirm("Do you accept these terms?", abort=True)
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__.replace("\n\n    ", "\n\n\b\n    "))  # examples as they are
 @click.argument("name", type=click.Choice(list(OFFICIAL_MODELS)))
 @click.option("--yes", is_flag=True, help="You have read the licence and accept it.")
 @click.option(

@@ -8,7 +8,8 @@ FOLDER holds clips, of which every second frame is removed and made again, or, a
 of triples: `frame10 frame10i11 frame11` (Middlebury, whose true frames may lie in `other-gt-interp`
 beside `other-data`) or `im1 im2 im3` (Vimeo-90k). Of a clip our
 networks see what the program shows them: besides the two frames the one before and the one after,
-where there are any (`--alone`: only the two); but whole frames, with any black bars.
+where there are any (`--alone`: only the two); but whole frames, with any black bars, and no cut
+is looked for.
 Estimates are clipped to [0, 1], times 255 and rounded (`--truncate`: cut off, as the
 reference code of 2017 does). A clip's score is the mean over its triples, the total the mean
 over clips. SSIM is scikit-image's, in colour, with its default window of 7x7. The table is
@@ -30,7 +31,6 @@ import click
 import numpy as np
 import torch
 from av.filter import Graph
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from sepconv_video import color
@@ -40,6 +40,11 @@ from sepconv_video.errors import OptionsError, SepConvVideoError, VideoError
 from sepconv_video.models.bending import Bending, Known
 from sepconv_video.video import Reader, read_picture, write_picture
 from sepconv_video.weights import load_model
+
+try:
+    from skimage.metrics import structural_similarity
+except ModuleNotFoundError:
+    sys.exit('error: scikit-image is missing\n\nhint: pip install "sepconv-video[train]"')
 
 TRIPLES = (("frame10", "frame10i11", "frame11"), ("im1", "im2", "im3"))
 APART = "other-gt-interp"
@@ -68,7 +73,7 @@ def clip_triples(path: Path) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
 
 def picture_triples(folder: Path) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The triple of one folder: of the set of names of which it holds the most."""
-    truths = folder.parents[1] / APART / folder.name
+    truths = folder.absolute().parents[1] / APART / folder.name
     files = sorted([*folder.iterdir(), *(truths.iterdir() if truths.is_dir() else ())])
     names = max(TRIPLES, key=lambda names: len({path.stem for path in files}.intersection(names)))
     pictures = [read_picture(the_one(name, files)) for name in names]
@@ -302,7 +307,7 @@ def distinct(short: list[str], whole: list[str]) -> list[str]:
     return short if len(set(short)) == len(short) else whole
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__.replace("\n\n    ", "\n\n\b\n    "))  # examples as they are
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
     "--model",

@@ -198,7 +198,7 @@ def print_kinds(val: dict[tuple[str, str], Tally], best: dict[str, str], cuts: C
         print(f"| {kind} ({count}) | {' | '.join(cells)} |")
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__.replace("\n\n    ", "\n\n\b\n    "))  # examples as they are
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--rounds", default=4, help="How often each kind of sequence is drawn.")
 def main(data: Path, rounds: int) -> None:

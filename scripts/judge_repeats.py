@@ -84,7 +84,7 @@ def pairs(path: Path) -> Iterator[tuple[bool, float]]:
                     yield is_repeat, least_limit(shown[k - 1], shown[k])
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__.replace("\n\n    ", "\n\n\b\n    "))  # examples as they are
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(data: Path) -> None:
     print(f"the limit in use is {scenes.REPEAT_CHANGE:g}\n")

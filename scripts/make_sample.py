@@ -96,7 +96,7 @@ def write_sound(container: av.container.OutputContainer, stream: av.AudioStream)
     container.mux(stream.encode(None))
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__.replace("\n\n    ", "\n\n\b\n    "))  # examples as they are
 @click.argument("target", type=click.Path(path_type=Path), default="sample.mp4")
 def main(target: Path) -> None:
     with av.open(str(target), "w") as container:

@@ -36,7 +36,9 @@ from sepconv_video.weights import LAYOUT, load_model
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-@click.command(help=__doc__, context_settings={"show_default": True})
+@click.command(
+    help=__doc__.replace("\n\n    ", "\n\n\b\n    "), context_settings={"show_default": True}
+)
 @click.option("--model", type=click.Choice(["fast", "fine"]), default="fast")
 @click.option(
     "--data",

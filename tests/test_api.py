@@ -62,6 +62,8 @@ def test_a_device_that_is_none_is_refused_in_plain_words(name):
         (torch.rand(3, 8, 8), torch.rand(3, 8, 8)),
         (torch.rand(1, 4, 8, 8), torch.rand(1, 4, 8, 8)),
         (torch.zeros(1, 3, 8, 8).byte(), torch.zeros(1, 3, 8, 8).byte()),
+        (torch.rand(0, 3, 8, 8), torch.rand(0, 3, 8, 8)),
+        (torch.rand(1, 3, 8, 0), torch.rand(1, 3, 8, 0)),
     ],
 )
 def test_what_are_no_frames_is_refused_in_plain_words(left, right):

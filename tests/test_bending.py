@@ -122,7 +122,7 @@ def test_a_network_looks_at_a_pair_only_once(monkeypatch):
 def all_ones(count):
     """What was found of so many pairs."""
     light = torch.ones(count, 1, 1, 1)
-    return Found(torch.ones(count, 4, 2, 2), light, light, light, light, light > 1)
+    return Found(torch.ones(count, 4, 2, 2), light, light, light, light, light > 1, light > 1)
 
 
 def test_what_is_known_of_some_pairs_is_joined():
@@ -131,8 +131,8 @@ def test_what_is_known_of_some_pairs_is_joined():
     assert both.found is None
     assert both.bend[:, 0, 0, 0].tolist() == [1, 0, 1]
     two = joined([one, one]).found
-    assert [maps.shape[0] for maps in two] == [2] * 6
-    assert [[maps.shape[0] for maps in found] for found in two.each()] == [[1] * 6] * 2
+    assert [maps.shape[0] for maps in two] == [2] * 7
+    assert [[maps.shape[0] for maps in found] for found in two.each()] == [[1] * 7] * 2
     assert joined([other, other]) is UNKNOWN
     assert halved(other) is UNKNOWN
     assert halved(one).found is None
@@ -199,3 +199,14 @@ def test_nothing_is_told_across_what_is_held(held):
 def test_other_networks_are_told_nothing():
     assert not isinstance(SimpleNamespace(), Bending)
     assert not isinstance(SepConv2017(), Bending)
+
+
+def test_motion_that_explains_nothing_bends_nothing():
+    """As across a cut that nobody has found: the pairs beside it are as if alone."""
+    model, shot = load_model("fast"), [swinging(phase) for phase in (0.0, 0.4, 0.8, 1.2)]
+    blocks = torch.rand(1, 3, 12, 16, generator=torch.Generator().manual_seed(5)).round()
+    other = F.interpolate(blocks, scale_factor=8)
+    steps = [model.look(*pair) for pair in pairwise([*shot, other])]
+    assert [step.explains_nothing.item() for step in steps] == [False, False, False, True]
+    assert model.bend(*steps[:3]).any()
+    assert not model.bend(*steps[1:]).any()

@@ -48,13 +48,16 @@ def relight(frames: Tensor, gain: Tensor, offset: Tensor) -> None:
     """Do what `light.relight` says."""
     N, channels, H, W = frames.shape
     assert channels == gain.shape[1] == offset.shape[1] == C
-    given, maps = frames.numpy(), (as_array(gain), as_array(offset))
+    single = frames.float()  # the same, unless they are halves
+    given, maps = single.numpy(), (as_array(gain), as_array(offset))
 
     def work(n: int, rows: Two, own: Buffers) -> None:
         _relight_strip(given[n], (maps[0][n], maps[1][n]), own, rows)
 
     shapes = (gain.shape[3],), (W,), (W,)
     by_strips(work, N, H, shapes, is_small=N * H * W < LEAST_WARPED)
+    if single is not frames:
+        frames.copy_(single)
 
 
 def hold(

@@ -105,10 +105,12 @@ class Aligned(nn.Module):
         Returns:
             (N, 2, h, w): `bending.bend`. Of either half of the time it is a quarter.
         """
-        # a motion from black, or to it, is found by chance
-        is_chance = earlier.shows_nothing | own.shows_nothing | later.shows_nothing
-        found = bend(*(found.motion[:, :2] for found in (earlier, own, later)))
-        return found.masked_fill_(is_chance, 0)
+        pairs = (earlier, own, later)
+        found = bend(*(pair.motion[:, :2] for pair in pairs))
+        for pair in pairs:
+            # a motion from black, or across a cut, is found by chance
+            found.masked_fill_(pair.shows_nothing | pair.explains_nothing, 0)
+        return found
 
     def forward(
         self, left: Tensor, right: Tensor, tile: int | None = None, known: Known = UNKNOWN
@@ -126,9 +128,11 @@ class Aligned(nn.Module):
             (N, 3, H, W), same dtype; not clamped.
 
         Raises:
-            ValueError: `left` and `right` are no frames of a pair.
+            ValueError: `left` and `right` are no frames of a pair, or of float64.
         """
         check_frames(left, right)
+        if left.dtype == torch.float64:
+            raise ValueError("frames are float32, or as the weights: these are float64")
         height, width = left.shape[-2:]
         # once for the whole frame, so that tiles are the same as it
         pair = Pair.of(left, right, self.motions, known)

@@ -35,6 +35,8 @@ class Found(NamedTuple):
     offset: Tensor
     shows_nothing: Tensor
     """(N, 1, 1, 1): whether one of the frames is flat, such as black, and the motion by chance."""
+    explains_nothing: Tensor
+    """(N, 1, 1, 1): whether the motion is by chance as the frames are of unlike scenes."""
 
     def each(self) -> list[Self]:
         """What was found of each of them."""

@@ -18,11 +18,12 @@ def check_frames(left: Tensor, right: Tensor) -> None:
     """Refuse what are no frames of a pair, in plain words instead of some layer's.
 
     Raises:
-        ValueError: They are not (N, 3, H, W) floats of one shape and type.
+        ValueError: They are not (N, 3, H, W) floats of one shape and type, or there are none.
     """
     kinds = [f"{tuple(frames.shape)} {frames.dtype}" for frames in (left, right)]
     is_pair = left.shape == right.shape and left.dtype == right.dtype
-    if not (is_pair and left.dim() == 4 and left.shape[1] == 3 and left.is_floating_point()):
+    is_some = left.dim() == 4 and left.shape[1] == 3 and left.numel() > 0
+    if not (is_pair and is_some and left.is_floating_point()):
         raise ValueError(f"frames are (N, 3, H, W) floats, both alike; these are {kinds}")
 
 
