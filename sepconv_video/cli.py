@@ -114,17 +114,19 @@ def _show_early(error: click.ClickException | SepConvVideoError, *, as_json: boo
 )  # fmt: skip
 @click.option("--slowmo", is_flag=True, help="Play FACTOR times as long, at the source's rate.")
 @click.option("--stretch-sound", is_flag=True, help="In slow motion keep the sound, made longer.")
-@click.option("--dedup", is_flag=True, help="Make repeated frames anew: for animation on twos.")
+@click.option(
+    "--dedup", is_flag=True, help="Replace repeated frames by new ones (animation on twos)."
+)
 @click.option(
     "--cuts", default="auto", show_default=True, metavar="auto|off|FILE",
-    help="Where nothing is made; FILE has a frame number or time a line.",
+    help="Cuts, across which nothing is made: found, none, or as FILE lists them.",
 )  # fmt: skip
 @click.option("--start", "start_s", type=Read(parse_time), metavar="TIME", help="Begin there.")
 @click.option("--end", "end_s", type=Read(parse_time), metavar="TIME", help="End there.")
 @click.option("--deinterlace", is_flag=True, help="Deinterlace what is interlaced.")
 @click.option(
     "--source-fps", type=Read(parse_rate), default="25", show_default=True, metavar="RATE",
-    help="Of numbered pictures and raw video.",
+    help="Frame rate of numbered pictures or raw video.",
 )  # fmt: skip
 @click.option("--raw", metavar="WxH:FORMAT", help="What raw video on stdin is.")
 @click.option(
@@ -137,7 +139,7 @@ def _show_early(error: click.ClickException | SepConvVideoError, *, as_json: boo
 )  # fmt: skip
 @click.option(
     "--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True,
-    help="Of the network; auto is fp16 on a GPU, bf16 on CPUs with AMX, else fp32.",
+    help="The network's numbers; auto is fp16 on a GPU, bf16 on CPUs with AMX, else fp32.",
 )  # fmt: skip
 @click.option(
     "--batch", type=click.IntRange(min=1), help="Pairs of frames at once.  [default: by memory]"
@@ -154,9 +156,11 @@ def _show_early(error: click.ClickException | SepConvVideoError, *, as_json: boo
 @click.option("--preset", help="The encoder's own, e.g. slow.  [default: by encoder]")
 @click.option("--pix-fmt", metavar="FORMAT", help="To encode, e.g. yuv420p10le.  [default: kept]")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
-@click.option("--no-resume", is_flag=True, help="Make everything afresh.")
+@click.option(
+    "--no-resume", is_flag=True, help="Start afresh instead of going on with an earlier run."
+)
 @click.option("--keep-parts", is_flag=True, help="Keep the finished pieces of complete files.")
-@click.option("--pattern", help="Of a folder's files take those like this, e.g. '*_raw.mkv'.")
+@click.option("--pattern", help="Take only files of a folder that match, e.g. '*_raw.mkv'.")
 @click.option("--devices", metavar="LIST", help="One worker process for each, e.g. cuda:0,cuda:1.")
 @click.option("--shard", metavar="I/N", help="Do the I-th of N parts of the files, from 1.")
 @click.option(
@@ -181,8 +185,8 @@ def command(
 
     INPUT is a video, a folder of videos or a pattern (with `-o FOLDER`), numbered pictures
     like `frames/%05d.png` or a folder of them, `-` for standard input, or two pictures,
-    between which one is made (with `-o PICTURE`). What an earlier run left unfinished is
-    gone on with.
+    between which one is made (with `-o PICTURE`). An interrupted run is resumed by the
+    same command.
     """
     if not inputs:
         raise click.UsageError("no INPUT: name a video, a folder of videos or two pictures")

@@ -14,7 +14,7 @@ from sepconv_video.kernels import implementations, reference, sepconv
 from sepconv_video.shipped import OFFICIAL_MODELS, shipped_models
 from sepconv_video.weights import load_model
 
-PACKAGES = ("torch", "av", "numpy", "numba", "safetensors", "click", "tqdm")
+PACKAGES = ("torch", "av", "numpy", "numba", "safetensors", "click", "filelock", "tqdm")
 CUPY_PACKAGES = ("cupy-cuda13x", "cupy-cuda12x")
 
 

@@ -32,9 +32,10 @@ table 4, MatrixCoefficients 5 and 6, 1, 9, 4 and 7; non-constant luminance."""
 class ColorSpec:
     """How the numbers in the planes mean colours.
 
-    The four tags are the code points of ITU-T H.273 exactly as the source carries them
-    (2 = unspecified), to be written to the output unchanged. `matrix` and `full_range`
-    are what the tags mean, or the players' guess where they are missing.
+    The five tags are numbers exactly as the source carries them, to be written to the output
+    unchanged: code points of ITU-T H.273 (2 = unspecified), but for `range_tag` and
+    `siting_tag`. `matrix`, `full_range` and `siting` are what the tags mean, or the players'
+    guess where they are missing.
     """
 
     matrix: str

@@ -1,7 +1,8 @@
 """Hand-over between threads: `prefetch` runs an iterable ahead of its consumer.
 
-The only module with threads and queues. It knows nothing of frames: a stage is any iterable,
-and stages are nested by giving one's iterator to the next.
+The only module with queues between threads; `kernels/cpu` has threads of its own, for its loops.
+It knows nothing of frames: a stage is any iterable, and stages are nested by giving one's
+iterator to the next.
 """
 
 import math

@@ -12,6 +12,6 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "fine": Fine,
     "sepconv2017": SepConv2017,
 }
-"""Constructors by the name of the architecture, which weights files declare."""
+"""Constructors by name, for training and for errors; weights files are told by keys and shapes."""
 
 __all__ = ["NETWORKS", "Fast", "Fine", "SepConv2017"]

@@ -14,13 +14,13 @@ def charbonnier(made: Tensor, true: Tensor) -> Tensor:
     return torch.sqrt((made - true) ** 2 + 1e-6).mean()
 
 
-def laplacian(made: Tensor, true: Tensor, levels: int = 4) -> Tensor:
+def laplacian(made: Tensor, true: Tensor) -> Tensor:
     """L1 over a Laplacian pyramid, coarse bands weighted 2^level (Bojanowski et al. 2017).
 
     The coarse bands tell a motion that is off by many pixels which way to go, where the
     pixels themselves say nothing. (N, C, H, W) in [0, 1]; the finest band also by plain L1.
     """
-    difference = made - true
+    difference, levels = made - true, 4
     total: Tensor = difference.abs().mean()
     for level in range(levels):
         below = F.avg_pool2d(difference, 2)
