@@ -5,6 +5,7 @@ from fractions import Fraction
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from sepconv_video import __version__
 
@@ -35,6 +36,12 @@ def doctor(context: click.Context, parameter: click.Parameter, value: bool) -> N
     context.exit()
 
 
+def is_given(name: str) -> bool:
+    """Whether an option is on the command line, be it with its default."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not ParameterSource.DEFAULT
+
+
 class Read(click.ParamType):  # type: ignore[type-arg]  # before click 8.4 it takes none
     """Text read by a function that raises `OptionsError`."""
 
@@ -61,8 +68,8 @@ class Target(Source):
     """A file or folder to write; a slash at its end, which `Path` forgets, is remembered."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ANN401 - click's
-        """Note whether it ends with a slash as `is_folder` of the context."""
-        ctx.meta["is_folder"] = str(value).endswith("/")
+        """Note whether it ends with a slash as `ends_with_slash` of the context."""
+        ctx.meta["ends_with_slash"] = str(value).endswith("/")
         return super().convert(value, param, ctx)
 
 

@@ -40,7 +40,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Progress:
     """How far one job is, in frames of its target."""
 
     job: Job
@@ -53,7 +53,7 @@ class Step:
     """At the beginning: why what an earlier run had finished is of no use."""
 
 
-OnStep = Callable[[Step], None]
+OnProgress = Callable[[Progress], None]
 
 
 def run_jobs(
@@ -62,7 +62,7 @@ def run_jobs(
     executor: Executor,
     *,
     folder_report: FolderReport | None = None,
-    on_step: OnStep | None = None,
+    on_progress: OnProgress | None = None,
     should_stop: ShouldStop = lambda: False,
 ) -> Iterator[Result]:
     """Do the jobs, longest first; a failure does not stop the rest.
@@ -72,7 +72,7 @@ def run_jobs(
         options: How, for all of them.
         executor: Who does it; with several workers long videos are shared among them.
         folder_report: Where to write down what became of each, and to find out what needs no doing.
-        on_step: Called as frames are written.
+        on_progress: Called as frames are written.
         should_stop: Asked now and then; True ends the work soon and keeps what is finished.
 
     Yields:
@@ -83,7 +83,7 @@ def run_jobs(
         SepConvVideoError: No worker can be had: no such device, or all were lost.
     """
     weights_digest(options.model)  # or each file would fail for the want of the same model
-    with _Dispatcher(options, executor, folder_report, on_step) as dispatcher:
+    with _Dispatcher(options, executor, folder_report, on_progress) as dispatcher:
         todo = dispatcher.longest_first(jobs)
         while todo:
             for outcome in executor.run(dispatcher.tasks(todo), dispatcher.count, should_stop):
@@ -112,10 +112,10 @@ class _Dispatcher:
         options: Options,
         executor: Executor,
         folder_report: FolderReport | None,
-        on_step: OnStep | None,
+        on_progress: OnProgress | None,
     ) -> None:
         self._options, self._workers, self._notes = options, executor.size, executor.notes
-        self._folder_report, self._on_step = folder_report, on_step
+        self._folder_report, self._on_progress = folder_report, on_progress
         self._open: dict[Job, _OpenJob] = {}
         self._news: deque[Result] = deque()
         self._extents: dict[Job, Extent] = {}
@@ -180,8 +180,8 @@ class _Dispatcher:
             self._open[job] = _OpenJob(production, claim, 0, production.kept_frames, {})
             if report is None:
                 why = production.note
-                if why and self._on_step is not None:  # while what there is can yet be saved
-                    self._on_step(Step(job=job, done=0, kept=0, expected=None, note=why))
+                if why and self._on_progress is not None:  # while what there is can yet be saved
+                    self._on_progress(Progress(job=job, done=0, kept=0, expected=None, note=why))
                 return production.spans()
             self._close(job, report=report, was_complete=True)
         return []
@@ -216,9 +216,11 @@ class _Dispatcher:
         if opened is None:
             return  # another task of the job has failed
         opened.done[task.span] = frames
-        if self._on_step is not None:
+        if self._on_progress is not None:
             done = opened.kept + sum(opened.done.values())
-            self._on_step(Step(job=task.job, done=done, kept=opened.kept, expected=expected))
+            self._on_progress(
+                Progress(job=task.job, done=done, kept=opened.kept, expected=expected)
+            )
 
     def end_of(self, task: Task, error: SepConvVideoError | None) -> None:
         """Note the end of a task; with the last one of a job the target is put together."""

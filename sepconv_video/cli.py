@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from sepconv_video import __version__, timing
-from sepconv_video.arguments import Read, Source, Target, doctor, flag, list_models
+from sepconv_video.arguments import Read, Source, Target, doctor, flag, is_given, list_models
 from sepconv_video.display import (
     Display,
     display,
@@ -190,7 +189,7 @@ def command(
     """
     if not inputs:
         raise click.UsageError("no INPUT: name a video, a folder of videos or two pictures")
-    if chosen["fps"] is not None and _is_given("factor"):
+    if chosen["fps"] is not None and is_given("factor"):
         raise click.UsageError("--fps and --factor exclude each other: name one of them")
     if chosen["quiet"] and chosen["verbose"]:
         raise click.UsageError("--quiet and --verbose exclude each other: name one of them")
@@ -201,12 +200,6 @@ def command(
     if options.verbose:
         show_times(timing.take(), time.monotonic() - started)
     return code
-
-
-def _is_given(name: str) -> bool:
-    """Whether an option is on the command line, be it with its default."""
-    source = click.get_current_context().get_parameter_source(name)
-    return source is not ParameterSource.DEFAULT
 
 
 def _run(
@@ -258,14 +251,14 @@ def _run_stream(
 ) -> int:
     """Make one video that comes through a pipe, or goes through one."""
     job = _stream_job(inputs, output, options, chosen)
-    from sepconv_video.batch import Result, Step  # noqa: PLC0415 - imports torch
+    from sepconv_video.batch import Progress, Result  # noqa: PLC0415 - imports torch
     from sepconv_video.pipeline import interpolate_stream  # noqa: PLC0415 - imports torch
 
     with GracefulStop() as stop, display(quiet=chosen["quiet"], as_json=chosen["as_json"]) as shown:
         shown.start([job])
 
         def told(done: int, expected: int | None) -> None:
-            shown.step(Step(job=job, done=done, kept=0, expected=expected))
+            shown.progress(Progress(job=job, done=done, kept=0, expected=expected))
 
         try:
             report = interpolate_stream(
@@ -304,7 +297,7 @@ def _run_videos(
     from sepconv_video.folder_report import FolderReport  # noqa: PLC0415
     from sepconv_video.jobs import (  # noqa: PLC0415 - imports av
         find_jobs,
-        is_folder,
+        goes_into_folder,
         is_sequence,
         make_folder,
         passed_over,
@@ -312,7 +305,7 @@ def _run_videos(
     )
 
     _check_rate_is_wanted(has_none=any(map(is_sequence, inputs)))
-    if output is not None and click.get_current_context().meta["is_folder"]:
+    if output is not None and click.get_current_context().meta["ends_with_slash"]:
         make_folder(output)
     jobs = find_jobs(inputs, output, options.label, chosen["pattern"])
     if len(jobs) > 1 and options.cuts not in CUTS:
@@ -322,7 +315,7 @@ def _run_videos(
     if chosen["shard"] is not None:
         jobs = shard(jobs, *parse_shard(chosen["shard"]))
     folder_report = (
-        FolderReport(output) if output is not None and is_folder(inputs, output) else None
+        FolderReport(output) if output is not None and goes_into_folder(inputs, output) else None
     )
     executor = _executor(options, chosen)
     code = 0
@@ -334,7 +327,7 @@ def _run_videos(
                 options,
                 executor,
                 folder_report=folder_report,
-                on_step=shown.step,
+                on_progress=shown.progress,
                 should_stop=stop.is_requested,
             )
             for result in results:
@@ -349,7 +342,7 @@ def _run_videos(
 
 
 def _check_rate_is_wanted(*, has_none: bool) -> None:
-    if _is_given("source_fps") and not has_none:
+    if is_given("source_fps") and not has_none:
         raise click.UsageError(
             "--source-fps is for numbered pictures and raw video: videos have a rate, and `--fps` "
             "makes another one"
@@ -378,7 +371,7 @@ def _code_of_end(error: SepConvVideoError) -> int:
 
 def _executor(options: Options, chosen: dict[str, Any]) -> "Executor":
     """Decide who works: this process, one process per device, or a cluster."""
-    from sepconv_video.executor import EngineWork, LocalExecutor, check, engine_work  # noqa: PLC0415
+    from sepconv_video.executor import EngineWork, LocalExecutor, check  # noqa: PLC0415
 
     if chosen["ray"] == "":
         raise click.UsageError("--ray names no address: leave it out to find a cluster by itself")
@@ -387,7 +380,7 @@ def _executor(options: Options, chosen: dict[str, Any]) -> "Executor":
     if chosen["ray"]:
         from sepconv_video.cluster import RayExecutor, with_absolute_paths  # noqa: PLC0415 - imports ray
 
-        return RayExecutor(chosen["ray"], partial(engine_work, with_absolute_paths(options)))
+        return RayExecutor(chosen["ray"], partial(EngineWork, with_absolute_paths(options)))
     if chosen["devices"] is not None:
         from sepconv_video.workers import ProcessExecutor  # noqa: PLC0415
 
@@ -397,5 +390,5 @@ def _executor(options: Options, chosen: dict[str, Any]) -> "Executor":
                 f"`--devices {chosen['devices']}` names no device: list them as cuda:0,cuda:1"
             )
         check(options, devices)
-        return ProcessExecutor(devices, partial(engine_work, options))
-    return LocalExecutor(EngineWork(options))
+        return ProcessExecutor(devices, partial(EngineWork, options))
+    return LocalExecutor(EngineWork(options, options.device))

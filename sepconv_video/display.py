@@ -19,7 +19,7 @@ from sepconv_video.errors import SepConvVideoError
 from sepconv_video.options import Job
 
 if TYPE_CHECKING:
-    from sepconv_video.batch import Result, Step
+    from sepconv_video.batch import Progress, Result
     from sepconv_video.report import Report
 
 PLAIN_PROGRESS_S = 10.0
@@ -116,25 +116,25 @@ class Display:
             self._bar.files = len(jobs)
             self._waiting.start()
 
-    def step(self, step: "Step") -> None:
+    def progress(self, progress: "Progress") -> None:
         """Show how far a job is, or what is worth knowing before it is begun."""
-        if not step.note:
+        if not progress.note:
             self._waiting.cancel()
-        if step.note:
-            self._tell_before(step)
+        if progress.note:
+            self._tell_before(progress)
         elif self._bar:
-            self._bar.step(step)
+            self._bar.progress(progress)
         if self._events:
-            self._events.step(step)
+            self._events.progress(progress)
 
-    def _tell_before(self, step: "Step") -> None:
+    def _tell_before(self, progress: "Progress") -> None:
         if self._bar:
             self._bar.close()
-            self._told.add(step.note)
+            self._told.add(progress.note)
+            target = one_line(str(progress.job.target))
             say(
-                f"note: `{one_line(str(step.job.target))}` is {one_line(step.note)}; the earlier "
-                "run's pieces are deleted once the first new one is finished: Ctrl-C before then "
-                "keeps them"
+                f"note: `{target}` is {one_line(progress.note)}; the earlier run's pieces are "
+                "deleted once the first new one is finished: Ctrl-C before then keeps them"
             )
 
     def result(self, result: "Result") -> None:
@@ -236,33 +236,33 @@ class _Counts:
     """
 
     def __init__(self) -> None:
-        self._steps: dict[Job, Step] = {}
+        self._latest: dict[Job, Progress] = {}
         self._ended = 0
         self.files = 1
 
-    def add(self, step: "Step") -> tuple[int, int, int | None]:
+    def add(self, progress: "Progress") -> tuple[int, int, int | None]:
         """Give frames done, those of them kept from before, and those expected."""
-        self._steps[step.job] = step
-        steps = self._steps.values()
-        known = [one.expected for one in steps if one.expected is not None]
-        expected = sum(known) if len(known) == len(steps) else None
-        return sum(one.done for one in steps), sum(one.kept for one in steps), expected
+        self._latest[progress.job] = progress
+        latest = self._latest.values()
+        known = [one.expected for one in latest if one.expected is not None]
+        expected = sum(known) if len(known) == len(latest) else None
+        return sum(one.done for one in latest), sum(one.kept for one in latest), expected
 
     def forget(self, job: Job) -> None:
-        self._steps.pop(job, None)
+        self._latest.pop(job, None)
         self._ended += 1
 
     def label(self) -> str:
         """What is in work, e.g. `3/12 film.mkv: `; an empty text where there is one file only."""
         if self.files == 1:
             return ""
-        name = ", ".join(one_line(job.source.name) for job in self._steps)
+        name = ", ".join(one_line(job.source.name) for job in self._latest)
         if len(name) > NAME_LENGTH:
             name = f"{name[: NAME_LENGTH - 3]}..."
-        return f"{min(self._ended + len(self._steps), self.files)}/{self.files} {name}: "
+        return f"{min(self._ended + len(self._latest), self.files)}/{self.files} {name}: "
 
     def is_idle(self) -> bool:
-        return not self._steps
+        return not self._latest
 
 
 class _Bar(_Counts):
@@ -280,8 +280,8 @@ class _Bar(_Counts):
             self._bar.close()
             self._bar = None
 
-    def step(self, step: "Step") -> None:
-        done, kept, expected = self.add(step)
+    def progress(self, progress: "Progress") -> None:
+        done, kept, expected = self.add(progress)
         if self._bar is None:
             self._bar = self._make(
                 unit=" frames", dynamic_ncols=True, leave=False, smoothing=0.1, initial=kept,
@@ -306,11 +306,11 @@ class _Lines(_Counts):
     def close(self) -> None:
         """Nothing is left on the screen."""
 
-    def step(self, step: "Step") -> None:
+    def progress(self, progress: "Progress") -> None:
         now = time.monotonic()
         if self.is_idle():
             self._started = self._told = now
-        done, kept, expected = self.add(step)
+        done, kept, expected = self.add(progress)
         if now - self._told < PLAIN_PROGRESS_S:
             return
         self._told = now
@@ -338,12 +338,16 @@ class _Json:
     def start(self, jobs: Sequence[Job]) -> None:
         self.say("start", jobs=[_names(job) for job in jobs])
 
-    def step(self, step: "Step") -> None:
+    def progress(self, progress: "Progress") -> None:
         now = time.monotonic()
-        if now - self._told.get(step.job, -JSON_PROGRESS_S) >= JSON_PROGRESS_S:
-            self._told[step.job] = now
-            frames = {"frames": step.done, "kept_frames": step.kept, "expected": step.expected}
-            self.say("progress", **_names(step.job), **frames)
+        if now - self._told.get(progress.job, -JSON_PROGRESS_S) >= JSON_PROGRESS_S:
+            self._told[progress.job] = now
+            frames = {
+                "frames": progress.done,
+                "kept_frames": progress.kept,
+                "expected": progress.expected,
+            }
+            self.say("progress", **_names(progress.job), **frames)
 
     def result(self, result: "Result") -> None:
         values: dict[str, object] = {"state": result.state}

@@ -109,9 +109,9 @@ class Work(Protocol):
 class EngineWork:
     """Makes spans with one engine, built when the first task comes."""
 
-    def __init__(self, options: Options) -> None:
-        """Remember how to build the engine."""
-        self._options = options
+    def __init__(self, options: Options, device: str) -> None:
+        """Remember how to build the engine, and on which device."""
+        self._options = replace(options, device=device)
         self._engine: Engine | None = None
 
     def check(self, task: Task) -> None:
@@ -194,8 +194,3 @@ def check(options: Options, devices: list[str]) -> None:
 
     for name in devices:
         choose_dtype(options.precision, choose_device(name))
-
-
-def engine_work(options: Options, device: str) -> Work:
-    """Make the usual work for a device; picklable with `functools.partial`."""
-    return EngineWork(replace(options, device=device))

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock
 
 from sepconv_video.errors import OptionsError, reason_of
-from sepconv_video.parts import Identity, explained, write_json
+from sepconv_video.parts import Identity, explained, stamp, write_json
 
 FORMAT = "sepconv-video report 1"
 """Stands in the file, so that nobody else's `report.json` is overwritten."""
@@ -42,11 +42,11 @@ class FolderReport:
 
     def _whole(self, target: Path) -> dict[str, Any]:
         """Give the entry of a target that is still the file that was finished; empty if not."""
-        entry, look = self._files.get(self._name(target), {}), _look_of(target)
-        if entry.get("file") != look:
+        entry, found = self._files.get(self._name(target), {}), _stamp_of(target)
+        if entry.get("file") != found:
             self._files = self._read()  # another process may have finished it since
             entry = self._files.get(self._name(target), {})
-        is_whole = look is not None and entry.get("file") == look
+        is_whole = found is not None and entry.get("file") == found
         return entry if is_whole and entry.get("state") in _FINISHED else {}
 
     def record(self, target: Path, entry: Mapping[str, Any]) -> None:
@@ -59,7 +59,7 @@ class FolderReport:
         Raises:
             VideoError: The report cannot be written.
         """
-        entry = {**entry, "file": _look_of(target)}
+        entry = {**entry, "file": _stamp_of(target)}
         if self._files.get(self._name(target)) == entry:
             return  # it failed before in the same way
         if entry["state"] not in _FINISHED and self._whole(target):
@@ -101,10 +101,8 @@ class FolderReport:
         )
 
 
-def _look_of(path: Path) -> dict[str, int] | None:
-    """Size and time of a file; None if there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+def _stamp_of(path: Path) -> dict[str, int] | None:
+    """Its `parts.stamp`; None if there is no such file."""
+    with suppress(OSError):
+        return stamp(path)
+    return None

@@ -65,7 +65,7 @@ def find_jobs(
             jobs.append(Job(source=source, target=output))
     jobs = _distinct(sorted(jobs, key=lambda job: job.source))
     jobs = _without_own(jobs, named=set(inputs))
-    if is_folder(sources, output):  # which need not exist yet
+    if goes_into_folder(sources, output):  # which need not exist yet
         for job in jobs:
             make_folder(job.target.parent)
     return jobs
@@ -153,7 +153,7 @@ def _refuse_url(path: Path) -> None:
         )
 
 
-def is_folder(inputs: Sequence[Path], output: Path | None) -> bool:
+def goes_into_folder(inputs: Sequence[Path], output: Path | None) -> bool:
     """Say whether `output` is a folder for what `find_jobs` finds, be it there yet or not."""
     if output is None or is_pattern(output) or any(map(is_sequence, inputs)):
         return False

@@ -55,7 +55,7 @@ class Parts:
         self.folder = target.with_name(f"{target.name}.parts")
         self.joined = self.folder / f"joined{'.pictures' if is_pattern(target) else target.suffix}"
         self._manifest, self._next = self.folder / "manifest.json", self.folder / "next.json"
-        self._clearing = self.folder / "clearing.json"
+        self._clearing, self._report = self.folder / "clearing.json", self.folder / "report.json"
 
     @contextmanager
     def claim(self) -> Iterator[Self]:
@@ -215,7 +215,7 @@ class Parts:
         with explained(self.target):
             made = self.joined / self.target.name if self.joined.is_dir() else self.joined
             with self.joining():
-                write_json(self._report, {"key": self.key, "made": _stamp(made), "report": report})
+                write_json(self._report, {"key": self.key, "made": stamp(made), "report": report})
             self._publish(report)
 
     def _publish(self, report: Mapping[str, Any]) -> None:
@@ -233,14 +233,10 @@ class Parts:
         with suppress(OSError):
             if self.joined.is_dir():  # the moving of many pictures was cut short
                 self._publish(found["report"])
-            if _stamp(self.target) == found.get("made"):
+            if stamp(self.target) == found.get("made"):
                 report: Mapping[str, Any] = found["report"]
                 return report
         return None
-
-    @property
-    def _report(self) -> Path:
-        return self.folder / "report.json"
 
     def remove(self) -> None:
         """Remove the folder, if it is there, but for files in it that are not ours."""
@@ -342,7 +338,7 @@ def explained(target: Path) -> Iterator[None]:
         ) from error
 
 
-def _stamp(target: Path) -> dict[str, int]:
+def stamp(target: Path) -> dict[str, int]:
     """Tell the files at a target, one or numbered pictures, from others; renaming changes nothing.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,7 +131,7 @@ def interpolate_stream(
         reader = stack.enter_context(Reader(job.source, reading_of(options)))
         info, grid = reader.info, grid_of(options, reader.info)
         planner = Planner(info, grid, options)
-        sink = stack.enter_context(_sink(job, info, grid, options))
+        sink = _sink(job, info, grid, options, stack)
         engine = engine or Engine.from_options(options)
         made = explained_frames(_made(reader, planner, engine, stack), job.source)
         count = _write_all(sink, made, watch)
@@ -186,7 +186,7 @@ def _write_all(sink: "_PipeSink | _FileSink", made: Iterator[list[Frame]], watch
     return count
 
 
-def _refuse(options: Options, names: Iterable[str], what: str) -> None:
+def _refuse(options: Options, names: Iterable[str], what: str, hint: str = "leave it out") -> None:
     """Refuse options that would be without effect.
 
     Raises:
@@ -195,7 +195,7 @@ def _refuse(options: Options, names: Iterable[str], what: str) -> None:
     for name in names:
         if getattr(options, name) != getattr(_DEFAULT, name):
             written = "no-resume" if name == "resume" else name.removesuffix("_s").replace("_", "-")
-            raise OptionsError(f"`--{written}` has no use for {what}", "leave it out")
+            raise OptionsError(f"`--{written}` has no use for {what}", hint)
 
 
 def _check_stream(job: Job, options: Options) -> None:
@@ -209,30 +209,24 @@ def _check_stream(job: Job, options: Options) -> None:
         check_place(job)
         check_free(job, options)
         return
-    given = [
-        name
-        for name, value in (
-            ("codec", options.codec if options.codec != "rawvideo" else None),
-            ("crf", options.crf),
-            ("preset", options.preset),
-            ("pix-fmt", options.pix_fmt),
-        )
-        if value is not None
-    ]
-    if given:
-        raise OptionsError(
-            f"cannot write `-` with `--{given[0]}`: y4m is not encoded",
-            "leave it out and let the program after the pipe encode; `--codec rawvideo` writes "
-            "frames without any header",
-        )
+    encoded = replace(options, codec=None) if options.codec == "rawvideo" else options
+    _refuse(
+        encoded,
+        ("codec", "crf", "preset", "pix_fmt"),
+        "`-`: y4m is not encoded",
+        "leave it out and let the program after the pipe encode; `--codec rawvideo` writes "
+        "frames without any header",
+    )
 
 
 def _sink(
-    job: Job, info: VideoInfo, grid: Grid, options: Options
-) -> AbstractContextManager["_PipeSink | _FileSink"]:
-    if job.target == PIPE:
-        return _pipe_sink(info, grid, raw=options.codec == "rawvideo")
-    return _file_sink(job, info, grid, options)
+    job: Job, info: VideoInfo, grid: Grid, options: Options, stack: ExitStack
+) -> "_PipeSink | _FileSink":
+    if job.target != PIPE:
+        return stack.enter_context(_file_sink(job, info, grid, options))
+    raw = options.codec == "rawvideo"
+    writer = stack.enter_context(PipeWriter(info, grid.rate, raw=raw))
+    return _PipeSink(writer, info, grid, raw=raw)
 
 
 class _PipeSink:
@@ -260,12 +254,6 @@ class _PipeSink:
         self._writer.finish()
         uneven = self._even.note("raw video" if self._is_raw else "y4m")
         return [*self._notes, *filter(None, [uneven])]
-
-
-@contextmanager
-def _pipe_sink(info: VideoInfo, grid: Grid, *, raw: bool) -> Iterator[_PipeSink]:
-    with PipeWriter(info, grid.rate, raw=raw) as writer:
-        yield _PipeSink(writer, info, grid, raw=raw)
 
 
 class _FileSink:

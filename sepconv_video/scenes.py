@@ -138,7 +138,7 @@ def relations(frames: Iterable[Frame], bits: int) -> Iterator[tuple[Frame, Relat
         yield waiting.popleft(), _related(list(window)[first:], place - first)
 
 
-def is_duplicate(left: Frame, right: Frame) -> bool:
+def is_still(left: Frame, right: Frame) -> bool:
     """Say whether two frames are the same picture, sample for sample.
 
     What lies between them is the picture itself, so there is nothing to synthesise.
@@ -198,7 +198,7 @@ def _looked_at(frames: Iterable[Frame], bits: int) -> Iterator[tuple[Frame, _See
 
 
 def _look(frame: Frame, before: tuple[Frame, _Seen] | None, bits: int) -> _Seen:
-    if before is not None and is_duplicate(before[0], frame):
+    if before is not None and is_still(before[0], frame):
         return _Seen(before[1].sketch, Relation.STILL, frame.begins_shot, 0.0)
     sketch = Sketch.of(frame.planes[0], bits)
     if before is None:

@@ -15,7 +15,7 @@ import pytest
 from clips import ClipSpec, make_clip
 
 from sepconv_video import display
-from sepconv_video.batch import Step
+from sepconv_video.batch import Progress
 from sepconv_video.cli import main
 from sepconv_video.options import Job
 from sepconv_video.video import Reader, pipes, write_picture
@@ -266,7 +266,7 @@ def test_waiting_for_the_first_frame_is_explained(capsys, monkeypatch):
     with display.display(quiet=False, as_json=False) as shown:
         shown.start([job])
         time.sleep(0.5)
-        shown.step(Step(job=job, done=1, kept=0, expected=2))
+        shown.progress(Progress(job=job, done=1, kept=0, expected=2))
     with display.display(quiet=True, as_json=False) as shown:
         shown.start([job])
         time.sleep(0.1)

@@ -310,7 +310,7 @@ def test_a_folder_is_made_as_one_process_makes_it_and_a_long_clip_is_shared(
     folder_report, steps = FolderReport(Path("out")), []
     executor = RayExecutor(nodes.want(2), partial(works, Works, notes))
     results = list(
-        run_jobs(relative, OPTIONS, executor, folder_report=folder_report, on_step=steps.append)
+        run_jobs(relative, OPTIONS, executor, folder_report=folder_report, on_progress=steps.append)
     )
     assert {result.job: result.state for result in results} == dict.fromkeys(relative, "done")
     assert {step.done for step in steps if step.job == relative[-1]} >= {2 * 480}
@@ -377,7 +377,9 @@ def test_a_stop_keeps_what_is_finished(tmp_path, nodes, notes):
     steps = []
     with pytest.raises(Interrupted):
         list(
-            run_jobs(jobs, OPTIONS, executor, on_step=steps.append, should_stop=lambda: bool(steps))
+            run_jobs(
+                jobs, OPTIONS, executor, on_progress=steps.append, should_stop=lambda: bool(steps)
+            )
         )
     kept = Production(jobs[0], OPTIONS).frames_done()
     assert 0 < kept < 960

@@ -366,7 +366,7 @@ def test_a_long_video_is_shared(long_clip, tmp_path):
     for job, executor in zip(
         jobs, (LocalExecutor(AverageWork("")), two_workers(AverageWork)), strict=True
     ):
-        results += run_jobs([job], OPTIONS, executor, on_step=steps.append)
+        results += run_jobs([job], OPTIONS, executor, on_progress=steps.append)
     assert [result.state for result in results] == ["done", "done"]
     assert decoded(tmp_path / "two.mkv") == decoded(tmp_path / "one.mkv")
     assert [result.report.frames for result in results] == [86, 86]

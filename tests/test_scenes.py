@@ -21,8 +21,8 @@ from sepconv_video.scenes import (
     LOOK_AHEAD,
     Sketch,
     cut_score,
-    is_duplicate,
     is_repeat,
+    is_still,
     relations,
 )
 
@@ -220,8 +220,8 @@ def test_duplicates_are_equal_to_the_last_sample():
         Frame(index=k, pts=k, duration=1, planes=(luma.copy(), chroma, v))
         for k, v in enumerate((chroma, chroma.copy(), other))
     )
-    assert is_duplicate(first, same)
-    assert not is_duplicate(first, changed)
+    assert is_still(first, same)
+    assert not is_still(first, changed)
 
 
 def played(images, often, crf):

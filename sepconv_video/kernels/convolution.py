@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sepconv_video.kernels.operation import HALF_OR_SINGLE
+from sepconv_video.kernels.operation import HALF_OR_SINGLE, kernels_for
 
 EIGHTS = 8
 """On a GPU our own code is for so many channels, or multiples."""
@@ -68,13 +68,8 @@ def add_enlarged(maps: Tensor, base: Tensor) -> Tensor:
         As `base`.
     """
     if _is_for_our_own([maps, base], base.shape[1]):
-        if maps.is_cuda:
-            from sepconv_video.kernels import convolution_cuda  # noqa: PLC0415 - cupy is heavy
-
-            return convolution_cuda.add_enlarged(maps, base)
-        from sepconv_video.kernels import convolution_cpu  # noqa: PLC0415 - numba is heavy
-
-        return convolution_cpu.add_enlarged(maps, base)
+        made: Tensor = kernels_for(maps, "convolution").add_enlarged(maps, base)
+        return made
     return F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False).add_(base)
 
 

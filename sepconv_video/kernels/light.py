@@ -6,6 +6,8 @@ times the time. Nothing here is differentiable.
 
 from torch import Tensor
 
+from sepconv_video.kernels.operation import kernels_for
+
 
 def normalise(frames: Tensor, mean: Tensor, spread: Tensor, made: Tensor, side: int) -> None:
     """Take the mean off frames, or off cells of them, and divide by their spread.
@@ -18,13 +20,7 @@ def normalise(frames: Tensor, mean: Tensor, spread: Tensor, made: Tensor, side: 
         made: Where to, (N, 3, H, W), contiguous; as `frames`, but float32 if `side` is 2.
         side: Pixels a side of the cells, 1 or 2.
     """
-    if frames.is_cuda:
-        from sepconv_video.kernels import light_cuda  # noqa: PLC0415 - cupy is heavy
-
-        return light_cuda.normalise(frames, mean, spread, made, side)
-    from sepconv_video.kernels import light_cpu  # noqa: PLC0415 - numba is heavy
-
-    return light_cpu.normalise(frames, mean, spread, made, side)
+    kernels_for(frames, "light").normalise(frames, mean, spread, made, side)
 
 
 def relight(frames: Tensor, gain: Tensor, offset: Tensor) -> None:
@@ -35,13 +31,7 @@ def relight(frames: Tensor, gain: Tensor, offset: Tensor) -> None:
         gain: (N, 3, H/k, W/k), float32, k being even or 1; enlarged bilinearly.
         offset: As `gain`.
     """
-    if frames.is_cuda:
-        from sepconv_video.kernels import light_cuda  # noqa: PLC0415 - cupy is heavy
-
-        return light_cuda.relight(frames, gain, offset)
-    from sepconv_video.kernels import light_cpu  # noqa: PLC0415 - numba is heavy
-
-    return light_cpu.relight(frames, gain, offset)
+    kernels_for(frames, "light").relight(frames, gain, offset)
 
 
 def hold(
@@ -57,10 +47,4 @@ def hold(
             to half of it, none from it on.
         light: Gain and offset for the left frame, then for the right one, as in `relight`.
     """
-    if made.is_cuda:
-        from sepconv_video.kernels import light_cuda  # noqa: PLC0415 - cupy is heavy
-
-        return light_cuda.hold(made, left, right, allowed, light)
-    from sepconv_video.kernels import light_cpu  # noqa: PLC0415 - numba is heavy
-
-    return light_cpu.hold(made, left, right, allowed, light)
+    kernels_for(made, "light").hold(made, left, right, allowed, light)

@@ -5,6 +5,8 @@ from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
 
+from sepconv_video.kernels.operation import kernels_for
+
 Mode = Literal["bilinear", "bicubic", "nearest"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 """How `warp` finds what lies between cells."""
@@ -67,14 +69,8 @@ def warp(frames: Tensor, motion: Tensor, how: Warping) -> Tensor:
         (N, C, factor*rows, factor*columns), in the dtype of the frames, as `F.grid_sample` makes it
         with padding "border".
     """
-    # imported late, as cupy and numba take their time
-    if frames.is_cuda:
-        from sepconv_video.kernels import frames_cuda  # noqa: PLC0415
-
-        return frames_cuda.warp(frames, motion, how)
-    from sepconv_video.kernels import frames_cpu  # noqa: PLC0415
-
-    return frames_cpu.warp(frames, motion, how)
+    made: Tensor = kernels_for(frames, "frames").warp(frames, motion, how)
+    return made
 
 
 def gather(frames: Tensor, motion: Tensor, corner: tuple[int, int], maps: Tensor) -> None:
@@ -89,13 +85,7 @@ def gather(frames: Tensor, motion: Tensor, corner: tuple[int, int], maps: Tensor
         maps: Where to, (N, 4*C, h, w), in the dtype of the frames, channels side by side and
             pixels at equal distances: some channels of (N, more, h, w) in `channels_last`.
     """
-    if frames.is_cuda:
-        from sepconv_video.kernels import frames_cuda  # noqa: PLC0415
-
-        return frames_cuda.gather(frames, motion, corner, maps)
-    from sepconv_video.kernels import frames_cpu  # noqa: PLC0415
-
-    return frames_cpu.gather(frames, motion, corner, maps)
+    kernels_for(frames, "frames").gather(frames, motion, corner, maps)
 
 
 def differ(left: Tensor, right: Tensor, motions: Sequence[Tensor]) -> Tensor:
@@ -109,13 +99,8 @@ def differ(left: Tensor, right: Tensor, motions: Sequence[Tensor]) -> Tensor:
     Returns:
         (N, one for each of the motions, H, W): mean absolute difference over the channels.
     """
-    if left.is_cuda:
-        from sepconv_video.kernels import frames_cuda  # noqa: PLC0415
-
-        return frames_cuda.differ(left, right, motions)
-    from sepconv_video.kernels import frames_cpu  # noqa: PLC0415
-
-    return frames_cpu.differ(left, right, motions)
+    made: Tensor = kernels_for(left, "frames").differ(left, right, motions)
+    return made
 
 
 def box(maps: Tensor, side: int) -> Tensor:
@@ -130,13 +115,8 @@ def box(maps: Tensor, side: int) -> Tensor:
     Returns:
         As `maps`.
     """
-    if maps.is_cuda:
-        from sepconv_video.kernels import frames_cuda  # noqa: PLC0415
-
-        return frames_cuda.box(maps, side)
-    from sepconv_video.kernels import frames_cpu  # noqa: PLC0415
-
-    return frames_cpu.box(maps, side)
+    made: Tensor = kernels_for(maps, "frames").box(maps, side)
+    return made
 
 
 def halve(maps: Tensor, weights: Weights) -> Tensor:
@@ -149,13 +129,8 @@ def halve(maps: Tensor, weights: Weights) -> Tensor:
     Returns:
         (N, C, rows, columns).
     """
-    if maps.is_cuda:
-        from sepconv_video.kernels import frames_cuda  # noqa: PLC0415
-
-        return frames_cuda.halve(maps, weights)
-    from sepconv_video.kernels import frames_cpu  # noqa: PLC0415
-
-    return frames_cpu.halve(maps, weights)
+    made: Tensor = kernels_for(maps, "frames").halve(maps, weights)
+    return made
 
 
 def search(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) -> Tensor:
@@ -170,13 +145,8 @@ def search(left: Tensor, right: Tensor, motion: Tensor, constants: Constants) ->
     Returns:
         The new motion, (N, 2, H, W).
     """
-    if left.is_cuda:
-        from sepconv_video.kernels import motion_cuda  # noqa: PLC0415
-
-        return motion_cuda.search(left, right, motion, constants)
-    from sepconv_video.kernels import motion_cpu  # noqa: PLC0415
-
-    return motion_cpu.search(left, right, motion, constants)
+    made: Tensor = kernels_for(left, "motion").search(left, right, motion, constants)
+    return made
 
 
 def match(

@@ -6,6 +6,7 @@ can trace through it.
 """
 
 import sys
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -223,6 +224,14 @@ def _pair_sizes(left: Tensor, taps: Tensor) -> tuple[int, int, int, int]:
     """N, K, H and W of a call of `sepconv_pair`."""
     K = taps.shape[1] // 4
     return left.shape[0], K, left.shape[2] - K + 1, left.shape[3] - K + 1
+
+
+def kernels_for(tensor: Tensor, name: str) -> Any:  # noqa: ANN401 - a module
+    """The module `NAME_cuda` or `NAME_cpu` for the device that a tensor is on.
+
+    Imported on first use, as cupy and numba take a second.
+    """
+    return import_module(f"sepconv_video.kernels.{name}_{'cuda' if tensor.is_cuda else 'cpu'}")
 
 
 # Not `torch.library.custom_op`: its first call imports all of torch._dynamo, which takes seconds.

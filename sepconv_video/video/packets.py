@@ -16,7 +16,13 @@ from sepconv_video.frames import Timeline
 from sepconv_video.video.containers import codec_of, is_cover
 from sepconv_video.video.jumps import Jumps
 from sepconv_video.video.leading import Hidden, Leading
-from sepconv_video.video.source import cuts_packets_short, main_video, most_ticks, open_source
+from sepconv_video.video.source import (
+    cuts_packets_short,
+    main_video,
+    most_ticks,
+    open_source,
+    rate_of,
+)
 from sepconv_video.video.window import seek, window_of
 
 _EARLY_S = 30
@@ -199,10 +205,9 @@ class SourcePackets:
 
     def _frame_ticks(self, packet: "Packet[Stream]") -> Fraction:
         """How long a picture lasts whose file does not say it, as in FLV."""
-        rate = self.main.guessed_rate or self.main.average_rate
-        if packet.stream.index != self.main.index or not rate:
+        if packet.stream.index != self.main.index:
             return Fraction(0)
-        return 1 / (rate * packet.time_base)
+        return 1 / (rate_of(self.main) * packet.time_base)
 
 
 def _is_to_be_searched(container: InputContainer) -> bool:

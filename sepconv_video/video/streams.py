@@ -353,8 +353,7 @@ class OtherStreams:
 
     def _frame_s(self) -> Fraction:
         """Say how long a frame of the source is shown in the output."""
-        rate = self.main.average_rate or self.main.guessed_rate or 25
-        return self.window.slowdown / Fraction(rate)
+        return self.window.slowdown / rate_of(self.main)
 
 
 def _read_covers(path: Path) -> dict[int, bytes]:
