@@ -13,6 +13,7 @@ from sepconv_video import Job, Options, interpolate_file
 from sepconv_video.engine import Engine
 from sepconv_video.errors import OptionsError, VideoError
 from sepconv_video.options import parse_rate, parse_time
+from sepconv_video.video import Reader
 
 
 def average(left, right):
@@ -213,6 +214,22 @@ def test_a_variable_rate_in_avi_keeps_its_times(tmp_path):
         shown = [p.dts * p.time_base for p in made.demux(video=0) if p.size]
     assert shown[::2] == [Fraction(time, 25) for time in BURST]
     assert not any("rounded" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.mkv", "mpeg2video"), ("a.ts", "mpeg2video"), ("a.mp4", "mpeg1video"), ("a.ts", "mpeg4"),
+     ("a.mkv", "mpeg4")],
+)  # fmt: skip
+def test_codecs_of_few_ticks_keep_an_even_rate(tmp_path, name, codec):
+    spec = ClipSpec(count=10, rate=Fraction(30000, 1001), time_base=Fraction(1, 120_000))
+    report = convert(make_clip(tmp_path / "source.mp4", spec), tmp_path / name, codec=codec)
+    with Reader(report.target) as reader:
+        times = [frame.pts * reader.info.time_base for frame in reader.frames()]
+    expected = [times[0] + Fraction(1001 * index, 60_000) for index in range(20)]
+    assert times == pytest.approx(expected, abs=1 / 1900)
+    finest = "1/45000 s, the finest of mpeg4" if codec == "mpeg4" else "1/90000 s, the finest in"
+    assert all(f"rounded to {finest}" in note for note in report.notes)
 
 
 def test_any_times_in_avi_are_kept_to_a_thousandth(tmp_path):

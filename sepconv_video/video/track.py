@@ -33,7 +33,11 @@ from sepconv_video.video.space import kept, lost_space
 
 _DOLBY_BITS = 10
 _MOST_TICKS = 2**31 - 1  # FFmpeg keeps time bases in 32 bits
-_MOST_VPX_TICKS = 10**9  # a second, for libvpx
+_TICKS = {"vp8": (10**9, 1_000_000), "vp9": (10**9, 1_000_000), "mpeg4": (2**16 - 1, 60_000)}
+"""By video codec: ticks a second at most, and those where there would be more."""
+_OTHER_TICKS = _MOST_TICKS, 1_000_000
+_OF_ONE_RATE = {"mpeg1video", "mpeg2video"}
+"""Video codecs whose frames come at one rate."""
 _LAMBDA_PER_QUANTISER = 118  # FF_QP2LAMBDA
 _ANNOUNCING = {"mp4", "mov", "matroska", "webm"}  # containers that hold HDR10's metadata
 _GLOBAL_HEADER = 0x0040  # AVFMT_GLOBALHEADER
@@ -92,16 +96,18 @@ class Track:
         space = lost_space(info, self._described_by)
         notes = self._plan.note, colors, self._light_note(), space
         self.note = "; ".join(filter(None, notes))
-        self.time_base = time_base
-        most = _MOST_VPX_TICKS if self.codec.startswith("libvpx") else _MOST_TICKS
-        if self.container == "avi":
-            # it has one rate; where that comes to no frame, it has an empty one
+        self.time_base, codec = time_base, Codec(self.codec, "w").canonical_name
+        most, in_need = _TICKS.get(codec, _OTHER_TICKS)
+        self._has_one_rate = codec in _OF_ONE_RATE
+        if self.container == "avi" or self._has_one_rate:
+            # where an AVI's one rate comes to no frame, it has an empty one
             self.time_base = 1 / min(max(rate, fastest or rate), Fraction(_FASTEST_AVI))
         elif format_of(self.container) == "mpegts":
             # or two frames that come almost at once would share one of its ticks, which it refuses
-            self.time_base = Fraction(1, _GRIDS[self.container])
+            grid = _GRIDS[self.container]
+            self.time_base = Fraction(1, grid if grid <= most else grid // 2)
         elif max(time_base.denominator, time_base.numerator) > most:
-            self.time_base = Fraction(1, 1_000_000)
+            self.time_base = Fraction(1, in_need)
         self.holds = held_by(self.codec, self.container)
         if info.dolby is None or form.pix_fmt != info.pix_fmt or info.bits != _DOLBY_BITS:
             self.holds -= {DOLBY}
@@ -259,15 +265,18 @@ class Track:
         """
         if not rounded or (self.container in {"matroska", "webm"} and self._is_even(times)):
             return ""
-        grid = _GRIDS.get(self.container, 1 / self.time_base)
+        own = _GRIDS.get(self.container, 1 / self.time_base)
+        # what is even has been put there exactly, and is rounded by the container alone
+        is_exact = self._has_one_rate and self._is_even(times)
+        grid = own if is_exact else min(own, 1 / self.time_base)
         ratio = self.time_base * grid
         # halves go up, as FFmpeg rounds
         shared = len(times) - len({math.floor(ticks * ratio + Fraction(1, 2)) for ticks in times})
         equal = f", {shared} of them to the time of another frame" if shared else ""
-        return (
-            f"{rounded} frame times rounded to {1 / Fraction(grid)} s, the finest in "
-            f"{self.container}{equal}; a name ending in `.mp4` keeps them exactly"
-        )
+        told = f"{rounded} frame times rounded to {1 / Fraction(grid)} s, the finest"
+        if grid < own:
+            return f"{told} of {self.codec}{equal}; other codecs have finer ones"
+        return f"{told} in {self.container}{equal}; a name ending in `.mp4` keeps them exactly"
 
     def _is_even(self, times: Sequence[int]) -> bool:
         """Tell whether frames come at the constant rate, to a tick of Matroska."""
