@@ -152,7 +152,7 @@ def interpolate_stream(
             notes=[
                 *reader.notes,
                 *engine.notes,
-                *advise(seen, end, options),
+                *advise(seen, end, count, options),
                 *filter(None, [reader.left_out, sink.lost_messages(reader.messages)]),
             ],
         )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sepconv_video import __version__, timing
 from sepconv_video.cuts import chosen_cuts
 from sepconv_video.errors import DeviceError, Interrupted, VideoError
-from sepconv_video.frames import Frame, Reading, Timeline, VideoInfo
+from sepconv_video.frames import POSITIONS, Frame, Reading, Timeline, VideoInfo
 from sepconv_video.numbered import surplus
 from sepconv_video.options import Job, Options
 from sepconv_video.parts import Identity, Parts, identify
@@ -210,7 +210,7 @@ class Production:
             )
         joined = self._joined(parts)
         seen, frames = sum_up([part.seen for part in parts]), sum(part.frames for part in parts)
-        advice = advise(seen, parts[-1].end, self.options)
+        advice = advise(seen, parts[-1].end, frames, self.options)
         if self._cuts and not (self.options.start_s or self.options.end_s):
             advice.append(self._cuts.note_beyond(parts[-1].end))
         if old := surplus(job.target, frames):
@@ -314,9 +314,14 @@ def seen_fields(seen: Seen) -> dict[str, Any]:
     }
 
 
-def advise(seen: Seen, source_frames: int, options: Options) -> list[str]:
+def advise(seen: Seen, source_frames: int, frames: int, options: Options) -> list[str]:
     """Say how exact the new frames' times are, and what would be better."""
     notes = []
+    if frames > POSITIONS * source_frames:
+        notes.append(
+            f"{frames} frames are made of {source_frames}, and {POSITIONS} for each can differ at "
+            "most: the others repeat the one before"
+        )
     if seen.error_s:
         notes.append(
             "new frames show the nearest eighth of the way between two others: "

@@ -204,6 +204,15 @@ BURST = [*range(40), *range(640, 680)]
 """Times at 25 frames a second, of 512 ticks, with a pause of 24 s in between."""
 
 
+@pytest.mark.parametrize(("fps", "is_told"), [(200, False), (300, True)])
+def test_more_frames_than_can_differ_are_told(tmp_path, fps, is_told):
+    source = make_clip(tmp_path / "source.mp4", ClipSpec(count=5))
+    report = convert(source, tmp_path / "target.mp4", fps=Fraction(fps))
+    assert report.frames == fps // 5
+    told = [note for note in report.notes if "8 for each can differ at most" in note]
+    assert bool(told) == is_told
+
+
 def test_a_variable_rate_in_avi_keeps_its_times(tmp_path):
     """An AVI has one rate: the fastest, or nothing would be in time with the sound."""
     times = tuple(512 * time for time in BURST)
