@@ -298,13 +298,12 @@ def _run_videos(
     from sepconv_video.jobs import (  # noqa: PLC0415 - imports av
         find_jobs,
         goes_into_folder,
-        is_sequence,
         make_folder,
         passed_over,
         shard,
     )
 
-    _check_rate_is_wanted(has_none=any(map(is_sequence, inputs)))
+    _check_rate_is_wanted(inputs)
     if output is not None and click.get_current_context().meta["ends_with_slash"]:
         make_folder(output)
     jobs = find_jobs(inputs, output, options.label, chosen["pattern"])
@@ -341,8 +340,11 @@ def _run_videos(
     return code
 
 
-def _check_rate_is_wanted(*, has_none: bool) -> None:
-    if is_given("source_fps") and not has_none:
+def _check_rate_is_wanted(inputs: Sequence[Path]) -> None:
+    """Refuse a rate for what has one; folders are searched only where one is given."""
+    from sepconv_video.jobs import is_sequence  # noqa: PLC0415 - imports av
+
+    if is_given("source_fps") and not any(map(is_sequence, inputs)):
         raise click.UsageError(
             "--source-fps is for numbered pictures and raw video: videos have a rate, and `--fps` "
             "makes another one"

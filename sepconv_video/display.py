@@ -118,12 +118,12 @@ class Display:
 
     def progress(self, progress: "Progress") -> None:
         """Show how far a job is, or what is worth knowing before it is begun."""
-        if not progress.note:
-            self._waiting.cancel()
         if progress.note:
             self._tell_before(progress)
-        elif self._bar:
-            self._bar.progress(progress)
+        else:
+            self._waiting.cancel()
+            if self._bar:
+                self._bar.progress(progress)
         if self._events:
             self._events.progress(progress)
 

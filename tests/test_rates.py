@@ -200,10 +200,6 @@ def test_options_that_make_no_sense(chosen, text):
         Options(**chosen)
 
 
-BURST = [*range(40), *range(640, 680)]
-"""Times at 25 frames a second, of 512 ticks, with a pause of 24 s in between."""
-
-
 @pytest.mark.parametrize(("fps", "is_told"), [(200, False), (300, True)])
 def test_more_frames_than_can_differ_are_told(tmp_path, fps, is_told):
     source = make_clip(tmp_path / "source.mp4", ClipSpec(count=5))
@@ -211,6 +207,10 @@ def test_more_frames_than_can_differ_are_told(tmp_path, fps, is_told):
     assert report.frames == fps // 5
     told = [note for note in report.notes if "8 for each can differ at most" in note]
     assert bool(told) == is_told
+
+
+BURST = [*range(40), *range(640, 680)]
+"""Times at 25 frames a second, of 512 ticks, with a pause of 24 s in between."""
 
 
 def test_a_variable_rate_in_avi_keeps_its_times(tmp_path):

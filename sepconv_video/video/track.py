@@ -263,12 +263,12 @@ class Track:
             rounded: How many.
             times: All, in ticks: where ticks of the container are too few, some become equal.
         """
-        if not rounded or (self.container in {"matroska", "webm"} and self._is_even(times)):
+        is_even = rounded > 0 and self._is_even(times)
+        if not rounded or (is_even and self.container in {"matroska", "webm"}):
             return ""
         own = _GRIDS.get(self.container, 1 / self.time_base)
         # what is even has been put there exactly, and is rounded by the container alone
-        is_exact = self._has_one_rate and self._is_even(times)
-        grid = own if is_exact else min(own, 1 / self.time_base)
+        grid = own if is_even and self._has_one_rate else min(own, 1 / self.time_base)
         ratio = self.time_base * grid
         # halves go up, as FFmpeg rounds
         shared = len(times) - len({math.floor(ticks * ratio + Fraction(1, 2)) for ticks in times})

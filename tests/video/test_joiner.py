@@ -169,7 +169,7 @@ def test_matroska_rounds_to_milliseconds_and_says_so_where_the_rate_varies(tmp_p
     spec = ClipSpec(times=variable_times(25), time_base=Fraction(1, 30000))
     varies = make_clip(tmp_path / "v.mp4", spec)
     notes = copy(varies, tmp_path / "w.mkv", FFV1, 2).notes
-    assert [note.partition(",")[0][-20:] for note in notes] == ["es rounded to 1/1000 s"[-20:]]
+    assert ["frame times rounded to 1/1000 s" in note for note in notes] == [True]
     source = make_clip(tmp_path / "a.mp4", ClipSpec(rate=Fraction(30000, 1001)))
     assert copy(source, tmp_path / "b.mkv", FFV1, 2).notes == []
     expected = [Fraction(index * 1001, 60000) for index in range(20)]
