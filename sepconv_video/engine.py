@@ -287,7 +287,7 @@ class Engine:
     def _current_device(self) -> AbstractContextManager[object]:
         """Make a GPU this thread's current one.
 
-        CuPy sets the one before again after each launch, and so would begin to use GPU 0.
+        CuPy restores the previous one after each launch, so it would begin to use GPU 0.
         """
         is_gpu = self.device.type == "cuda"
         return torch.cuda.device(self.device) if is_gpu else nullcontext()
@@ -304,8 +304,8 @@ class Engine:
         with busy("network", self.device):
             for some in self._batches(steps):
                 near.look(some, group.pictures(rgb))
-            # the frame after the last pair is in the next one; in tiles memory is short: it waits
-            # as it was decoded
+            # the next group needs the frame after the last pair; in tiles memory is short: it is
+            # not kept in RGB
             last = group.pairs[-1][1].index
             seen = {frame.index for pair in group.pairs for frame in pair}
             keeps = self._ladder.tile is None

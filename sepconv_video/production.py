@@ -61,7 +61,7 @@ ShouldStop = Callable[[], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """Who looks on while frames are made, and may end it."""
+    """Who watches while frames are made, and may stop it."""
 
     on_progress: OnProgress | None = None
     should_stop: ShouldStop | None = None
@@ -370,7 +370,7 @@ def _text(value: Fraction | None) -> str | None:
 
 
 def explained_frames(made: Iterator[list[Frame]], source: Path) -> Iterator[list[Frame]]:
-    """Say in our words that reading takes for ever, or that there is not enough memory."""
+    """Raise our own errors if reading takes for ever, or memory does not suffice."""
     try:
         yield from made
     except MemoryError as error:

@@ -1,4 +1,4 @@
-"""Where nothing may be invented: hard cuts, flashes, and stills.
+"""Where no frames may be made: hard cuts, flashes, and stills.
 
 Looks at frames in their order, luma only, on the CPU. It must not know the schedule that asks,
 nor the colours.
@@ -147,7 +147,7 @@ def is_still(left: Frame, right: Frame) -> bool:
 
 
 def is_repeat(left: Frame, right: Frame, bits: int) -> bool:
-    """Say whether two frames are the same drawing, but for what compression made of it.
+    """Say whether two frames are the same drawing, apart from compression.
 
     Judged by the 8 x 8 samples that changed most, in any plane, so that a mouth that moves is
     no repeat; and by the mean change of what has been looked at, so that a slow pan is none.

@@ -1,12 +1,12 @@
 """What lies between the source frames, and when: a video becomes intervals and their moments.
 
 Pure: it looks at indices and ticks, never at pixels, and knows neither the network nor the
-codec. How a frame is related to the one before is told by whoever saw them.
+codec. The caller says how each frame is related to the one before.
 
 All times are integer ticks of the target's grid, which is fine enough for every source time
 and for every new one: no rounding, at a constant and at a variable rate alike. Only where in
 time between two frames a new one *shows* things may be rounded, to an eighth, as the network
-can but halve; with a factor it is exact.
+only halves; with a factor it is exact.
 """
 
 import math
@@ -22,7 +22,7 @@ LONGEST_RUN = 4
 """Frames that show one drawing, at most: animation is on twos or threes, seldom on fours. What
 stands longer stands on purpose, and would else begin to creep."""
 MOST_MOMENTS = 100_000
-"""Frames of the target that are shown for one of the source: more, and a time is damaged."""
+"""Frames of the target for one of the source, at most: with more, a time is damaged."""
 UNEVEN = Fraction(1, 7)
 """Frames are evenly spaced if their distances differ by less: 8 and 9 ms do, in whole ones."""
 

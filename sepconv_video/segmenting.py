@@ -102,7 +102,7 @@ class Planner:
             yield frame, relation
 
     def seen(self, first: int, end: int) -> Seen:
-        """Sum up the intervals that begin with frames `first` to `end`; may be asked meanwhile."""
+        """Sum up the intervals that begin with frames `first` to `end`, even while more come."""
         # a relation belongs to the second frame of a pair
         cuts, flashes, stills = (
             _within(self._found[relation], first + 1, end + 1) for relation in _HELD
@@ -123,7 +123,7 @@ def _within(ordered: list[Any], start: object, end: object) -> list[Any]:
 
 
 def _corrected(found: Relation, *, is_cut: bool) -> Relation:
-    """Put a cut where it is known to be, and none elsewhere."""
+    """Put a cut where one is known, and none elsewhere."""
     if is_cut:
         return Relation.CUT
     return Relation.JOINED if found in {Relation.CUT, Relation.FLASH} else found

@@ -46,7 +46,7 @@ Buffers = tuple[Array, Array, Array]  # patch of the image, horizontal and verti
 
 
 class _Sizes(NamedTuple):
-    """What the forward loops must know of shapes, as all arrays come flat."""
+    """The shapes that the forward loops need, as all arrays come flat."""
 
     C: int
     H: int

@@ -16,12 +16,12 @@ WINDOW = 5
 of the `Constants`, as kernels that are compiled for it take half the time."""
 
 Weights = tuple[float, float, float, float]
-"""Of four cells, and in reverse of the next four, by which a grid is reduced; they sum to 1/2."""
+"""Of four cells, and reversed of the next four, that reduce a grid to half; they sum to 1/2."""
 STEEP: Weights = (1 / 128, 7 / 128, 21 / 128, 35 / 128)
-"""What is too fine for the coarser grid is gone, or stripes of 10 pixels would show there as some
-of 40, which move otherwise: 1, 3 and even 1, 5, 10 left enough to make stripes change places."""
+"""A low-pass filter: stripes of 10 pixels would alias to some of 40 on the coarser grid, which move
+otherwise. 1, 3 and even 1, 5, 10 left enough of them to make stripes change places."""
 GENTLE: Weights = (0, 0, 1 / 8, 3 / 8)
-"""What is smoother is more often alike by chance."""
+"""For light: smooth cells look alike by chance."""
 
 
 class Constants(NamedTuple):

@@ -1,9 +1,9 @@
 """Finding motion on a CPU: numba loops over rows, or strips of them.
 
 `models/alignment.py` says what its steps are for; `motion_cuda` has the same for a
-GPU. What a strip needs of the rows around it is worked out again for each, so that a step is one
-pass: what is done to a row follows what is done to those below it, and of each map only the last
-LINES rows are kept, those of a row y in line y % LINES, so that a core's cache holds them all.
+GPU. Each strip works out again what it needs of the rows around it, so that a step is one pass: its
+stages follow each other down the rows, and of each map only the last LINES rows are kept, row y in
+line y % LINES, so that a core's cache holds them all.
 
 numba is imported at the top, so import this module only when it is needed.
 """

@@ -17,9 +17,9 @@ ZERO, ONE = np.float32(0), np.float32(1)
 
 
 def planar(maps: Tensor, result: Tensor) -> Tensor:
-    """Do what `operation.planar` says, which has PyTorch turn maps around element by element.
+    """Do what `operation.planar` says, in a fifth of the time.
 
-    That takes five times as long.
+    PyTorch would copy maps element by element.
 
     Args:
         maps: bfloat16 or float32.

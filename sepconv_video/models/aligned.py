@@ -4,8 +4,8 @@ SepConv's 51 taps serve two purposes at once: most of them only reach for the mo
 a few of them resample it. Here the window is moved to the object first, by a motion that
 `alignment` finds, and 11 separable taps per pixel and direction do the resampling: a twentieth of
 the operator's arithmetic, and a reach that depends on the frame's size alone. The network looks at
-the frames as they are moved on top of each other: what is left for it are the outlines, what only
-one of the frames shows, and a fraction of a pixel. Where the frames before and after are known,
+the warped frames: what is left for it are the outlines, what only one of the frames shows, and a
+fraction of a pixel. Where the frames before and after are known,
 `bending` tells where the middle is.
 """
 
@@ -71,7 +71,7 @@ class Aligned(nn.Module):
 
     halo = 160
     bf16_suffices = True
-    """Nothing is seen of it where the features have the 8 bits of bf16; the frames have more."""
+    """Features with the 8 bits of bf16 make no visible difference; the frames have more."""
 
     def __init__(self, motions: int, widths: tuple[int, int, int, int]) -> None:
         """Build the network with random features and a neutral head.
@@ -134,7 +134,7 @@ class Aligned(nn.Module):
         if left.dtype == torch.float64:
             raise ValueError("frames are float32, or as the weights: these are float64")
         height, width = left.shape[-2:]
-        # once for the whole frame, so that tiles are the same as it
+        # once for the whole frame, so that tiles agree with it
         pair = Pair.of(left, right, self.motions, known)
         made = in_tiles(
             partial(self._predict, pair),
@@ -200,7 +200,7 @@ def resample(piece: Piece, number: int, maps: Tensor) -> Tensor:
     dtype = piece.pair.left.dtype
     maps = shape_taps(maps, piece.change, TAPS, MOST_TAPS, dtype)
     residual, blend, taps = maps[:, :4], maps[:, 4:5], maps[:, 5:]
-    # what the network thinks of the motion, in two pixels
+    # the network corrects the motion, in two pixels
     motion = piece.motions[number] + 2 * residual.float() * piece.change.float()
     border = [TAPS // 2] * 4
     left, right = (

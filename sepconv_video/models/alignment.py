@@ -23,9 +23,9 @@ DAMPING = 0.1
 ROBUST = 0.03
 """Differences above it, in normalised brightness, count by their size, not by its square."""
 FAR, NEAR = 8, 2
-"""Distance in cells of the neighbours whose motion a cell may take, first and then."""
+"""Cells to the neighbours whose motion a cell may take: far ones first, then near."""
 SHARPNESS = 10.0
-"""How decisively the better motion is taken."""
+"""Of the softmax that takes the better motion."""
 LEAST_COST = 0.015
 """Mean differences below it, in normalised brightness, are noise."""
 OUTSIDE_WEIGHT = 0.1
@@ -43,7 +43,7 @@ CONTRAST_WINDOW = 9
 LEAST_CONTRAST = 0.3
 """Added to it, in normalised brightness, or noise would count as texture."""
 LEVELLING = 0.75
-"""Share of the brightness around that levelled frames are without."""
+"""Share of the brightness around that levelling takes off."""
 CHOICE_WINDOW = 9
 """Cells a side over which it is judged which of two motions is the better one."""
 
@@ -62,8 +62,8 @@ def coarse_motions(cells: Tensor) -> Tensor:
     grids = [halve(cells)]
     while min(cells.shape[-2:]) >= 2 ** (len(grids) + 1) * LEAST_CELLS:
         grids.append(halve(grids[-1]))
-    # both ways in one batch, which is as large as that of both frames: on a GPU as many launches
-    # as for one; at first none, as on a grid that is coarser still
+    # both ways in one batch, as large as that of both frames: as many launches on a GPU as for one;
+    # the coarsest grid begins without any motion
     motions = torch.zeros_like(halve(grids[-1])[:, :2])
     for frames in reversed(grids):
         motions = _on_finer_grid(motions, frames)
@@ -113,7 +113,7 @@ def better_motion(cells: Tensor, motions: tuple[Tensor, ...]) -> Tensor:
     cost = box(differ(levelled_left, levelled_right, candidates), CHOICE_WINDOW)
     likelihood = torch.softmax(-SHARPNESS * cost / (cost.mean(1, keepdim=True) + LEAST_COST), 1)
     motion = (likelihood[:, :, None] * torch.stack(candidates, 1)).sum(1)
-    # where two meet; in frames as they are: levelled ones stray where compressed ground is still
+    # for where two meet; by plain frames, as levelled ones stray on still, compressed ground
     return search(left, right, motion, ONCE) * CELL
 
 

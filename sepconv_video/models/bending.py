@@ -1,8 +1,8 @@
 """How a motion bends: what the frames before and after a pair tell of its middle.
 
 Between two frames an even motion is all that can be assumed. A hand that turns back, a swing, a
-camera in somebody's hand move otherwise: half way they are elsewhere by an eighth of how much their
-speed changes from frame to frame (Xu et al., Quadratic Video Interpolation, NeurIPS 2019).
+handheld camera move otherwise: half way they are off by an eighth of the change of their speed from
+frame to frame (Xu et al., Quadratic Video Interpolation, NeurIPS 2019).
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from sepconv_video.models.blocks import box, warp
 WINDOW = 5
 """Cells a side, of twice the size of those that motion is found on, over which is averaged."""
 DISTRUST = 0.7
-"""What the change of the change of speed counts against the change of speed."""
+"""Weight of how the change of speed changes, against that change of speed."""
 LEAST_BEND = 0.05
 """Pixels: less is not believed."""
 
@@ -101,7 +101,7 @@ def bend(earlier: Tensor, own: Tensor, later: Tensor) -> Tensor:
     # of the same thing, which is `own` away in the frame that two pairs share
     before = warp(earlier, own + warp(earlier, 2 * own))
     after = warp(later, -own - warp(later, -2 * own))
-    # from frame to frame something moves by -2 of these
+    # the motion from frame to frame is -2 of these
     change = (after - before) / 8
     surplus = (after - 2 * own + before) / 8
     mean = box(change, WINDOW)

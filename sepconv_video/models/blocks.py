@@ -30,8 +30,8 @@ def check_frames(left: Tensor, right: Tensor) -> None:
 class Convolution(nn.Conv2d):
     """A 3x3 convolution and a rectifier.
 
-    On a GPU maps come and go in eights, of which those beyond are zero: its matrix units load eight
-    halves at a time; 51 maps side by side would be loaded one by one. A CPU gains nothing by it.
+    On a GPU the channels are padded with zeros to a multiple of 8: its matrix units load eight
+    halves at a time, but 51 channels side by side one by one. A CPU gains nothing by it.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, slope: float = 1.0) -> None:

@@ -1,11 +1,10 @@
 """What makes one frame brighter than the next: a fade, a flash-light, a camera that adjusts itself.
 
-The search for motion compares brightness, and what is made where one frame is trusted more is as
-bright as that one. So both are first brought to the light half way between them. How much brighter
-one is, is told by cells that show the same in both, which are found by their texture alone: a gain
-and an offset for all of the frame, then a gain of each row and of each column, as lamps that
-flicker show as bands where a sensor is read line by line, and of each place, where a lamp moves or
-a cloud.
+The search for motion compares brightness, and where one frame is trusted more, what is made is as
+bright as that one. So both are first brought to the light half way between them. Cells that show
+the same in both, aligned by their texture alone, tell how much brighter one is: by a gain and an
+offset of the whole frame, then by a gain of each row and column, as flickering lamps show as bands
+where a sensor is read line by line, and of each place, where a lamp or a cloud moves.
 """
 
 from collections.abc import Callable
@@ -30,7 +29,7 @@ SIDE = 16
 COARSE = CONSTANTS._replace(steps=4)
 """How their motion is sought: roughly."""
 DARK = 0.1
-"""In normalised brightness: how much darker things are is told up to here."""
+"""In normalised brightness: added before logarithms are taken."""
 LINES = 3
 """Rows or columns of cells over which a band of light is told from what is thinner, as a fence."""
 UNLIKE = 0.3
@@ -183,7 +182,7 @@ def _gain(
 
 
 def _compared(cells: Tensor, black: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Both frames' cells as they lie on top of each other, and how alike their textures are."""
+    """Both frames' cells, aligned, and how alike their textures are."""
     left, right = cells.chunk(2)
     gain, offset = _fit(left, right, torch.ones_like(left[:, :1]))
     bright = torch.cat((gain * left + offset - black, right - black))

@@ -26,7 +26,7 @@ UNEXPLAINED = 0.2
 SHARE = 0.7
 """What is found must differ by less than this share of what the cell differed by before."""
 PENALTY = 0.02
-"""Difference that a deviation by the whole reach is worth: of equals the nearest one is taken."""
+"""Cost of being the whole reach off the known motion: of equals the nearest one is taken."""
 MATCHING = Matching(WINDOW, REACH, UNEXPLAINED, SHARE, PENALTY)
 AGREEMENT = 2
 """Cells by which the ways there and back may differ."""
@@ -85,8 +85,8 @@ def cell_side(height: int, width: int) -> int:
 def as_seen_from_frames(motion: Tensor, rounds: int) -> Tensor:
     """Turn the motion of the middle (N, 2, H, W) into that from frame to frame (2*N, 2, H, W).
 
-    The first half of the batch leads from places of the left frames to the right ones. It takes
-    some rounds, as what moves to a place is to be asked how far it has moved.
+    The first half of the batch leads from places of the left frames to the right ones. It is
+    found in rounds, as the place in the middle follows from the motion itself.
     """
     motion = torch.cat((motion, -motion))
     own = motion
@@ -109,8 +109,8 @@ def _unexplained(cells: Tensor, own: Tensor, other: Tensor, flow: Tensor) -> Ten
     Returns:
         (2*N, 1, H, W).
     """
-    # moved by a part of a cell, sharp texture is not what it was, so that it seems to differ; so it
-    # does where motions meet if the finer cells are moved before they are reduced: the least counts
+    # sharp texture changes when it is warped by part of a cell, and seems to differ; finer cells
+    # that are warped and then reduced seem to where motions meet: the lesser difference counts
     factor = cells.shape[-1] // own.shape[-1]
     finer = shrink(cells, factor // 2).chunk(2)[::-1]
     fine = [  # one after the other, in half the memory

@@ -45,11 +45,11 @@ STILL = 0.01
 STILL_CELL, STILL_CELLS = 4, 5
 """Whether frames differ is asked for cells of so many pixels, and so many cells around."""
 LEAST_TURN = 0.25
-"""Pixels that a motion is to bend by more than it moves, to be one that turns back."""
+"""A motion turns back where it bends by so many pixels more than it moves."""
 MOTION_UNIT = 16
-"""Motion is shown to the network in this many pixels."""
+"""The network sees motion in units of so many pixels."""
 MOST_SHOWN = 24.0
-"""Pixels of motion that it is shown at most: of more it had seen little in training, and blurred
+"""Motion is shortened to so many pixels for the network: it had seen little of more, and blurred
 what moves further."""
 LEAST_FAR, SURELY_FAR = 16, 24
 """Pixels of motion: from the first on, fully from the second on, the network is helped where one of
@@ -63,7 +63,7 @@ UNEXPLAINED = 0.4
 train and val, two to four frames apart, one leaves more, of 384 cuts between such shots all but 35,
 most of which are of one camera."""
 LEVEL = 1 / 255
-"""What noise makes of a black frame: its deviation is counted without as much."""
+"""Noise of a black frame, which is taken off its deviation."""
 
 
 class Pair(NamedTuple):
@@ -116,7 +116,7 @@ class Pair(NamedTuple):
             even = tuple(torch.cat((one, -one), 1) for one in held)
             return cls(*begun, even, change, stands.masked_fill_(nothing, ANYTHING))
         height, width = change.shape[-2:]
-        # both frames' content is so far from where it is to be, and is fetched from there
+        # both frames show it so far from where even motion would have it
         bend = upsample(known.bend, 2)[..., :height, :width] * change.float()
         bent = tuple(torch.cat((one - bend, -one - bend), 1) for one in held)
         # what turned back stands where it stood, but was elsewhere meanwhile

@@ -23,14 +23,14 @@ LEAST_CONTRAST, SURE_CONTRAST = 0.6, 0.9
 SURE_DIFFERENCE, MOST_DIFFERENCE = 0.01, 0.05
 """Shares of its contrast: what differs by less stands still, what differs by more does not."""
 ELSEWHERE = 0.1
-"""Of a single cell such a share counts as this at most, as what shows between two strokes moves."""
+"""A single cell's share counts as this at most, as what shows between two strokes moves."""
 SHADOW = 9
 """Cells a side over which a difference may be a shadow that falls on what stands still."""
 SURE_MATCH, LEAST_MATCH = 0.1, 0.2
 """Shares of the contrast: what differs by less from where the motion leads has moved, what differs
 by more has not."""
 FAR_OFF = 0.5
-"""Of a single cell such a share counts as this at most."""
+"""A single cell's share counts as this at most."""
 LEAST_MOTION, SURE_MOTION = 1, 2
 """Pixels from frame to frame: less is none, more is."""
 AROUND = 17
@@ -38,7 +38,7 @@ AROUND = 17
 LEAST_MOVES, ENOUGH_MOVES = 0.2, 0.4
 """Share of what is sharp there: in a lattice at rest each bar may seem to come from the next."""
 NO_BRIGHTNESS = 1e6
-"""So far from any brightness that no contrast is measured to it."""
+"""Takes a cell out of the contrast, as neither high nor low."""
 ANYTHING = 1e3
 """Normalised brightness: pixels that may differ by so much are the mean of both frames."""
 EDGE = 0.25
@@ -100,7 +100,7 @@ def hold(made: Tensor, left: Tensor, right: Tensor, fade: Fade, allowed: Tensor)
 
 
 def _moved(cells: Tensor, contrast: Tensor, motion: Tensor) -> Tensor:
-    """Tell where either frame shows what the motion has led there, or leads away: 0 to 1."""
+    """Tell where the motion explains what either frame shows, by moving it: 0 to 1."""
     flow = as_seen_from_frames(motion / CELL, rounds=1)
     change = warp(swapped(cells), flow).sub_(cells)
     share = _share(change, torch.cat((contrast, contrast))).clamp_(max=FAR_OFF)
