@@ -85,7 +85,7 @@ def _check(sources: Sequence[Path], output: Path | None, pattern: str | None) ->
         what = f"{len(sources)} inputs" if len(sources) > 1 else f"the folder `{sources[0]}`"
         raise OptionsError(
             f"cannot write {what} to one name, `{output}`",
-            f"name a folder, e.g. `-o {output.with_suffix('')}/`",
+            f"name a folder, e.g. `-o {output.parent / output.stem}/`",
         )
 
 
@@ -294,14 +294,14 @@ def _without_own(jobs: Sequence[Job], named: Collection[Path]) -> list[Job]:
     `a.4x.mp4`, if there is an `a.mp4` too.
     """
     makers = {os.path.realpath(job.target): job for job in jobs}
-    stems = {job.source.with_suffix("") for job in jobs}
+    stems = {(job.source.parent, job.source.stem) for job in jobs}
 
     def is_own(job: Job) -> bool:
         source, labelled = job.source, LABELLED.fullmatch(job.source.stem)
         if makers.get(os.path.realpath(source), job) != job:
             return True
         is_beside = os.path.realpath(job.target.parent) == os.path.realpath(source.parent)
-        return bool(is_beside and labelled and source.with_name(labelled[1]) in stems)
+        return bool(is_beside and labelled and (source.parent, labelled[1]) in stems)
 
     return [job for job in jobs if job.source in named or not is_own(job)]
 

@@ -87,7 +87,8 @@ def test_the_search_for_motion_fits_the_registers(arch):
 def test_what_works_on_frames_and_maps_fits_the_registers(arch, dtype, module, sizes, count, most):
     source, options = cuda.source(module.SOURCES), module.options(dtype, *sizes)
     registers, spilled = compiled(arch, source, options, count)
-    assert max(registers) <= most
+    # 12.0 holds three quarters of the threads of 9.0, in as many registers
+    assert max(registers) <= (most * 4 // 3 if arch == 120 else most)
     assert not any(spilled)
 
 
@@ -107,9 +108,10 @@ def test_laying_maps_out_fits_the_registers(arch, size):
 def test_matrix_instructions_fit_the_registers(arch):
     variant = Variant("forward_tensor", "HALF", 51, 3, 2)
     registers, spilled = resources_used(arch, variant)
-    assert max(registers) <= 168  # three blocks to a multiprocessor
+    assert arch == 120 or max(registers) <= 168  # three blocks to a multiprocessor
     assert not any(spilled)
-    assert cuda.shared_bytes(variant) <= 75 * 1024  # three blocks to one of Hopper
+    # three blocks to one of Hopper; one of 12.0 has room for a single one, whatever its registers
+    assert cuda.shared_bytes(variant) <= 75 * 1024
 
 
 @pytest.mark.parametrize(
