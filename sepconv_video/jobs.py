@@ -231,7 +231,7 @@ def _files(folder: Path, output: Path) -> Iterator[Path]:
 
     def refuse(error: OSError) -> None:
         raise OptionsError(
-            f"cannot read the folder `{error.filename}`: {error.strerror}",
+            f"cannot read the folder `{error.filename}`: {reason_of(error)}",
             "make it readable, or name the others one by one",
         ) from error
 

@@ -77,6 +77,15 @@ class FailingWork(AverageWork):
         super().__call__(task, watch)
 
 
+class FailingBeginningWork(AverageWork):
+    """Cannot make the first piece of a video."""
+
+    def __call__(self, task, watch):
+        if task.span[0] == 0:
+            raise VideoError("cannot do it", "a hint")
+        super().__call__(task, watch)
+
+
 class LostWork(AverageWork):
     """The device `bad` is lost with the first task."""
 

@@ -16,7 +16,14 @@ from clips import ClipSpec, make_clip
 
 from sepconv_video import production, segmenting
 from sepconv_video.engine import Engine
-from sepconv_video.errors import BusyError, Interrupted, OptionsError, SepConvVideoError, VideoError
+from sepconv_video.errors import (
+    BusyError,
+    DeviceError,
+    Interrupted,
+    OptionsError,
+    SepConvVideoError,
+    VideoError,
+)
 from sepconv_video.options import Job, Options
 from sepconv_video.parts import Parts, write_json
 from sepconv_video.pipeline import interpolate_file
@@ -358,6 +365,18 @@ def test_pieces_that_vanish_meanwhile_are_one_clear_error(job):
     assert convert(job).kept_frames == 0
 
 
+def test_a_piece_that_vanishes_meanwhile_is_missed_and_made_anew(job, undisturbed):
+    def lose(done, expected):
+        if done == 40:
+            (parts_of(job) / "00000005.nut").unlink()
+
+    with pytest.raises(VideoError, match=r"pieces in `.*` have gone"):
+        convert(job, on_progress=lose)
+    assert not job.target.exists()
+    assert convert(job).kept_frames > 0
+    assert decoded(job.target) == undisturbed
+
+
 @pytest.mark.parametrize("change", ["grows", "is replaced"])
 def test_a_source_that_changes_is_not_trusted(job, change):
     def change_it(done, expected):
@@ -413,6 +432,23 @@ def test_reading_that_hangs_ends_with_a_word(job, monkeypatch):
         convert(job)
     free.set()
     assert "network file system" in caught.value.hint
+    assert segments_of(job) == [0, 5, 10]
+    monkeypatch.undo()
+    assert convert(job).kept_frames > 0
+
+
+def test_a_frame_for_which_memory_does_not_suffice_costs_nothing_finished(job, monkeypatch):
+    real = Reader.frames
+
+    def hungry(self, first=0):
+        for frame in real(self, first):
+            if frame.index == 26:
+                raise MemoryError
+            yield frame
+
+    monkeypatch.setattr(Reader, "frames", hungry)
+    with pytest.raises(DeviceError, match="out of memory at a frame of"):
+        convert(job)
     assert segments_of(job) == [0, 5, 10]
     monkeypatch.undo()
     assert convert(job).kept_frames > 0

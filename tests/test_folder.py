@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from executor_work import (
     AskedToEndWork,
     AverageWork,
     DyingWork,
+    FailingBeginningWork,
     FailingWork,
     LostWork,
     SleepingWork,
@@ -30,6 +32,7 @@ from sepconv_video.executor import LocalExecutor
 from sepconv_video.folder_report import FORMAT, FolderReport
 from sepconv_video.jobs import find_jobs, shard
 from sepconv_video.options import Job, Options
+from sepconv_video.production import Production
 from sepconv_video.video import Reader
 from sepconv_video.workers import ProcessExecutor
 
@@ -200,6 +203,26 @@ def test_several_do_not_go_to_one_name(clips, tmp_path, name):
     assert len(find_jobs(sources, tmp_path / name, "2x")) == 2
 
 
+def test_a_folder_needs_another_folder_to_go_to(clips, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(clips)
+    for output in (None, tmp_path / "file"):
+        with pytest.raises(OptionsError, match="needs a folder to write to"):
+            find_jobs([clips], output, "2x")
+    for output in (clips, tmp_path / "link", clips / "sub" / ".."):
+        with pytest.raises(OptionsError, match="it is the source folder itself"):
+            find_jobs([clips], output, "2x")
+
+
+def test_a_folder_that_may_not_be_read_is_named(clips, tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(OptionsError, match=r"cannot read the folder `.*clips`: permission denied"):
+        find_jobs([clips], tmp_path / "out", "2x")
+
+
 def test_a_pattern_without_a_folder_is_a_mistake(clips, tmp_path):
     with pytest.raises(OptionsError, match="no input is a folder"):
         find_jobs([clips / "a.mkv"], tmp_path / "x.mkv", "2x", "*.mkv")
@@ -345,6 +368,68 @@ def test_an_output_folder_that_cannot_be_written(clips):
     assert not results
 
 
+def job_of(clips, out, name):
+    return next(job for job in find_jobs([clips], out, "2x") if job.target.name == name)
+
+
+def test_what_another_process_makes_is_left_to_it(clips, tmp_path):
+    out = tmp_path / "out"
+    with Production(job_of(clips, out, "b.mkv"), OPTIONS).parts.claim():
+        results = do(clips, out)
+    assert states(results) == {
+        "a.mkv": "done", "b.mkv": "taken", "c.mkv": "done", "d.mkv": "done",
+    }  # fmt: skip
+    assert results["b.mkv"].is_good
+    assert "another sepconv-video is making it" in results["b.mkv"].error.message
+    assert names(out) == ["a.mkv", "report.json", "sub/c.mkv", "sub/d.mkv"]
+    assert "b.mkv" not in FolderReport(out)._files
+
+
+def test_what_another_process_gives_up_is_done_in_the_end(clips, tmp_path):
+    out, other = tmp_path / "out", ExitStack()
+    other.enter_context(Production(job_of(clips, out, "b.mkv"), OPTIONS).parts.claim())
+
+    def die(step):
+        if step.job.target.name == "a.mkv":  # the shortest, when all have been looked at
+            other.close()
+
+    assert set(states(do(clips, out, on_progress=die)).values()) == {"done"}
+    assert names(out) == ["a.mkv", "b.mkv", "report.json", "sub/c.mkv", "sub/d.mkv"]
+
+
+def test_what_another_process_finishes_at_that_moment_is_not_done_again(
+    clips, tmp_path, monkeypatch
+):
+    out, real, looked = tmp_path / "out", FolderReport.finished, []
+    do(clips, out)
+
+    def at_first_not(self, target, identity):
+        looked.append(target)
+        return real(self, target, identity) if looked.count(target) > 1 else None
+
+    monkeypatch.setattr(FolderReport, "finished", at_first_not)
+    results = do(clips, out, LocalExecutor(UnreadyWork("cpu")))
+    assert set(states(results).values()) == {"skipped"}
+    assert not list(out.rglob("*.parts"))
+
+
+def test_a_target_that_appears_meanwhile_is_that_files_failure(clips, tmp_path):
+    out = tmp_path / "out"
+
+    def appear(step):
+        if step.job.target.name == "b.mkv":
+            step.job.target.write_bytes(b"precious")
+
+    results = do(clips, out, on_progress=appear)
+    assert states(results) == {
+        "a.mkv": "done", "b.mkv": "failed", "c.mkv": "done", "d.mkv": "done",
+    }  # fmt: skip
+    assert (out / "b.mkv").read_bytes() == b"precious"
+    assert "b.mkv" not in FolderReport(out)._files
+    (out / "b.mkv").unlink()  # all of its pieces are there still
+    assert states(do(clips, out, LocalExecutor(UnreadyWork("cpu"))))["b.mkv"] == "done"
+
+
 # ---- several workers -----------------------------------------------------------------------
 
 
@@ -419,6 +504,15 @@ def test_a_failure_in_a_worker_is_that_files_failure(clips, tmp_path):
     assert states(results)["b.mkv"] == "failed"
     assert results["b.mkv"].error.hint == "a hint"
     assert list(states(results).values()).count("done") == 3
+
+
+def test_a_video_of_which_one_piece_fails_is_told_once(long_clip, tmp_path):
+    job = Job(source=long_clip, target=tmp_path / "out.mkv")
+    (failed,) = run_jobs([job], OPTIONS, two_workers(FailingBeginningWork))
+    assert (failed.state, failed.error.message) == ("failed", "cannot do it")
+    assert not job.target.exists()
+    (result,) = run_jobs([job], OPTIONS, two_workers(AverageWork))
+    assert (result.state, result.report.frames) == ("done", 86)
 
 
 def test_a_lost_device_leaves_the_work_to_the_other(clips, tmp_path):

@@ -216,6 +216,21 @@ def test_a_folder_without_a_finished_piece_is_removed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_pictures_that_were_joined_go_as_a_file_does(tmp_path):
+    with Parts(tmp_path / "%03d.png", IDENTITY).claim() as parts:
+        parts.begin(resume=True)
+        add(parts)
+        parts.joined.mkdir()
+        (parts.joined / "001.png").touch()
+        with pytest.raises(KeyboardInterrupt), parts.joining():
+            raise KeyboardInterrupt
+        assert not parts.joined.exists()
+        parts.joined.mkdir()
+        (parts.joined / "001.png").touch()
+        parts.remove()
+    assert not parts.folder.exists()
+
+
 def test_foreign_files_are_never_removed(tmp_path):
     parts = Parts(tmp_path / "out.mp4", IDENTITY)
     with parts.claim():

@@ -154,6 +154,23 @@ def test_the_source_is_never_the_target(tmp_path):
     assert source.read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("folder.mp4", "it is a folder"),
+        (f"{'a' * 300}.mp4", "name too long"),
+        (f"%d{'a' * 300}.png", "name too long"),
+        ("no/folder.mp4", "there is no folder"),
+    ],
+)
+def test_a_target_that_cannot_be_is_refused_at_once(tmp_path, name, words):
+    source = make_clip(tmp_path / "source.mp4")
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(OptionsError, match=words):
+        convert(source, tmp_path / name, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.mp4", "source.mp4"]
+
+
 @pytest.mark.parametrize("stage", ["network", "progress"])
 def test_a_fault_in_any_stage_leaves_nothing(tmp_path, stage):
     source = make_clip(tmp_path / "source.mp4")

@@ -193,6 +193,13 @@ def test_other_times_are_refused(text):
         ({"fps": Fraction(60), "slowmo": True}, "exclude each other"),
         ({"stretch_sound": True}, "belongs to `--slowmo`"),
         ({"start_s": Fraction(2), "end_s": Fraction(1)}, "nothing lies between"),
+        ({"start_s": Fraction(2), "end_s": Fraction(2)}, "nothing lies between"),
+        ({"end_s": Fraction(0)}, "nothing lies between"),
+        ({"start_s": Fraction(-1)}, "cannot start before 0"),
+        ({"batch": 0}, "a batch of 0 is impossible"),
+        ({"crf": -1}, "out of bounds"),
+        ({"crf": 64}, "out of bounds"),
+        ({"precision": "fp8"}, "unknown precision `fp8`"),
     ],
 )
 def test_options_that_make_no_sense(chosen, text):
