@@ -4,6 +4,8 @@ import hashlib
 import json
 import shutil
 import subprocess
+from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import matroska
@@ -16,6 +18,7 @@ from sepconv_video.engine import Engine
 from sepconv_video.options import Job, Options
 from sepconv_video.pipeline import interpolate_file
 from sepconv_video.video.containers import can_hold, losses, refusal
+from sepconv_video.video.jumps import Jumps
 from sepconv_video.video.sound import encoder_for
 
 pytestmark = pytest.mark.skipif(
@@ -89,6 +92,23 @@ def test_sound_goes_on_with_the_picture_where_the_clock_jumps_back(tmp_path, lat
     shown = sorted(times_of(target, "v"))
     assert shown[100] - shown[0] == pytest.approx(2, abs=2e-4)
     assert shown[-1] - shown[0] == pytest.approx(5.98, abs=2e-4)
+
+
+def test_sound_that_comes_after_the_jump_of_the_picture_may_be_from_before_it():
+    """As where a broadcast was cut; picture is 0 and sound 1, in milliseconds."""
+    come = [(0, ms) for ms in range(0, 2000, 40)]
+    come += [(1, 1900), (0, 0), (1, 1920), (1, None), (0, 40), (1, 1960), (1, 0), (1, 1960)]
+    jumps, times = Jumps(0), []
+    for stream, ms in come:
+        packet = SimpleNamespace(
+            stream=SimpleNamespace(index=stream),
+            pts=ms,
+            dts=ms,
+            duration=40,
+            time_base=Fraction(1, 1000),
+        )
+        times += [moved.pts for moved in jumps(packet)]
+    assert times[50:] == [1900, 2000, 1920, None, 2040, 1960, 2000, 3960]
 
 
 @pytest.mark.parametrize(

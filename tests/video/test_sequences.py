@@ -40,6 +40,7 @@ def test_what_is_no_pattern(tmp_path):
     assert not is_pattern(Path("100%.png"))
     assert not is_pattern(Path("a%d_%d.png"))
     assert not is_pattern(Path("a%s.png"))
+    assert not is_pattern(tmp_path / f"%d{'a' * 300}.png")  # too long for any file
     assert is_pattern(tmp_path / "%05d.PNG")
     touch(tmp_path, "%05d.PNG")
     assert not is_pattern(tmp_path / "%05d.PNG")
