@@ -94,12 +94,22 @@ def test_sound_goes_on_with_the_picture_where_the_clock_jumps_back(tmp_path, lat
     assert shown[-1] - shown[0] == pytest.approx(5.98, abs=2e-4)
 
 
-def test_sound_that_comes_after_the_jump_of_the_picture_may_be_from_before_it():
+PICTURE_FIRST = [(0, 0), (1, 1920), (1, None), (0, 40), (1, 1960), (1, 0), (1, 1960)]
+SOUND_FIRST = [(1, 0), (1, 20), (1, None), (1, 40), (0, 0), (1, 60), (0, 40)]
+
+
+@pytest.mark.parametrize(
+    ("come", "expected"),
+    [
+        (PICTURE_FIRST, [2000, 1920, None, 2040, 1960, 2000, 3960]),
+        (SOUND_FIRST, [2000, 2020, None, 2040, 2000, 2060, 2040]),
+    ],
+)
+def test_sound_goes_by_the_picture_whichever_jumps_first(come, expected):
     """As where a broadcast was cut; picture is 0 and sound 1, in milliseconds."""
-    come = [(0, ms) for ms in range(0, 2000, 40)]
-    come += [(1, 1900), (0, 0), (1, 1920), (1, None), (0, 40), (1, 1960), (1, 0), (1, 1960)]
+    before = [(0, ms) for ms in range(0, 2000, 40)] + [(1, 1900)]
     jumps, times = Jumps(0), []
-    for stream, ms in come:
+    for stream, ms in before + come:
         packet = SimpleNamespace(
             stream=SimpleNamespace(index=stream),
             pts=ms,
@@ -108,7 +118,7 @@ def test_sound_that_comes_after_the_jump_of_the_picture_may_be_from_before_it():
             time_base=Fraction(1, 1000),
         )
         times += [moved.pts for moved in jumps(packet)]
-    assert times[50:] == [1900, 2000, 1920, None, 2040, 1960, 2000, 3960]
+    assert times[50:] == [1900, *expected]
 
 
 @pytest.mark.parametrize(
