@@ -315,7 +315,8 @@ def test_a_report_of_somebody_else_is_not_overwritten(clips, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     damaged = f'{{"format": "{FORMAT}", "files": {{"a.mkv": 1}}}}'
-    for content in ('{"my": "thesis"}', "not json", '["format"]', damaged):
+    other = '{"format": "another", "files": {}}'
+    for content in ('{"my": "thesis"}', "not json", '["format"]', damaged, other):
         (out / "report.json").write_text(content)
         with pytest.raises(OptionsError, match="not a report of this program"):
             do(clips, out)

@@ -252,7 +252,7 @@ PROC = {
     "proc/self/limits": "Limit  Soft Limit  Hard Limit  Units\n"
     "Max data size             unlimited            unlimited            bytes     \n"
     "Max address space         unlimited            unlimited            bytes     \n",
-    "proc/self/cgroup": "4:memory:/a/b\n1:cpu:/a\n0::/box\n",
+    "proc/self/cgroup": "4:memory:/a/b\n1:cpu:/a\n0::/box:1\n",
 }
 
 
@@ -277,9 +277,9 @@ def test_free_memory_is_the_least_that_any_limit_leaves(tmp_path):
 
 def test_control_groups_limit_from_above_and_give_back_their_cache(tmp_path):
     box = {
-        "sys/fs/cgroup/box/memory.max": f"{5000 * 1024}\n",
-        "sys/fs/cgroup/box/memory.current": f"{3000 * 1024}\n",
-        "sys/fs/cgroup/box/memory.stat": f"anon 7\ninactive_file {1000 * 1024}\n",
+        "sys/fs/cgroup/box:1/memory.max": f"{5000 * 1024}\n",
+        "sys/fs/cgroup/box:1/memory.current": f"{3000 * 1024}\n",
+        "sys/fs/cgroup/box:1/memory.stat": f"anon 7\ninactive_file {1000 * 1024}\n",
     }
     assert free_with(tmp_path, **box) == 3000
     old = {
@@ -288,7 +288,7 @@ def test_control_groups_limit_from_above_and_give_back_their_cache(tmp_path):
         "sys/fs/cgroup/memory/a/memory.stat": "total_inactive_file 0\n",
     }
     assert free_with(tmp_path, **old) == 1500
-    assert free_with(tmp_path, **{"sys/fs/cgroup/box/memory.max": "max\n"}) == 1500
+    assert free_with(tmp_path, **{"sys/fs/cgroup/box:1/memory.max": "max\n"}) == 1500
 
 
 class Peak(TorchDispatchMode):
