@@ -17,6 +17,7 @@ from clips import ClipSpec, make_clip
 from sepconv_video import display
 from sepconv_video.batch import Progress
 from sepconv_video.cli import main
+from sepconv_video.interrupts import GracefulStop
 from sepconv_video.options import Job
 from sepconv_video.video import Reader, pipes, write_picture
 
@@ -408,3 +409,23 @@ def test_the_second_interrupt_ends_at_once(tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in err
     assert "clip.2x.mp4" not in names(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("number", "fault"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_the_third_interrupt_does_not_disturb_the_second(number, fault, capfd):
+    before = signal.getsignal(number)
+    try:
+        with GracefulStop() as stop:
+            assert not stop.is_requested()
+            signal.raise_signal(number)
+            assert (stop.is_requested(), stop.code) == (True, 128 + number)
+            assert "once more to stop at once" in capfd.readouterr().err
+            with pytest.raises(fault) as caught:
+                signal.raise_signal(number)
+            signal.raise_signal(number)
+        assert fault is KeyboardInterrupt or caught.value.code == 128 + number
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
