@@ -19,6 +19,7 @@ from sepconv_video.options import Job, Options
 from sepconv_video.pipeline import interpolate_file
 from sepconv_video.video.containers import can_hold, losses, refusal
 from sepconv_video.video.jumps import Jumps
+from sepconv_video.video.leading import Leading
 from sepconv_video.video.sound import encoder_for
 
 pytestmark = pytest.mark.skipif(
@@ -94,6 +95,42 @@ def test_sound_goes_on_with_the_picture_where_the_clock_jumps_back(tmp_path, lat
     assert shown[-1] - shown[0] == pytest.approx(5.98, abs=2e-4)
 
 
+def a_packet(pts, dts, stream=0):
+    """In milliseconds."""
+    return SimpleNamespace(
+        stream=SimpleNamespace(index=stream),
+        pts=pts,
+        dts=dts,
+        duration=40,
+        time_base=Fraction(1, 1000),
+    )
+
+
+@pytest.mark.parametrize(
+    ("come", "expected"),
+    [
+        ([(0, None), (120, None), (40, None), (80, 80), (240, None)], [-40, 0, 40, 80, None]),
+        ([(0, -80), (120, None)], [-80, None]),
+        ([(0, None), (120, None), (40, None)], [-120, -80, -40]),
+        ([(0, None), (None, None)], [-80, -40]),
+        ([(None, None)], [None]),
+        ([], []),
+    ],
+)
+def test_decoding_times_are_counted_back_from_what_is_known(come, expected):
+    leading = Leading()
+    given = [packet for pts, dts in come for packet in leading(a_packet(pts, dts))]
+    given += leading(None)
+    assert [packet.pts for packet in given] == [pts for pts, _ in come]
+    assert [packet.dts for packet in given] == expected
+
+
+def test_packets_are_not_held_for_ever():
+    leading = Leading()
+    given = [packet for ms in range(100) for packet in leading(a_packet(ms * 40, None))]
+    assert [packet.pts for packet in given] == [ms * 40 for ms in range(100)]
+
+
 PICTURE_FIRST = [(0, 0), (1, 1920), (1, None), (0, 40), (1, 1960), (1, 0), (1, 1960)]
 SOUND_FIRST = [(1, 0), (1, 20), (1, None), (1, 40), (0, 0), (1, 60), (0, 40)]
 
@@ -110,14 +147,7 @@ def test_sound_goes_by_the_picture_whichever_jumps_first(come, expected):
     before = [(0, ms) for ms in range(0, 2000, 40)] + [(1, 1900)]
     jumps, times = Jumps(0), []
     for stream, ms in before + come:
-        packet = SimpleNamespace(
-            stream=SimpleNamespace(index=stream),
-            pts=ms,
-            dts=ms,
-            duration=40,
-            time_base=Fraction(1, 1000),
-        )
-        times += [moved.pts for moved in jumps(packet)]
+        times += [moved.pts for moved in jumps(a_packet(ms, ms, stream))]
     assert times[50:] == [1900, *expected]
 
 
