@@ -236,7 +236,6 @@ def _interval(
     start, end = pair.left.pts * scale, pair.end_pts * scale
     if grid.step and end - start > MOST_MOMENTS * grid.step:
         raise _too_long(pair.left, (end - start) * grid.time_base)
-    synthesise = synthesise and right is not None
     whole = (right.pts if right is not None else pair.end_pts) * scale - left.pts * scale
     moments, error, duration = [], Fraction(0), grid.duration(start, end)
     for pts in grid.times(start, end):
