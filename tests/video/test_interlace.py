@@ -13,7 +13,7 @@ from sepconv_video import Job, Options, interpolate_file
 from sepconv_video.engine import Engine
 from sepconv_video.errors import VideoError
 from sepconv_video.frames import Reading
-from sepconv_video.video import Reader
+from sepconv_video.video import Reader, interlace
 from sepconv_video.video.formats import frame_of, layout_of, planes_of
 from sepconv_video.video.interlace import Examination
 
@@ -142,6 +142,21 @@ def test_irregular_times_and_the_last_duration_stay_exact(tmp_path):
     expected = [t for begin, end in zip(times, ends, strict=True) for t in (2 * begin, begin + end)]
     assert ticks == expected
     assert frames[-1].duration * reader.info.time_base == Fraction(36, 1200)
+
+
+def test_what_cannot_be_deinterlaced_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "a.mp4"
+    write(path, [combed(index, "tff") for index in range(8)], mark="tff")
+    graph = interlace._graph
+
+    def refuse(first, name, options):
+        if name == "bwdif":
+            raise ValueError("no such format")
+        return graph(first, name, options)
+
+    monkeypatch.setattr(interlace, "_graph", refuse)
+    with pytest.raises(VideoError, match=r"cannot deinterlace `.*a\.mp4`: no such format"):
+        read(path, deinterlace=True)
 
 
 def test_depth_and_colour_tags_stay(tmp_path):
