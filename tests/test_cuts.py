@@ -42,6 +42,8 @@ def test_scenes_of_pyscenedetect(tmp_path):
     assert read_cuts(written(tmp_path, text)).frames == {17, 34}
     with pytest.raises(OptionsError, match=r"line 3 of .* is no cut: `2,x,`"):
         read_cuts(written(tmp_path, "Scene Number,Start Frame,End\n1,1,9\n2,x,\n"))
+    with pytest.raises(OptionsError, match=r"line 3 of .* is no cut: `2`"):  # as it was cut off
+        read_cuts(written(tmp_path, "Scene Number,Start Frame,End\n1,1,9\n2"))
 
 
 @pytest.mark.parametrize("line", ["x", "-3", "1:2:3:4", "12 13", "1.5s", "9" * 5000, "²"])
