@@ -220,6 +220,12 @@ def test_reports_are_the_same_however_often_it_was_cut(tmp_path):
     assert reports[0][2]
 
 
+def test_each_cut_is_told_once_wherever_segments_end(job):
+    cuts = job.source.with_name("cuts.txt")
+    cuts.write_text("13\n14\n15\n16\n17\n")
+    assert convert(job, cuts=str(cuts)).cuts == [13, 14, 15, 16, 17]
+
+
 def write_gray(path, pictures):
     with av.open(str(path), "w") as output:
         stream = output.add_stream("ffv1", 25, width=64, height=48, pix_fmt="gray")
