@@ -206,7 +206,7 @@ class _Dispatcher:
         folder = self._folder_report.folder.resolve()
         if not job.target.parent.resolve().is_relative_to(folder):
             raise OptionsError(
-                f"cannot write `{job.target}`: a link leads out of `{self._folder_report.folder}`",
+                f"cannot write `{job.target}`: a link leads outside `{self._folder_report.folder}`",
                 "remove the link",
             )
 
@@ -282,7 +282,7 @@ class _Dispatcher:
         try:
             self._folder_report.record(job.target, _entry(result, production))
         except SepConvVideoError as failure:  # e.g. a full disk, which the next file may fit on
-            note = f"not all that was done is in the report: {failure.message}"
+            note = f"the report is incomplete: {failure.message}"
             if note not in self._notes:
                 self._notes.append(note)
             return False

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         code = _show_early(error, as_json=as_json)
     except (click.Abort, KeyboardInterrupt):
-        say("interrupted: what is finished is kept")
+        say("interrupted: finished segments are kept")
         leave_at_once(130)
     except SystemExit as request:  # by `terminate`
         leave_at_once(int(request.code or 0))
@@ -101,33 +101,35 @@ def _show_early(error: click.ClickException | SepConvVideoError, *, as_json: boo
 @click.argument("inputs", nargs=-1, type=Source(path_type=Path), metavar="INPUT...")
 @click.option(
     "-o", "--output", type=Target(path_type=Path),
-    help="File to write, or folder where the input is one.  [default: NAME.2x.SUFFIX beside it]",
+    help="File to write, or folder if INPUT is a folder.  [default: NAME.2x.SUFFIX beside INPUT]",
 )  # fmt: skip
 @click.option(
     "--factor", type=click.Choice([str(f) for f in FACTORS]), default="2", show_default=True,
-    help="Frames out for one frame in.",
+    help="Frames out for each frame in.",
 )  # fmt: skip
 @click.option(
     "--fps", type=Read(parse_rate), metavar="RATE",
-    help="Frames per second instead of a factor, e.g. 60 or 60000/1001.",
+    help="Frame rate of the output, instead of a factor, e.g. 60 or 60000/1001.",
 )  # fmt: skip
 @click.option("--slowmo", is_flag=True, help="Play FACTOR times as long, at the source's rate.")
-@click.option("--stretch-sound", is_flag=True, help="In slow motion keep the sound, made longer.")
+@click.option("--stretch-sound", is_flag=True, help="In slow motion keep the sound, stretched.")
 @click.option(
-    "--dedup", is_flag=True, help="Replace repeated frames by new ones (animation on twos)."
+    "--dedup", is_flag=True, help="Replace repeated frames by new ones, as in animation on twos."
 )
 @click.option(
     "--cuts", default="auto", show_default=True, metavar="auto|off|FILE",
-    help="Cuts, across which nothing is made: found, none, or as FILE lists them.",
+    help="Make no frames across cuts: find them, ignore cuts (off), or read them from FILE.",
 )  # fmt: skip
-@click.option("--start", "start_s", type=Read(parse_time), metavar="TIME", help="Begin there.")
-@click.option("--end", "end_s", type=Read(parse_time), metavar="TIME", help="End there.")
-@click.option("--deinterlace", is_flag=True, help="Deinterlace what is interlaced.")
+@click.option("--start", "start_s", type=Read(parse_time), metavar="TIME", help="Begin at TIME.")
+@click.option("--end", "end_s", type=Read(parse_time), metavar="TIME", help="End at TIME.")
+@click.option(
+    "--deinterlace", is_flag=True, help="Deinterlace interlaced video; else it is refused."
+)
 @click.option(
     "--source-fps", type=Read(parse_rate), default="25", show_default=True, metavar="RATE",
     help="Frame rate of numbered pictures or raw video.",
 )  # fmt: skip
-@click.option("--raw", metavar="WxH:FORMAT", help="What raw video on stdin is.")
+@click.option("--raw", metavar="WxH:FORMAT", help="Size and pixel format of raw video on stdin.")
 @click.option(
     "--model", default="fast", show_default=True, metavar="NAME|FILE",
     help="A shipped model, an official one (l1, lf) or a weights file.",
@@ -138,40 +140,40 @@ def _show_early(error: click.ClickException | SepConvVideoError, *, as_json: boo
 )  # fmt: skip
 @click.option(
     "--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True,
-    help="The network's numbers; auto is fp16 on a GPU, bf16 on CPUs with AMX, else fp32.",
+    help="Number format; auto is fp16 on a GPU, bf16 on CPUs with AMX, else fp32.",
 )  # fmt: skip
 @click.option(
-    "--batch", type=click.IntRange(min=1), help="Pairs of frames at once.  [default: by memory]"
+    "--batch", type=click.IntRange(min=1), help="Frame pairs at once.  [default: by memory]"
 )
 @click.option(
     "--tile", type=int, metavar="PIXELS",
-    help="Work on frames in tiles of at most so many a side.  [default: by memory]",
+    help="Process frames in tiles of at most this side.  [default: by memory]",
 )  # fmt: skip
 @click.option("--codec", help="FFmpeg encoder, e.g. libx265.  [default: by container and depth]")
 @click.option(
     "--crf", type=click.IntRange(0, MAX_CRF),
-    help="Quality, less is better.  [default: visually lossless]",
+    help="Quality: lower is better.  [default: visually lossless]",
 )  # fmt: skip
-@click.option("--preset", help="The encoder's own, e.g. slow.  [default: by encoder]")
-@click.option("--pix-fmt", metavar="FORMAT", help="To encode, e.g. yuv420p10le.  [default: kept]")
+@click.option("--preset", help="The encoder's preset, e.g. slow.  [default: by encoder]")
+@click.option("--pix-fmt", metavar="FORMAT", help="Pixel format, e.g. yuv444p10le. [default: kept]")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@click.option("--no-resume", is_flag=True, help="Start afresh instead of resuming an earlier run.")
 @click.option(
-    "--no-resume", is_flag=True, help="Start afresh instead of going on with an earlier run."
+    "--keep-parts", is_flag=True, help="Keep the segments (NAME.parts) of complete files."
 )
-@click.option("--keep-parts", is_flag=True, help="Keep the finished pieces of complete files.")
 @click.option("--pattern", help="Take only files of a folder that match, e.g. '*_raw.mkv'.")
-@click.option("--devices", metavar="LIST", help="One worker process for each, e.g. cuda:0,cuda:1.")
-@click.option("--shard", metavar="I/N", help="Do the I-th of N parts of the files, from 1.")
+@click.option("--devices", metavar="LIST", help="Use several devices at once, e.g. cuda:0,cuda:1.")
+@click.option("--shard", metavar="I/N", help="Do only part I of N of the files, e.g. 2/4.")
 @click.option(
     "--ray", is_flag=False, flag_value="auto", metavar="[ADDRESS]",
-    help="Work on a Ray cluster: that address, or the one found.",
+    help="Work on the Ray cluster at ADDRESS, or on the one found.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines on stdout.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--verbose", is_flag=True, help="Say at the end where the time went.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@flag("--list-models", list_models, "List the models that there are.")
-@flag("--doctor", doctor, "Examine the installation and test the operators.")
+@flag("--list-models", list_models, "List the available models.")
+@flag("--doctor", doctor, "Check the installation; test kernels and models.")
 @click.version_option(__version__, message="sepconv-video %(version)s")
 def command(
     inputs: tuple[Path, ...],
@@ -184,8 +186,8 @@ def command(
 
     INPUT is a video, a folder of videos or a pattern (with `-o FOLDER`), numbered pictures
     like `frames/%05d.png` or a folder of them, `-` for standard input, or two pictures,
-    between which one is made (with `-o PICTURE`). An interrupted run is resumed by the
-    same command.
+    to make the one between them (with `-o PICTURE`). Run the same command again to resume
+    an interrupted run.
     """
     if not inputs:
         raise click.UsageError("no INPUT: name a video, a folder of videos or two pictures")
@@ -210,7 +212,7 @@ def _run(
     from sepconv_video.video import PIPE, is_picture  # noqa: PLC0415 - imports av
 
     if options.raw is not None and PIPE not in inputs:
-        raise click.UsageError("--raw says what comes through standard input: name `-` as INPUT")
+        raise click.UsageError("--raw describes raw video on standard input: give `-` as INPUT")
     if PIPE in inputs or output == PIPE:
         return _run_stream(inputs, output, options, chosen)
     if all(is_picture(path) and not is_pattern(path) for path in inputs):
@@ -223,9 +225,9 @@ def _join_pictures(
 ) -> int:
     if len(inputs) != 2 or output is None:
         raise click.UsageError(
-            "between two pictures one is made, which needs a name: "
-            "sepconv-video first.png second.png -o middle.png; for many, name a pattern like "
-            "frames/%05d.png or their folder"
+            "to make the picture between two, give both and an output: "
+            "sepconv-video first.png second.png -o middle.png; for a sequence, name a pattern like "
+            "frames/%05d.png or its folder"
         )
     for name in ("as_json", *_FOR_FILES):
         if chosen[name]:
@@ -286,7 +288,7 @@ def _stream_job(
         raise click.UsageError("--json and `-o -` exclude each other: both want standard output")
     for name in _FOR_FILES:
         if chosen[name]:
-            raise click.UsageError(f"--{name} has no use for a pipe, which one process reads")
+            raise click.UsageError(f"--{name} does not work with pipes: leave it out")
     return Job(source=inputs[0], target=output)
 
 
@@ -308,7 +310,7 @@ def _run_videos(
         make_folder(output)
     jobs = find_jobs(inputs, output, options.label, chosen["pattern"])
     if len(jobs) > 1 and options.cuts not in CUTS:
-        raise click.UsageError("--cuts FILE is for one video: these are several")
+        raise click.UsageError("--cuts FILE is for one video, not several: run it once for each")
     for note in () if chosen["quiet"] else passed_over(inputs, chosen["pattern"]):
         say(f"note: {one_line(note)}")
     if chosen["shard"] is not None:
@@ -346,8 +348,8 @@ def _check_rate_is_wanted(inputs: Sequence[Path]) -> None:
 
     if is_given("source_fps") and not any(map(is_sequence, inputs)):
         raise click.UsageError(
-            "--source-fps is for numbered pictures and raw video: videos have a rate, and `--fps` "
-            "makes another one"
+            "--source-fps is for numbered pictures and raw video: videos have their own rate; "
+            "`--fps` sets that of the output"
         )
 
 
@@ -376,7 +378,9 @@ def _executor(options: Options, chosen: dict[str, Any]) -> "Executor":
     from sepconv_video.executor import EngineWork, LocalExecutor, check  # noqa: PLC0415
 
     if chosen["ray"] == "":
-        raise click.UsageError("--ray names no address: leave it out to find a cluster by itself")
+        raise click.UsageError(
+            "--ray has an empty address: give one, or `--ray` alone to find a cluster"
+        )
     if chosen["ray"] and chosen["devices"] is not None:
         raise click.UsageError("--ray and --devices exclude each other: Ray finds the devices")
     if chosen["ray"]:

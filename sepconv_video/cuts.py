@@ -33,8 +33,9 @@ class Cuts:
     def note_beyond(self, count: int) -> str:
         """Say how many of the frames named are not among the first `count`; empty if none."""
         beyond = sum(index >= count for index in self.frames)
-        return f"{beyond} of the cuts lie beyond the last frame: are they this video's?" * (
-            beyond > 0
+        return (
+            f"{beyond} of the cuts lie beyond the last frame: is it the list of another video?"
+            * (beyond > 0)
         )
 
     def is_cut_at(self, index: int, before_s: Fraction, time_s: Fraction) -> bool:
@@ -100,10 +101,10 @@ def _lines(path: Path) -> list[str]:
             )
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = (getattr(error, "strerror", None) or "it is no text").lower()
+        reason = (getattr(error, "strerror", None) or "it is not text").lower()
         raise OptionsError(
             f"cannot read the cuts in `{path}`: {reason}",
-            "give a text file with a frame number or a time a line, or `--cuts auto`",
+            "give a text file with one frame number or time per line, or `--cuts auto`",
         ) from error
 
 
@@ -135,6 +136,6 @@ def _is_index(text: str) -> bool:
 
 def _no_cut(path: Path, number: int, text: str) -> OptionsError:
     return OptionsError(
-        f"line {number} of `{path}` is no cut: `{text[:80]}`",
+        f"line {number} of `{path}` is not a cut: `{text[:80]}`",
         "write the number of a shot's first frame, as `240`, or its time, as `10.0` or `0:10`",
     )

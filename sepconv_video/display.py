@@ -63,7 +63,7 @@ def show_times(busy_s: Mapping[str, float], wall_s: float) -> None:
     stages = ", ".join(
         f"{stage} {seconds:.2f} s ({seconds / wall_s:.0%})" for stage, seconds in busy_s.items()
     )
-    say(f"took {wall_s:.1f} s; busy, partly at the same time: {stages}")
+    say(f"took {wall_s:.1f} s; time in each stage (they overlap): {stages}")
 
 
 def one_line(text: str) -> str:
@@ -109,7 +109,7 @@ class Display:
     def start(self, jobs: Sequence[Job]) -> None:
         """Say what there is to do."""
         if not jobs and not self._quiet:
-            say("nothing falls to this shard: there are fewer files")
+            say("nothing to do: there are fewer files than shards")
         if self._events:
             self._events.start(jobs)
         if self._bar:
@@ -133,7 +133,7 @@ class Display:
             self._told.add(progress.note)
             target = one_line(str(progress.job.target))
             say(
-                f"note: `{target}` is {one_line(progress.note)}; the earlier run's pieces are "
+                f"note: `{target}` is {one_line(progress.note)}; the earlier run's segments are "
                 "deleted once the first new one is finished: Ctrl-C before then keeps them"
             )
 
@@ -177,18 +177,18 @@ def _show_result(result: "Result", told: Set[str], *, quiet: bool) -> None:
     if report.damage:
         say(
             f"warning: `{one_line(str(result.job.source))}` is damaged: {one_line(report.damage)}; "
-            f"what could be decoded of it, {report.source_frames} frames, was used"
+            f"the {report.source_frames} frames that could be decoded were used"
         )
     if quiet:
         return
     if result.state == "skipped":
-        say(f"`{one_line(str(report.target))}` is complete already")
+        say(f"`{one_line(str(report.target))}` is already complete")
         return
     _show_written(report, told)
 
 
 def _show_written(report: "Report", told: Set[str]) -> None:
-    kept = f", {report.kept_frames} of them kept from before" if report.kept_frames else ""
+    kept = f", {report.kept_frames} of them from an earlier run" if report.kept_frames else ""
     pace = f" ({report.frames_per_s:.1f} frames/s)" if report.frames > report.kept_frames else ""
     say(
         f"wrote `{one_line(str(report.target))}`: {report.source_frames} frames became "
@@ -200,17 +200,17 @@ def _show_written(report: "Report", told: Set[str]) -> None:
 
 
 def _held(report: "Report") -> str:
-    """Say where nothing was made, e.g. `; nothing made across 1 cut (frame 33)`, if anywhere."""
+    """Say where nothing was made, e.g. `; no frames made across 1 cut (frame 33)`, if anywhere."""
     counts = (
         (len(report.cuts), "cut"),
         (len(report.flashes), "flash edge"),
-        (report.stills, "still pair"),
+        (report.stills, "identical pair"),
     )
     held = [f"{count} {noun if count == 1 else noun + 's'}" for count, noun in counts if count]
     if 0 < len(report.cuts) <= SHOWN_CUTS:
         frames = "frame" if len(report.cuts) == 1 else "frames"
         held[0] += f" ({frames} {', '.join(map(str, report.cuts))})"
-    return f"; nothing made across {', '.join(held)}" if held else ""
+    return f"; no frames made across {', '.join(held)}" if held else ""
 
 
 def _table(results: Sequence["Result"]) -> Iterator[str]:
@@ -332,7 +332,9 @@ class _Json:
         except BrokenPipeError:  # the program that wanted them has gone
             raise
         except OSError as error:  # a full disk: no reason to lose the video
-            say(f"warning: no more events: standard output: {(error.strerror or '').lower()}")
+            say(
+                f"warning: no more events: cannot write to stdout: {(error.strerror or '').lower()}"
+            )
             sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the end
 
     def start(self, jobs: Sequence[Job]) -> None:

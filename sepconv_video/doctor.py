@@ -35,7 +35,7 @@ def examine() -> Iterator[str]:
         if is_of_use and not state.startswith("ok"):
             broken.append(f"{kind} `{name}`")
     if broken:
-        raise SepConvVideoError(f"broken: {', '.join(broken)}", "see above what is wrong")
+        raise SepConvVideoError(f"broken: {', '.join(broken)}", "the lines above say what is wrong")
 
 
 def _version(package: str) -> str:
@@ -48,7 +48,7 @@ def _version(package: str) -> str:
 def _gpu() -> Iterator[str]:
     cuda = torch.version.cuda
     if cuda is None:
-        yield "gpu           PyTorch is a build for the CPU only; everything runs on the CPU"
+        yield "gpu           PyTorch is a CPU build, so everything runs on the CPU"
         yield "              with an NVIDIA GPU: install a CUDA build of torch from pytorch.org"
         return
     for index in range(torch.cuda.device_count()):

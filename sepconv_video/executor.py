@@ -180,7 +180,7 @@ def do(work: Work, task: Task, on_frames: OnFrames, should_stop: ShouldStop) -> 
 def interrupted() -> Interrupted:
     """Say that the user stopped the work between two tasks."""
     return Interrupted(
-        "interrupted: what is finished is kept", "run the same command again to go on from there"
+        "interrupted: finished segments are kept", "run the same command again to go on from there"
     )
 
 

@@ -87,7 +87,7 @@ class FolderReport:
         except OSError as error:
             raise OptionsError(
                 f"cannot read `{self.path}`: {reason_of(error)}",
-                "check its rights, or choose another folder with `-o`",
+                "check its permissions, or choose another folder with `-o`",
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise self._not_ours() from error

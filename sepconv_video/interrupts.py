@@ -62,5 +62,5 @@ class GracefulStop:
         # not through `print`, in the middle of which the signal may have come
         with suppress(OSError):  # nobody reads it any more
             os.write(
-                2, b"\nfinishing the piece in hand, which is kept; once more to stop at once\n"
+                2, b"\nfinishing the current segment early, to keep it; once more to stop at once\n"
             )

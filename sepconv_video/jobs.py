@@ -75,8 +75,8 @@ def _check(sources: Sequence[Path], output: Path | None, pattern: str | None) ->
     """Refuse the name of one video for several, if it is no folder, and a pattern without one."""
     if pattern is not None and not any(map(_is_folder, sources)):
         raise OptionsError(
-            f"`--pattern {pattern}` chooses among a folder's files, and no input is a folder",
-            "leave it out, or name their folder",
+            f"`--pattern {pattern}` chooses among a folder's files, but no input is a folder",
+            "leave it out, or name a folder",
         )
     is_one = len(sources) == 1 and not _is_folder(sources[0])
     if is_one or output is None or _is_folder(output):
@@ -84,7 +84,7 @@ def _check(sources: Sequence[Path], output: Path | None, pattern: str | None) ->
     if output.suffix.lower() in VIDEO_SUFFIXES | PICTURE_SUFFIXES:
         what = f"{len(sources)} inputs" if len(sources) > 1 else f"the folder `{sources[0]}`"
         raise OptionsError(
-            f"cannot write {what} to one name, `{output}`",
+            f"cannot write {what} to one file, `{output}`",
             f"name a folder, e.g. `-o {output.parent / output.stem}/`",
         )
 
@@ -107,7 +107,7 @@ def passed_over(inputs: Sequence[Path], pattern: str | None = None) -> list[str]
         if pattern is None and _is_folder(folder) and not is_sequence(folder)
     }
     return [
-        f"{count} pictures in `{folder}` passed over, as there are videos too"
+        f"{count} pictures in `{folder}` ignored, as it holds videos too"
         for folder, count in counts.items()
         if count > 1  # a poster beside a film is nothing to talk about
     ]
@@ -124,19 +124,18 @@ def _sequence_job(inputs: Sequence[Path], output: Path | None) -> Job:
     """Pair one source with one target where either is numbered pictures."""
     if len(inputs) != 1:
         raise OptionsError(
-            "numbered pictures are made from one video, and one video of them: "
-            f"{len(inputs)} inputs were given",
+            f"with numbered pictures there can be only one input: {len(inputs)} were given",
             "run it once for each",
         )
     source = inputs[0]
     if output is None or _is_folder(output):
         raise OptionsError(
-            f"cannot tell what to make of the pictures `{source}`",
+            f"cannot choose an output for the pictures `{source}`",
             "name a video, e.g. `-o out.mp4`, or numbered pictures, e.g. `-o out/%05d.png`",
         )
     if _is_folder(source) and not is_sequence(source):
         raise OptionsError(
-            f"cannot write the videos in `{source}` to one name, `{output}`",
+            f"cannot write all videos in `{source}` to one sequence, `{output}`",
             "name one of them, or a folder with `-o out/`",
         )
     make_folder(output.parent)
@@ -176,7 +175,7 @@ def _expanded(given: Path) -> list[Path]:
     found = sorted(glob.glob(str(given), recursive=True))  # noqa: PTH207 - knows absolute ones
     if not found:
         raise OptionsError(
-            f"no file is like `{given}`", "check the pattern; `**` stands for folders in folders"
+            f"no file matches `{given}`", "check the pattern; `**` matches folders at any depth"
         )
     return [Path(name) for name in found]
 
@@ -216,7 +215,7 @@ def _folder_jobs(folder: Path, output: Path, inside: Path, pattern: str | None) 
     sources = [path for path in _files(folder, output) if _is_wanted(path, folder, pattern)]
     if not sources:
         raise OptionsError(
-            f"there is no {f'file like `{pattern}`' if pattern else 'video'} in the folder "
+            f"there is no {f'file that matches `{pattern}`' if pattern else 'video'} in the folder "
             f"`{folder}`",
             f"videos are files with one of the suffixes {' '.join(sorted(VIDEO_SUFFIXES))}; "
             "`--pattern` chooses others",
@@ -232,7 +231,7 @@ def _files(folder: Path, output: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise OptionsError(
             f"cannot read the folder `{error.filename}`: {reason_of(error)}",
-            "make it readable, or name the others one by one",
+            "make it readable, or name the files that you want",
         ) from error
 
     forbidden = os.path.realpath(output)  # `Path` raises where links go in a circle

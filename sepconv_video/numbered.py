@@ -104,7 +104,7 @@ def pictures_at(path: Path) -> Pictures | None:
         files = pictures_in(path) if path.is_dir() else []
     except OSError as error:
         raise VideoError(
-            f"cannot read `{path}`: {reason_of(error)}", "check its name and rights"
+            f"cannot read `{path}`: {reason_of(error)}", "check its name and permissions"
         ) from error
     if not files:
         return None
@@ -116,7 +116,7 @@ def _like(pattern: Path) -> Pictures:
     found = files_like(pattern)
     if not found:
         raise VideoError(
-            f"cannot read `{pattern}`: no picture has a name like this",
+            f"cannot read `{pattern}`: no picture has such a name",
             "check the folder and the number of digits: `%05d` stands for 00001, `%d` for 1",
         )
     first = min(found)

@@ -108,7 +108,7 @@ class Options:
         if self.tile and self.tile < MIN_TILE:
             raise OptionsError(
                 f"tiles of {self.tile} pixels are too small",
-                f"use {MIN_TILE} or more, or leave it out: the memory at hand decides then",
+                f"use {MIN_TILE} or more, or leave it out to choose by the free memory",
             )
         if self.crf is not None and not 0 <= self.crf <= MAX_CRF:
             raise OptionsError(f"a crf of {self.crf} is out of bounds", f"use 0 to {MAX_CRF}")
@@ -132,9 +132,11 @@ class Options:
                 "leave one of them out",
             )
         if self.stretch_sound and not self.slowmo:
-            raise OptionsError("`--stretch-sound` belongs to `--slowmo`", "add `--slowmo`")
+            raise OptionsError("`--stretch-sound` works only with `--slowmo`", "add `--slowmo`")
         if self.start_s is not None and self.start_s < 0:
-            raise OptionsError("a video cannot start before 0", "give `--start` a time from 0 on")
+            raise OptionsError(
+                "a video cannot start before 0", "give `--start` a time of 0 or more"
+            )
         if self.end_s is not None and self.end_s <= (self.start_s or 0):
             raise OptionsError(
                 "nothing lies between `--start` and `--end`", "give `--end` a later time"
@@ -210,7 +212,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,9})/0*([1-9]\d{0,8})", text)
     if match is None:
         raise OptionsError(
-            f"`--shard {text}` is not like 1/4: which part, of how many", "use e.g. `--shard 1/4`"
+            f"`--shard {text}` is not like 1/4 (part 1 of 4)", "use e.g. `--shard 1/4`"
         )
     return int(match[1]), int(match[2])
 

@@ -89,7 +89,7 @@ class Parts:
             except Timeout as error:
                 raise BusyError(
                     f"cannot write `{self.target}`: another sepconv-video is making it now",
-                    "wait for it, or end it and run this again: its finished pieces are kept",
+                    "wait for it, or end it and run this again: its finished segments are kept",
                 ) from error
             else:
                 return
@@ -138,8 +138,8 @@ class Parts:
         with explained(self.target), FileLock(self.folder / "clearing"):
             if self.begun() != self.identity:  # this worker's run died, and another one has begun
                 raise VideoError(
-                    f"cannot write `{self.target}`: it is made with other settings meanwhile",
-                    "run this again when nothing else works on it",
+                    f"cannot write `{self.target}`: another run is making it with other settings",
+                    "run this again when that one has ended",
                 )
             try:
                 self._next.rename(self._clearing)
@@ -282,7 +282,7 @@ def identify(source: Path) -> dict[str, Any]:
                 digest.update(file.read(_SAMPLE_BYTES))
     except OSError as error:
         raise VideoError(
-            f"cannot read `{source}`: {reason_of(error)}", "check its name and rights"
+            f"cannot read `{source}`: {reason_of(error)}", "check its name and permissions"
         ) from error
     return {
         "bytes": sum(status.st_size for status in stats),
@@ -334,7 +334,7 @@ def explained(target: Path) -> Iterator[None]:
     except OSError as error:
         raise VideoError(
             f"cannot write `{target}`: {reason_of(error)}",
-            "free some space, check the rights of its folder, or choose another one with `-o`",
+            "free some space, check the folder's permissions, or choose another one with `-o`",
         ) from error
 
 
@@ -368,7 +368,7 @@ def _writing(path: Path) -> Path:
 def _differences(kept: Any, identity: Identity) -> list[str]:  # noqa: ANN401 - from a file
     """Say in what the pieces differ from what is wanted."""
     if not isinstance(kept, dict):
-        return ["the list of pieces was damaged"]
+        return ["the list of segments was damaged"]
     found = []
     for name in identity:
         if kept.get(name) != identity[name]:

@@ -182,7 +182,7 @@ def _write_all(sink: "_PipeSink | _FileSink", made: Iterator[list[Frame]], watch
         if watch.on_progress is not None:
             watch.on_progress(count, None)
         if watch.wants_to_stop():
-            raise Interrupted("interrupted: what comes through a pipe cannot be gone on with")
+            raise Interrupted("interrupted: nothing is kept, as a pipe cannot be resumed")
     return count
 
 
@@ -195,7 +195,7 @@ def _refuse(options: Options, names: Iterable[str], what: str, hint: str = "leav
     for name in names:
         if getattr(options, name) != getattr(_DEFAULT, name):
             written = "no-resume" if name == "resume" else name.removesuffix("_s").replace("_", "-")
-            raise OptionsError(f"`--{written}` has no use for {what}", hint)
+            raise OptionsError(f"`--{written}` has no effect on {what}", hint)
 
 
 def _check_stream(job: Job, options: Options) -> None:
@@ -323,7 +323,7 @@ def interpolate_pictures(
     if options.factor != _DEFAULT.factor and not is_pattern(target):
         raise OptionsError(
             f"`--factor {options.factor}` makes {options.factor - 1} pictures, not one",
-            f"name all of them, e.g. `-o {target.with_stem(target.stem + '%02d')}`",
+            f"name them by a pattern, e.g. `-o {target.with_stem(target.stem + '%02d')}`",
         )
     for source in (first, second):
         check_place(Job(source=source, target=target))
@@ -333,8 +333,8 @@ def interpolate_pictures(
         left, right = (read_picture(path, deep=is_deep(target.suffix)) for path in (first, second))
     if left.shape != right.shape:
         raise VideoError(
-            f"cannot join `{first}` and `{second}`: one is {left.shape[1]}x{left.shape[0]}, "
-            f"the other {right.shape[1]}x{right.shape[0]}",
+            f"cannot make a picture between `{first}` and `{second}`: one is "
+            f"{left.shape[1]}x{left.shape[0]}, the other {right.shape[1]}x{right.shape[0]}",
             "scale or crop one of them to the size of the other first",
         )
     left, right = _of_one_depth(left, right), _of_one_depth(right, left)

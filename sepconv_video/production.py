@@ -182,8 +182,8 @@ class Production:
     def _interrupted(self) -> Interrupted:
         if self.parts.has_others():
             return Interrupted(
-                f"interrupted: what an earlier run had finished of `{self.job.target}` is kept",
-                "run its command again to go on from there, or this one to start afresh",
+                f"interrupted: the segments of `{self.job.target}` from an earlier run are kept",
+                "repeat that run's command to resume it, or this one to start afresh",
             )
         return Interrupted(
             f"interrupted: {self.frames_done()} finished frames of `{self.job.target}` are kept",
@@ -205,8 +205,8 @@ class Production:
             )
         if gaps(parts):
             raise VideoError(
-                f"cannot finish `{job.target}`: pieces in `{self.parts.folder}` have gone",
-                "run the same command again, which makes them anew",
+                f"cannot finish `{job.target}`: segments in `{self.parts.folder}` are missing",
+                "run the same command again to make only those",
             )
         joined = self._joined(parts)
         seen, frames = sum_up([part.seen for part in parts]), sum(part.frames for part in parts)
@@ -319,13 +319,13 @@ def advise(seen: Seen, source_frames: int, frames: int, options: Options) -> lis
     notes = []
     if frames > POSITIONS * source_frames:
         notes.append(
-            f"{frames} frames are made of {source_frames}, and {POSITIONS} for each can differ at "
-            "most: the others repeat the one before"
+            f"{frames} frames were made from {source_frames}, but at most {POSITIONS} for each can "
+            "differ: the others repeat the one before"
         )
     if seen.error_s:
         notes.append(
-            "new frames show the nearest eighth of the way between two others: "
-            f"at most {seen.error_s * 1000:.1f} ms from their times"
+            "new frames are made at the nearest eighth between two source frames: "
+            f"at most {seen.error_s * 1000:.1f} ms from their exact times"
         )
     if seen.repeats >= MANY_REPEATS * source_frames and not options.dedup:
         notes.append(
@@ -376,11 +376,12 @@ def explained_frames(made: Iterator[list[Frame]], source: Path) -> Iterator[list
     except MemoryError as error:
         raise DeviceError(
             f"out of memory at a frame of `{source}`",
-            "close other programs; finished segments are kept: run it again",
+            "close other programs and run it again: finished segments are kept",
         ) from error
     except TimeoutError as error:
         raise VideoError(
-            f"cannot read `{source}`: {error}", "is its disk or network file system still there?"
+            f"cannot read `{source}`: {error}",
+            "check that its disk or network file system responds",
         ) from error
 
 

@@ -212,8 +212,8 @@ class SegmentedWriter:
 def one_frame(source: Path) -> VideoError:
     """Say that there is nothing to do."""
     return VideoError(
-        f"nothing to do in `{source}`: it, or the stretch of it that is asked for, has one frame "
-        "only",
+        f"nothing to do in `{source}`: it, or what lies between `--start` and `--end`, has only "
+        "one frame",
         "a frame can only be made between two; for two pictures use "
         "`sepconv-video first.png second.png -o middle.png`",
     )

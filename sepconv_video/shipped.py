@@ -67,7 +67,7 @@ OFFICIAL_MODELS = {
         OfficialModel(
             name="l1",
             blob_id="8831cb9988a128fa12de379d3788f9299c21713e",
-            summary="SepConv of 2017, trained for numbers; 396k multiply-accumulates per pixel",
+            summary="SepConv of 2017, trained for accuracy; 396k multiply-accumulates per pixel",
         ),
         OfficialModel(
             name="lf",
@@ -181,7 +181,7 @@ def weights_file(name_or_path: str | Path) -> Path:
 def _fetched(model: OfficialModel) -> Path:
     if not _is_file(model.file):
         raise WeightsError(
-            f"the official weights `{model.name}` are not here: no file `{model.file}`",
+            f"the official weights `{model.name}` are not installed: no file `{model.file}`",
             f"fetch them with `{model.command}`, which shows their licence first "
             f"({OFFICIAL_LICENCE})",
         )
@@ -194,5 +194,5 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError as error:
         raise WeightsError(
-            f"cannot read `{path}`: {reason_of(error)}", "check its name and rights"
+            f"cannot read `{path}`: {reason_of(error)}", "check its name and permissions"
         ) from error

@@ -118,5 +118,5 @@ class _Stage(Generic[T]):
             except queue.Empty:
                 if time.monotonic() > end:
                     self.is_hanging = True
-                    raise TimeoutError(f"nothing came for {self.patience_s:.0f} s") from None
+                    raise TimeoutError(f"no data came for {self.patience_s:.0f} s") from None
         return ()

@@ -58,7 +58,7 @@ def check_free(job: Job, options: Options) -> None:
     if is_pattern(job.target):
         raise OptionsError(
             f"cannot write `{job.target}`: `{there[0].name}` exists already",
-            "pass `--overwrite` to replace all that are so numbered: none of them is left then; "
+            "pass `--overwrite` to replace all pictures of that pattern (no old one is kept), "
             "or choose another name with `-o`",
         )
     raise OptionsError(

@@ -64,8 +64,7 @@ def _verify(entry: ShippedModel) -> None:
         found = hashlib.sha256(entry.file.read_bytes()).hexdigest()
     except OSError as error:
         raise WeightsError(
-            f"the weights of `{entry.name}` are missing or not to be read: `{entry.file}`: "
-            f"{reason_of(error)}",
+            f"cannot read the weights of `{entry.name}`, `{entry.file}`: {reason_of(error)}",
             REINSTALL,
         ) from error
     if found != entry.sha256:
@@ -112,7 +111,7 @@ def _is_plain(value: object) -> bool:
 def _unreadable(path: Path) -> WeightsError:
     return WeightsError(
         f"cannot read weights from `{path}`: it is neither a safetensors file nor a PyTorch "
-        "state dict of plain tensors only",
+        "state dict that holds only tensors",
         "pass a `.safetensors` file or an official `network-*.pytorch` file",
     )
 
@@ -129,7 +128,7 @@ def _build(state: dict[str, Tensor], path: Path) -> nn.Module:
             model.load_state_dict(state)
             return model
     raise WeightsError(
-        f"`{path}` holds weights of another network: its {len(shapes)} tensors are those of "
+        f"`{path}` holds weights of another network: its {len(shapes)} tensors match "
         f"none of {', '.join(f'`{name}`' for name in NETWORKS)}",
         "pass weights trained for one of these networks",
     )
@@ -139,8 +138,8 @@ def _check_finite(state: dict[str, Tensor], path: Path) -> None:
     for key, value in state.items():
         if not value.isfinite().all():
             raise WeightsError(
-                f"the weights in `{path}` are of no use: not all numbers of `{key}` are finite",
-                "take those of an earlier step: the training was lost before it wrote these",
+                f"cannot use the weights in `{path}`: `{key}` holds NaN or infinity",
+                "take those of an earlier step: the training had diverged when it wrote these",
             )
 
 

@@ -170,7 +170,7 @@ class _Session:
             error=VideoError(
                 f"cannot make `{task.job.target}`: its worker {worker.death()}, "
                 f"{MOST_ATTEMPTS} times",
-                "is there enough memory? finished segments are kept: run it again",
+                "make sure that memory suffices, and run it again: finished segments are kept",
             ),
         )
 
@@ -181,7 +181,7 @@ class _Session:
         self._again.append(task)
         if not self._workers and not self._unmanned:
             raise error
-        self._notes.append(f"the others went on without `{worker.device}`: {error.message}")
+        self._notes.append(f"device `{worker.device}` failed, the others went on: {error.message}")
 
     def end(self, patience_s: float) -> None:
         """Send all workers home, and make those go who do not listen."""

@@ -331,7 +331,7 @@ def test_a_failure_is_a_result_and_so_is_a_clip_that_kills_its_workers(tmp_path,
     assert states == {"a": "done", "b": "done", "poison": "failed", "deadly": "failed"}
     error = results["poison"].error
     assert (type(error), error.message, error.hint) == (VideoError, "poisoned", "another drink")
-    assert "has lost 3 workers" in results["deadly"].error.message
+    assert "3 workers died making it" in results["deadly"].error.message
     assert len([name for _, name, *_ in noted(notes, "begin") if name == "deadly.mkv"]) == 3
 
 

@@ -40,15 +40,15 @@ def test_scenes_of_pyscenedetect(tmp_path):
         "1,1,00:00:00.000,0.000,17\n2,18,00:00:00.567,0.567,34\n3,35,00:00:01.134,1.134,50\n"
     )
     assert read_cuts(written(tmp_path, text)).frames == {17, 34}
-    with pytest.raises(OptionsError, match=r"line 3 of .* is no cut: `2,x,`"):
+    with pytest.raises(OptionsError, match=r"line 3 of .* is not a cut: `2,x,`"):
         read_cuts(written(tmp_path, "Scene Number,Start Frame,End\n1,1,9\n2,x,\n"))
-    with pytest.raises(OptionsError, match=r"line 3 of .* is no cut: `2`"):  # as it was cut off
+    with pytest.raises(OptionsError, match=r"line 3 of .* is not a cut: `2`"):  # as it was cut off
         read_cuts(written(tmp_path, "Scene Number,Start Frame,End\n1,1,9\n2"))
 
 
 @pytest.mark.parametrize("line", ["x", "-3", "1:2:3:4", "12 13", "1.5s", "9" * 5000, "²"])
 def test_what_is_no_cut_is_named(tmp_path, line):
-    with pytest.raises(OptionsError, match=r"line 2 of .*cuts.txt` is no cut: `") as caught:
+    with pytest.raises(OptionsError, match=r"line 2 of .*cuts.txt` is not a cut: `") as caught:
         read_cuts(written(tmp_path, f"7\n{line} # why\n"))
     assert line[:80] in caught.value.message
     assert "\n" not in caught.value.message

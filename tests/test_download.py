@@ -172,10 +172,10 @@ def test_a_cache_that_cannot_be_written(script, official, cache, tmp_path):
 def test_the_tool_says_how_to_fetch_and_then_finds_the_weights(
     script, official, tmp_path, capsys, monkeypatch
 ):
-    with pytest.raises(WeightsError, match="are not here") as caught:
+    with pytest.raises(WeightsError, match="are not installed") as caught:
         weights.load_model("l1")
     assert "`python scripts/download_weights.py l1`" in caught.value.hint
-    with pytest.raises(WeightsError, match="are not here"):
+    with pytest.raises(WeightsError, match="are not installed"):
         shipped.weights_digest("lf")
 
     assert listed(capsys)["l1"].endswith("to fetch: python scripts/download_weights.py l1")

@@ -192,7 +192,7 @@ def test_a_damaged_segment_alone_is_made_anew(job, undisturbed, kept):
     path.write_bytes(content[: int(kept * len(content))].ljust(len(content), b"\0"))
     with pytest.raises(VideoError, match=r"finished segment `.*10\.nut`") as caught:
         convert(job)
-    assert "only the frames in it are made anew" in caught.value.hint
+    assert "only its frames are made again" in caught.value.hint
     assert convert(job).kept_frames == 54
     assert decoded(job.target) == undisturbed
 
@@ -288,7 +288,7 @@ def test_a_stop_before_the_first_new_piece_keeps_the_former_ones(job):
     with pytest.raises(Interrupted):
         convert(job, stop_at=30)
     before = segments_of(job)
-    with pytest.raises(Interrupted, match=r"what an earlier run had finished of .* is kept"):
+    with pytest.raises(Interrupted, match=r"segments of .* from an earlier run are kept"):
         convert(job, crf=None, dedup=True, stop_at=4)
     assert segments_of(job) == before
     assert convert(job).kept_frames > 0
@@ -376,7 +376,7 @@ def test_a_piece_that_vanishes_meanwhile_is_missed_and_made_anew(job, undisturbe
         if done == 40:
             (parts_of(job) / "00000005.nut").unlink()
 
-    with pytest.raises(VideoError, match=r"pieces in `.*` have gone"):
+    with pytest.raises(VideoError, match=r"segments in `.*` are missing"):
         convert(job, on_progress=lose)
     assert not job.target.exists()
     assert convert(job).kept_frames > 0
@@ -434,7 +434,7 @@ def test_reading_that_hangs_ends_with_a_word(job, monkeypatch):
             yield frame
 
     monkeypatch.setattr(Reader, "frames", hanging)
-    with pytest.raises(VideoError, match="nothing came for") as caught:
+    with pytest.raises(VideoError, match="no data came for") as caught:
         convert(job)
     free.set()
     assert "network file system" in caught.value.hint

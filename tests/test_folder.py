@@ -117,7 +117,7 @@ def test_patterns_choose_by_name_or_path_whatever_the_suffix(clips, tmp_path):
     assert found("[ab].mkv") == ["a.mkv", "b.mkv"]
     assert found("sub/*") == ["c.mkv", "d.mkv"]
     assert found("*.dat") == ["raw.dat"]
-    with pytest.raises(OptionsError, match=r"no file like `\*\.avi`"):
+    with pytest.raises(OptionsError, match=r"no file that matches `\*\.avi`"):
         found("*.avi")
 
 
@@ -126,7 +126,7 @@ def test_several_inputs_and_globs(clips, tmp_path):
     jobs = find_jobs([clips / "*.mkv", clips / "sub" / "c.mkv"], out, "4x")
     assert [job.target for job in jobs] == [out / f"{name}.4x.mkv" for name in "abc"]
     assert len(find_jobs([clips / "**" / "*.mkv"], out, "2x")) == 4
-    with pytest.raises(OptionsError, match="no file is like"):
+    with pytest.raises(OptionsError, match="no file matches"):
         find_jobs([clips / "*.xyz"], out, "2x")
     both = [job.target for job in find_jobs([clips, clips / "sub"], out, "2x")]
     assert {out / "clips" / "sub" / "d.mkv", out / "sub" / "d.mkv"} < set(both)
@@ -197,7 +197,7 @@ def test_a_folder_does_not_go_to_one_name(clips, tmp_path, name):
 @pytest.mark.parametrize("name", ["one.mp4", "one.png"])
 def test_several_do_not_go_to_one_name(clips, tmp_path, name):
     sources = [clips / "a.mkv", clips / "b.mkv"]
-    with pytest.raises(OptionsError, match="cannot write 2 inputs to one name"):
+    with pytest.raises(OptionsError, match="cannot write 2 inputs to one file"):
         find_jobs(sources, tmp_path / name, "2x")
     (tmp_path / name).mkdir()  # whoever calls a folder so may
     assert len(find_jobs(sources, tmp_path / name, "2x")) == 2
@@ -301,7 +301,7 @@ def test_stopping_between_two_files(clips, tmp_path):
     stop = lambda: len(done) == 2  # noqa: E731
     results = run_jobs(jobs, OPTIONS, LocalExecutor(AverageWork("cpu")), should_stop=stop)
     done += [next(results).state, next(results).state]
-    with pytest.raises(Interrupted, match="what is finished is kept"):
+    with pytest.raises(Interrupted, match="finished segments are kept"):
         next(results)
     assert done == ["done", "done"]
     assert names(tmp_path / "out") == ["sub/c.mkv", "sub/d.mkv"]
@@ -338,8 +338,7 @@ def test_a_report_that_cannot_be_written_ends_nothing(clips, tmp_path, monkeypat
         patch.setattr("sepconv_video.folder_report.write_json", full)
         assert set(states(do(clips, out, executor)).values()) == {"done"}
     assert executor.notes == [
-        "not all that was done is in the report: "
-        f"cannot write `{out / 'report.json'}`: no space left on device"
+        f"the report is incomplete: cannot write `{out / 'report.json'}`: no space left on device"
     ]
     assert len(list(out.rglob("*.parts"))) == 4  # by which the next run knows that they are done
     assert set(states(do(clips, out, LocalExecutor(UnreadyWork("cpu")))).values()) == {"skipped"}
@@ -519,7 +518,7 @@ def test_a_video_of_which_one_piece_fails_is_told_once(long_clip, tmp_path):
 def test_a_lost_device_leaves_the_work_to_the_other(clips, tmp_path):
     executor = ProcessExecutor(["bad", "good"], LostWork)
     assert set(states(do(clips, tmp_path / "out", executor)).values()) == {"done"}
-    assert executor.notes == ["the others went on without `bad`: the device is lost"]
+    assert executor.notes == ["device `bad` failed, the others went on: the device is lost"]
     with pytest.raises(DeviceError, match="is lost"):
         do(clips, tmp_path / "other", ProcessExecutor(["bad", "bad"], LostWork))
     assert names(tmp_path / "other") == []
@@ -527,7 +526,7 @@ def test_a_lost_device_leaves_the_work_to_the_other(clips, tmp_path):
 
 def test_stopping_workers_keeps_what_is_finished(clips, tmp_path):
     started = time.monotonic()
-    with pytest.raises(Interrupted, match="what is finished is kept"):
+    with pytest.raises(Interrupted, match="finished segments are kept"):
         do(clips, tmp_path / "out", two_workers(SleepingWork),
            should_stop=lambda: time.monotonic() > started + 4)  # fmt: skip
     assert time.monotonic() - started < 30

@@ -158,7 +158,7 @@ def test_a_kill_while_pieces_are_thrown_away_mixes_nothing(parts, monkeypatch):
     monkeypatch.undo()
     assert parts.begun() == other.identity
     for one in (other, parts):
-        assert one.begin(resume=True) == "started afresh: the list of pieces was damaged"
+        assert one.begin(resume=True) == "started afresh: the list of segments was damaged"
         assert one.finished() == []
     add(parts, 10)
     assert [part.first for part in parts.finished()] == [10]
@@ -202,7 +202,7 @@ def test_a_worker_left_over_from_other_settings_adds_nothing(parts):
     other = Parts(parts.target, {**IDENTITY, "factor": 4})
     other.begin(resume=True)
     for _ in range(2):  # before the first piece, and after it
-        with pytest.raises(VideoError, match="made with other settings meanwhile"):
+        with pytest.raises(VideoError, match="another run is making it with other settings"):
             add(parts)
         add(other, 5)
     assert [part.first for part in other.finished()] == [5]
@@ -283,7 +283,7 @@ def test_one_process_at_a_time_and_a_killed_one_lets_go(tmp_path):
         Parts(target, IDENTITY).claim(),
     ):
         pass
-    assert "its finished pieces are kept" in caught.value.hint
+    assert "its finished segments are kept" in caught.value.hint
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
     with Parts(target, IDENTITY).claim():

@@ -224,7 +224,7 @@ def test_a_truncated_clip_gives_what_can_be_decoded(tmp_path):
 
 def test_one_frame_is_not_enough(tmp_path):
     source = make_clip(tmp_path / "source.mp4", ClipSpec(count=1))
-    with pytest.raises(VideoError, match="one frame only"):
+    with pytest.raises(VideoError, match="has only one frame"):
         convert(source, tmp_path / "target.mp4")
     assert [path.name for path in tmp_path.iterdir()] == ["source.mp4"]
 
@@ -292,9 +292,9 @@ TIDY = os.environ | {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "65536"}
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"slowmo": True}, "`--slowmo` has no use for two pictures"),
-        ({"start_s": Fraction(1)}, "`--start` has no use"),
-        ({"resume": False}, "`--no-resume` has no use"),
+        ({"slowmo": True}, "`--slowmo` has no effect on two pictures"),
+        ({"start_s": Fraction(1)}, "`--start` has no effect"),
+        ({"resume": False}, "`--no-resume` has no effect"),
         ({"factor": 4}, "`--factor 4` makes 3 pictures, not one"),
     ],
 )
@@ -310,7 +310,9 @@ def test_cuts_beyond_the_end_are_told(tmp_path):
     cuts = tmp_path / "cuts.txt"
     cuts.write_text("2\n4\n99\n")
     report = convert(source, tmp_path / "b.mkv", cuts=str(cuts))
-    assert "2 of the cuts lie beyond the last frame: are they this video's?" in report.notes
+    assert (
+        "2 of the cuts lie beyond the last frame: is it the list of another video?" in report.notes
+    )
     assert report.cuts == [2]
 
 

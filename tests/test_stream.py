@@ -184,7 +184,7 @@ def test_patience_ends_with_a_source_that_hangs():
     started = time.monotonic()
     with prefetch(source(), 1, "hanging", patience_s=0.2) as items:
         assert next(items) == 1
-        with pytest.raises(TimeoutError, match="nothing came for 0 s"):
+        with pytest.raises(TimeoutError, match="no data came for 0 s"):
             next(items)
     assert time.monotonic() - started < 5, "the hanging thread was waited for"
     free.set()

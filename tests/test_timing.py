@@ -11,7 +11,7 @@ from test_cli import run
 
 from sepconv_video import timing
 
-LINE = re.compile(r"took (\d+\.\d) s; busy, partly at the same time: (.*)\n")
+LINE = re.compile(r"took (\d+\.\d) s; time in each stage \(they overlap\): (.*)\n")
 
 
 @pytest.fixture

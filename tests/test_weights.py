@@ -100,7 +100,7 @@ def test_weights_of_a_lost_training_are_refused(tmp_path, value):
     state = Fast().state_dict()
     state["head.weight"][0, 0, 0, 0] = value
     save_file(state, tmp_path / "lost.safetensors")
-    with pytest.raises(WeightsError, match=r"not all numbers of `head\.weight` are finite"):
+    with pytest.raises(WeightsError, match=r"`head\.weight` holds NaN or infinity"):
         weights.load_model(tmp_path / "lost.safetensors")
 
 
@@ -131,7 +131,7 @@ def test_damaged_shipped_weights_are_refused(tmp_path, monkeypatch):
     ]
     (tmp_path / "weights_data" / "MANIFEST.toml").write_text("[fast]\n" + "\n".join(lines))
     monkeypatch.setattr(shipped, "_HERE", tmp_path)
-    with pytest.raises(WeightsError, match="missing"):
+    with pytest.raises(WeightsError, match="no such file"):
         weights.load_model("fast")
     (tmp_path / "weights_data" / "f.safetensors").write_bytes(b"x")
     with pytest.raises(WeightsError, match="damaged"):

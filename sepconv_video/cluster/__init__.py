@@ -55,7 +55,7 @@ class RayExecutor:
         if self.size == 0:
             raise DeviceError(
                 "the Ray cluster has neither a GPU nor a CPU to work with",
-                "join nodes that have with `ray start --address=HEAD:6379`",
+                "add nodes that have, with `ray start --address=HEAD:6379`",
             )
 
     def run(

@@ -144,7 +144,7 @@ class Session:
         elif now - self._manned > PATIENCE_S:
             raise DeviceError(
                 f"the Ray cluster has had no worker for {PATIENCE_S:.0f} s",
-                "`ray status` tells which nodes are there and what is busy; then run it again",
+                "look at `ray status`: which nodes are up, what is busy? then run it again",
             )
         if self._hired is not None and now - self._hired < _HIRE_S:
             return
@@ -199,7 +199,7 @@ class Session:
             self._open.append(task)
         if not self._workers or (worker.is_founder and not worker.is_ready):
             raise error
-        self._notes.append(f"the others went on without a worker: {error.message}")
+        self._notes.append(f"a worker failed, the others went on: {error.message}")
 
     def _on_death(self, worker: _Worker, error: RayError) -> Outcome | None:
         """A worker is lost: another one gets its task, unless the task is what kills them."""
@@ -216,9 +216,9 @@ class Session:
         return Outcome(
             task=task,
             error=VideoError(
-                f"cannot make `{task.job.target}`: it has lost {MOST_ATTEMPTS} workers, the last "
-                f"on node `{worker.place.node}`",
-                "is there enough memory? finished segments are kept: run it again",
+                f"cannot make `{task.job.target}`: {MOST_ATTEMPTS} workers died making it, the "
+                f"last on node `{worker.place.node}`",
+                "make sure that memory suffices, and run it again: finished segments are kept",
             ),
         )
 
@@ -233,7 +233,7 @@ class Session:
             reason = str(error).strip().rpartition("\n")[2]
             refusal = DeviceError(
                 f"node `{place.node}` cannot work: {reason}",
-                'is it installed there? pip install "sepconv-video[cluster]"',
+                'check that it is installed there: pip install "sepconv-video[cluster]"',
             )
             self._refuse(worker, None, refusal)
 

@@ -129,7 +129,7 @@ def notes() -> list[str]:
         return []
     return [
         "kernels are compiled at each start, as numba has no folder to keep them in: set "
-        "`NUMBA_CACHE_DIR` to one that can be written to"
+        "`NUMBA_CACHE_DIR` to a writable one"
     ]
 
 

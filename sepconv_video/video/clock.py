@@ -96,9 +96,11 @@ class Clock:
         """What was mended, one line each."""
         found = []
         if self._missing and self._has_times:
-            found.append(f"{self._missing} frames had no usable time and follow at an even rate")
+            found.append(f"{self._missing} frames had no usable time and were spaced evenly")
         if self._backward:
-            found.append(f"{self._backward} frames had a time not after the one before: moved on")
+            found.append(
+                f"{self._backward} frames had times not later than the one before: moved on"
+            )
         return found
 
 

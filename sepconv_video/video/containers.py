@@ -53,8 +53,8 @@ _QUICKTIME_NAMES = {
     "eus": "baq",
 }  # fmt: skip
 _LOST = {
-    "mov": ("dispositions but `default`",),
-    "webm": ("dispositions but `default` and `forced`",),
+    "mov": ("dispositions other than `default`",),
+    "webm": ("dispositions other than `default` and `forced`",),
     "avi": ("chapters", "languages", "dispositions", "rotation", "timecode"),
     "mpegts": ("chapters", "the file's tags", "dispositions", "rotation", "timecode"),
     "nut": ("dispositions", "rotation", "timecode"),
@@ -97,13 +97,13 @@ def container_for(target: Path) -> str:
             return suffix[1:]
         numbers = target.with_stem(f"{target.stem}%05d")
         raise OptionsError(
-            f"cannot write `{target}`: one picture holds no video",
+            f"cannot write `{target}`: a single picture holds no video",
             f"write numbered pictures, e.g. `-o {numbers}`, or a video",
         )
     if suffix not in _CONTAINERS:
-        ending = f"in `{suffix}`" if suffix else "without a suffix"
+        reason = f"`{suffix}` is not supported" if suffix else "its name has no suffix"
         raise OptionsError(
-            f"cannot write `{target}`: no name of what is written here ends {ending}",
+            f"cannot write `{target}`: {reason}",
             f"videos end in {', '.join(_CONTAINERS)}; numbered pictures, as `%05d.png`, in "
             f"{', '.join(WRITTEN)}",
         )
@@ -252,14 +252,14 @@ def refusal(container: str, stream: Stream) -> str:
     """Say that a container cannot hold a stream, and which one can."""
     # there is no context where the codec is unknown
     if isinstance(stream, AudioStream) and not getattr(stream.codec_context, "sample_rate", True):
-        return f"{called(stream)} left out: nothing is known of it, it begins too late in the file"
+        return f"{called(stream)} left out: its format is unknown, as it begins too late"
     return f"{called(stream)} left out: {where_held(container, stream)}"
 
 
 def where_held(container: str, stream: Stream) -> str:
     """Say that a container cannot hold a stream as it is, and which one can."""
     others = [name for name in _PREFERRED_CONTAINERS if can_hold(name, stream)]
-    remedy = f"{others[0]} can" if others else "no container known here can"
+    remedy = f"{others[0]} can" if others else "no supported container can"
     return f"{container} cannot hold it, {remedy}"
 
 
@@ -332,4 +332,4 @@ def lost_colors(container: str, codec: str, color: ColorSpec) -> str:
         what = "full range"
     else:
         return ""
-    return f"{what} left out: {codec} in {container} cannot say it, matroska can"
+    return f"{what} left out: {codec} in {container} cannot store it, matroska can"

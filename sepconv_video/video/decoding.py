@@ -127,7 +127,7 @@ class Decoder:
                 )
             raise VideoError(
                 f"cannot read `{self._path}`: not one frame can be decoded: {'; '.join(why)}",
-                "was it copied or downloaded to the end?",
+                "check that it was copied or downloaded completely",
             )
         return first
 
@@ -146,7 +146,7 @@ class Decoder:
         if not self._aspects:
             return notes
         changes = named(self._aspects)
-        return [*notes, f"the sample aspect ratio changes {changes}: first kept"]
+        return [*notes, f"the sample aspect ratio changes {changes}: the first one is kept"]
 
     def look_ahead(self) -> Iterator[av.VideoFrame]:
         """Give the first pictures, as many as are asked for, which `pictures` gives again."""
@@ -249,7 +249,7 @@ class Faults:
         """All of it, in one line; None if nothing is broken."""
         parts = []
         if self.broken_off:
-            parts.append("the file is broken off before its end")
+            parts.append("the file ends too early")
         if self.reading:
             parts.append(f"reading stopped early: {self.reading}")
         if self._missing:
@@ -269,4 +269,4 @@ def _plural(noun: str, count: int) -> str:
 def named(changes: list[str]) -> str:
     """Name some changes for the user."""
     more = len(changes) - _MOST_NAMED
-    return ", ".join(changes[:_MOST_NAMED]) + (f" and {more} times more" if more > 0 else "")
+    return ", ".join(changes[:_MOST_NAMED]) + (f" and {more} more times" if more > 0 else "")

@@ -140,7 +140,7 @@ def _encoder(codec: str) -> Codec:
         ) from fault
     if found.type != "video":
         raise OptionsError(
-            f"`{codec}` is no video encoder but one for {found.type}",
+            f"`{codec}` is not a video encoder but one for {found.type}",
             "leave `--codec` out, or choose one for video, e.g. `libx264`",
         )
     return found

@@ -31,7 +31,7 @@ _REMEDIES = {
     errno.ENOMEM: ("not enough memory", "close other programs, or scale the video down first"),
     errno.EIO: ("the device failed to read or write", "check the disk"),
     int.from_bytes(b"PAWE", "little"): (  # AVERROR_PATCHWELCOME
-        "it asks for what FFmpeg cannot do",
+        "it uses a feature that FFmpeg does not support",
         "convert it first with the program that made it",
     ),
 }

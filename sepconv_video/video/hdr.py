@@ -21,7 +21,7 @@ _DYNAMIC = {
     "DYNAMIC_HDR_VIVID": "HDR Vivid",
 }
 DOLBY_TAGS = {"dvh1", "dvhe", "dva1", "dvav", "dav1"}
-WRONG_COLOURS = "; colours may be wrong, this stream is not meant to be shown without them"
+WRONG_COLOURS = "; colours may be wrong, as this stream is not meant to be shown without it"
 _HDR_TRANSFERS = {16, 18}  # PQ and HLG, H.273 table 3
 # Encoders that write the levels into the stream itself, and the option that takes them
 PARAMETERS = {
@@ -72,12 +72,12 @@ def metadata_notes(
     kinds -= {"HDR10+"} if kept.hdr10_plus else set()
     kinds -= {"Dolby Vision"} if kept.dolby_vision else set()
     unknown = (
-        ["metadata of frames that cannot be read left out, HDR light levels among them if any"]
+        ["metadata of single frames and HDR light levels, if any, left out: they cannot be read"]
         if _all_of(first) is None
         else []
     )
     return unknown + [
-        f"{kind} metadata left out: in this form they cannot be kept"
+        f"{kind} metadata left out: this form of it cannot be kept"
         + (WRONG_COLOURS if kind == "Dolby Vision" and needs_dolby else "")
         for kind in sorted(kinds)
     ]

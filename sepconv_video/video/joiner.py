@@ -234,7 +234,7 @@ class _Joiner:
             return
         self._others.notes.append(
             f"sample aspect ratio {aspect} left out: {track.codec} in {track.container} "
-            "cannot say it, mp4 can"
+            "cannot store it, mp4 can"
         )
 
 

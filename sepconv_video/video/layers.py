@@ -26,7 +26,7 @@ def drop_layers(decoder: VideoCodecContext) -> str:
     if pictures_alone == header:
         return ""
     decoder.extradata = pictures_alone
-    return "the second layer of the video left out: an alpha channel, or what the other eye sees"
+    return "the second layer of the video left out: an alpha channel, or the other eye's view"
 
 
 def without_layers(header: bytes) -> bytes:

@@ -26,9 +26,9 @@ def picture_plan(info: VideoInfo, encoding: Encoding, container: str) -> Plan:
     """
     if encoding.codec or encoding.crf is not None or encoding.preset or encoding.pix_fmt:
         raise OptionsError(
-            f"`--codec`, `--crf`, `--preset` and `--pix-fmt` mean nothing to numbered pictures "
+            f"`--codec`, `--crf`, `--preset` and `--pix-fmt` have no effect on numbered pictures "
             f"(`.{container}`)",
-            "leave them out: the ending of the name says which format it is",
+            "leave them out: the suffix of the name chooses the format",
         )
     layout = layout_of(info.pix_fmt)
     assert layout is not None  # the reader gives planar formats only

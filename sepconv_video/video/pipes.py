@@ -93,8 +93,8 @@ def open_stdin(
         )
         raise VideoError(
             f"cannot read `-`: {reason}",
-            "send y4m, NUT, Matroska or MPEG-TS (an MP4 has its index at the end), or say with "
-            "`--raw` what raw video it is",
+            "send y4m, NUT, Matroska or MPEG-TS (an MP4 has its index at the end), or describe "
+            "raw video with `--raw`, e.g. `--raw 1920x1080:yuv420p`",
         ) from fault
 
 
@@ -121,7 +121,7 @@ def raw_options(text: str) -> dict[str, str]:
             av.VideoFormat(match[3])
             return {"video_size": f"{match[1]}x{match[2]}", "pixel_format": match[3]}
     raise OptionsError(
-        f"`--raw {text}` does not say what raw video it is",
+        f"`--raw {text}` is not a size and a pixel format",
         "use width, height and FFmpeg's name of the format, e.g. `--raw 1920x1080:yuv420p`",
     )
 
@@ -240,7 +240,7 @@ def left_out(container: InputContainer, main: Stream, why: str) -> str:
     if not others:
         return ""
     kinds = ", ".join(f"{others.count(kind)} {kind}" for kind in sorted(set(others)))
-    return f"{kinds} left out: {why}"
+    return f"other streams left out ({kinds}): {why}"
 
 
 class Evenness:
@@ -266,7 +266,4 @@ class Evenness:
         if self._worst * 2 <= self._step:
             return ""
         off_s = float(self._worst * self._tick)
-        return (
-            f"no times are kept in {form}: frames shown at a constant rate are off by up to "
-            f"{off_s:.3f} s"
-        )
+        return f"times are lost in {form}: at a constant rate frames are off by up to {off_s:.3f} s"

@@ -219,7 +219,7 @@ class Reader:
         until = "" if end_s is None else f" and before {float(end_s):g} s"
         lasts = f": it lasts {length / av.time_base:g} s" if length else ""
         return VideoError(
-            f"no frame of `{self.path}` begins from {float(start_s):g} s on{until}{lasts}",
+            f"no frame of `{self.path}` begins at {float(start_s):g} s or later{until}{lasts}",
             "give other times with `--start` and `--end`",
         )
 
@@ -276,23 +276,23 @@ class Reader:
     def _change_notes(self) -> list[str]:
         if not self._changes:
             return []
-        return [f"the picture changes {named(self._changes)}: made like the first"]
+        return [f"the picture changes {named(self._changes)}: converted to match the first"]
 
     def _field_notes(self) -> list[str]:
         """Say what became of pictures that have two fields, or are marked so."""
         scan, marked = self._scan, self._marked
         if self._deinterlaces and scan.interlaced:
-            film = ", unevenly as film was made television of" if scan.telecined else ""
-            return [f"deinterlaced: two frames of each interlaced one{film}"]
+            film = "; motion stays uneven, as it is telecined" if scan.telecined else ""
+            return [f"deinterlaced: each interlaced frame became two{film}"]
         if self._deinterlaces and marked:
-            return [f"deinterlaced: two frames of each of the {marked} that are marked as such"]
+            return [f"deinterlaced: each of the {marked} frames marked as interlaced became two"]
         if self._deinterlaces:
             return ["not interlaced: `--deinterlace` had nothing to do"]
         if scan.marked:
             return ["marked as interlaced, but its pictures are whole: nothing to deinterlace"]
         if marked:
             return [
-                f"{marked} frames are marked as interlaced, not the first ones, and were taken as "
-                "they are: if they look combed, add `--deinterlace`"
+                f"{marked} frames are marked as interlaced, but not the first ones, and were not "
+                "deinterlaced: if they look combed, add `--deinterlace`"
             ]
         return []

@@ -182,6 +182,6 @@ def _demuxed(path: Path) -> Iterator["Packet[VideoStream]"]:
 def _damaged(path: Path, reason: str) -> SegmentError:
     return SegmentError(
         f"cannot read the finished segment `{path}`: {reason}",
-        "run the same command again: only the frames in it are made anew",
+        "run the same command again: only its frames are made again",
         path,
     )

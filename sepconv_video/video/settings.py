@@ -55,8 +55,8 @@ def quality(codec: str, crf: int | None) -> dict[str, str]:
     wanted = crf if crf is not None else _QUALITY.get(codec)
     if crf is not None and name is None:
         raise OptionsError(
-            f"`{codec}` has no constant-quality setting, so a crf of {crf} means nothing to it",
-            "leave the crf out, or choose libx264, libx265, libsvtav1 or libvpx-vp9",
+            f"`{codec}` has no constant-quality setting, so `--crf {crf}` has no effect",
+            "leave `--crf` out, or choose libx264, libx265, libsvtav1 or libvpx-vp9",
         )
     if crf is not None and crf > _X26_WORST_CRF and codec.startswith(_X26):
         raise OptionsError(
@@ -71,7 +71,7 @@ def check_preset(codec: str, preset: str, pix_fmt: str, info: VideoInfo) -> None
     """Refuse a preset that the encoder does not know, by opening it if need be."""
     if not _private(codec, "preset"):
         raise OptionsError(
-            f"`{codec}` has no presets, so `{preset}` means nothing to it",
+            f"`{codec}` has no presets, so `--preset {preset}` has no effect",
             "leave `--preset` out, or choose libx264, libx265 or libsvtav1",
         )
     settings = settings_of(codec, info)

@@ -138,7 +138,7 @@ def _reject_encrypted(path: Path) -> None:
         if is_encrypted(path):
             raise VideoError(
                 f"cannot read `{path}`: its video is encrypted (DRM)",
-                "only players that its seller lets have the key can show it",
+                "only players licensed by its seller can show it",
             )
 
 
@@ -323,7 +323,7 @@ def _aspect_of(stream: VideoStream) -> Fraction | None:
 
 
 _NAME_A_VIDEO = "name a video file, for example `clip.mp4`"
-_COMPLETE = "was it copied or downloaded to the end?"
+_COMPLETE = "check that it was copied or downloaded completely"
 
 
 def _why_not_opened(path: Path, fault: Exception) -> tuple[str, str]:
@@ -340,7 +340,7 @@ def _why_not_opened(path: Path, fault: Exception) -> tuple[str, str]:
         return f"cannot read `{path}`: {reason}", hint
     if head[4:8] in {b"ftyp", b"mdat", b"wide", b"free"}:
         return (
-            f"cannot read `{path}`: it is broken off, its index (the moov box) is missing",
+            f"cannot read `{path}`: it is incomplete: its index (the moov box) is missing",
             _COMPLETE,
         )
     return f"cannot read `{path}`: it is not a video file that FFmpeg knows", _NAME_A_VIDEO

@@ -71,15 +71,15 @@ def lost_space(info: VideoInfo, where: str) -> str:
     projection, mode, crop = kept(info, where)
     lost = []
     if info.sphere and projection is None:
-        lost.append("how it lies around the viewer (360 degrees)")
+        lost.append("360 degrees")
     if info.eyes and mode is None:
-        lost.append("which part of it each eye sees (3D)")
+        lost.append("3D")
     if info.crop and crop is None:
-        lost.append("what part of it is not to be shown (cropping)")
+        lost.append("cropping")
     if not lost:
         return ""
     remedy = "" if where == "matroska" or lost_space(info, "matroska") else ", matroska can"
-    return f"the picture no longer says {' and '.join(lost)}: {where} cannot{remedy}"
+    return f"marks of {' and '.join(lost)} left out: {where} cannot hold them{remedy}"
 
 
 def _projection(sphere: tuple[int, ...]) -> Projection:

@@ -116,7 +116,7 @@ class OtherStreams:
         if encoder is None:
             is_held = can_hold(self._container, sound)  # in slow motion
             self.notes.append(
-                f"{called(sound)} left out: nothing here encodes such channels"
+                f"{called(sound)} left out: no encoder takes its channels"
                 if is_held
                 else refusal(self._container, sound)
             )
@@ -193,8 +193,8 @@ class OtherStreams:
             "rotation": is_turned,
             "timecode": self._label() is not None,
             "dispositions": bool(others),
-            "dispositions but `default`": bool(others),
-            "dispositions but `default` and `forced`": any(each & ~usual for each in given),
+            "dispositions other than `default`": bool(others),
+            "dispositions other than `default` and `forced`": any(each & ~usual for each in given),
         }
         return {name for name, is_there in found.items() if is_there}
 
@@ -242,7 +242,9 @@ class OtherStreams:
 
     def _tell_faults(self) -> None:
         if self._mended:
-            self.notes.append(f"{self._mended} packets had times running backward: moved on")
+            self.notes.append(
+                f"{self._mended} packets were earlier than the one before: moved after it"
+            )
         refused = self._refused + self._source.refused
         if refused:
             self.notes.append(f"{refused} damaged packets of sound or text left out")
@@ -269,7 +271,7 @@ class OtherStreams:
             if abs(drift_s) > self._frame_s():
                 notes.append(
                     f"{called(self._input.streams[index])} ends {abs(float(drift_s)):.3f} s "
-                    f"{'later' if drift_s > 0 else 'earlier'} than in the source, against the "
+                    f"{'later' if drift_s > 0 else 'earlier'} than in the source, relative to the "
                     "picture"
                 )
         return notes

@@ -54,7 +54,7 @@ class ConvertedText:
         if codec_of(source) in {"ass", "ssa"}:
             self.note += "; its layout is simplified"
         if output.format.name == "nut":
-            self.note += "; when lines end is lost"
+            self.note += "; the end times of lines are lost"
 
     def __call__(self, packet: "Packet[Stream]") -> "list[Packet[Stream]]":
         """Convert a packet; an empty one, as between two lines in MP4, becomes nothing."""

@@ -104,7 +104,7 @@ def test_range_and_matrix_become_the_first_ones(tmp_path):
         joined(tmp_path, ".ts", limited, spec(color_range=2, colorspace=1, times=LATER))
     )
     assert frames[10].begins_shot
-    assert any("from matrix 1, limited to matrix 1, full" in note for note in reader.notes)
+    assert any("from bt709, limited to bt709, full" in note for note in reader.notes)
     full = frames[12].planes[0]
     expected = picture(2, 64, 48, "yuv420p")[0] * (219 / 255) + 16
     assert abs(full - expected).max() <= 1
@@ -123,7 +123,7 @@ def test_many_changes_are_noted_in_one_line(tmp_path):
     assert {frame.planes[0].shape for frame in frames} == {(48, 64)}
     assert [frame.begins_shot for frame in frames] == [False] + [True] * 7
     note = next(note for note in reader.notes if "the picture changes" in note)
-    assert "and 4 times more" in note
+    assert "and 4 more times" in note
 
 
 def encoded(codec, pix_fmt, width, height):
@@ -166,5 +166,7 @@ def test_a_change_of_aspect_is_noted_only(tmp_path):
     first, then = spec(aspect=Fraction(4, 3)), spec(aspect=Fraction(16, 11), times=LATER)
     frames, reader = read(joined(tmp_path, ".ts", first, then))
     assert not any(frame.begins_shot for frame in frames)
-    assert any("from 4/3 to 16/11 at frame 10: first kept" in note for note in reader.notes)
+    assert any(
+        "from 4/3 to 16/11 at frame 10: the first one is kept" in note for note in reader.notes
+    )
     assert reader.info.sample_aspect_ratio == Fraction(4, 3)

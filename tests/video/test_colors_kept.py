@@ -384,7 +384,7 @@ def test_metadata_that_cannot_be_read_are_named(of_a_double):
         is_dolby=False,
         needs_dolby=False,
     )
-    assert "HDR light levels among them" in note
+    assert "HDR light levels, if any, left out" in note
 
 
 @pytest.mark.parametrize(

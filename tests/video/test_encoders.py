@@ -80,7 +80,7 @@ def test_any_size_has_a_default(pix_fmt, size):
         ("gif", "mp4", "cannot write `gif` video into mp4", "e.g. `ffv1`"),
         ("libx264", "webm", "cannot write `libx264` video into webm", "`.mkv`, which holds"),
         ("ffv1", "mpegts", "cannot write `ffv1` video into mpegts", "`.mkv`, which holds"),
-        ("aac", "matroska", "`aac` is no video encoder but one for audio", "`libx264`"),
+        ("aac", "matroska", "`aac` is not a video encoder but one for audio", "`libx264`"),
     ],
 )
 def test_codecs_that_do_not_fit(codec, container, message, hint):

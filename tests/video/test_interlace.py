@@ -123,7 +123,7 @@ def test_each_field_becomes_a_frame_at_its_own_time(tmp_path, mark, order):
     assert [frame.pts * base for frame in frames] == [Fraction(index, 50) for index in range(24)]
     assert {frame.duration * base for frame in frames} == {Fraction(1, 50)}
     assert [frame.index for frame in frames] == list(range(24))
-    assert any("two frames of each" in note for note in reader.notes)
+    assert any("each interlaced frame became two" in note for note in reader.notes)
     for frame in frames[2:-2]:  # lines that were there are there, at the right moment
         own = picture(frame.index, WIDE, HIGH, "yuv420p")[0]
         first = (frame.index % 2) ^ (order == "bff")
@@ -216,7 +216,7 @@ def test_only_marked_pictures_are_deinterlaced_where_marks_begin_later(tmp_path)
     assert any("6 frames are marked as interlaced" in note for note in reader.notes)
     frames, reader = read(path, deinterlace=True)
     assert len(frames) == 14 + 2 * 6
-    assert any("each of the 6 that are marked" in note for note in reader.notes)
+    assert any("each of the 6 frames marked as" in note for note in reader.notes)
     for frame, expected in zip(frames[:14], whole, strict=True):
         np.testing.assert_array_equal(frame.planes[0], expected[0])
     late = [frame.pts * reader.info.time_base for frame in frames[14:]]

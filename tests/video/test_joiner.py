@@ -396,7 +396,7 @@ def test_prores_gets_a_deeper_format_that_holds_every_sample(tmp_path):
         (Encoding(codec="ffv1", crf=3), OptionsError, "no constant-quality setting"),
         (Encoding(codec="prores_ks"), OptionsError, "`prores_ks` video into mp4"),
         (Encoding(codec="libx264", crf=3, container="webm"), OptionsError, "into webm"),
-        (Encoding(codec="aac"), OptionsError, "`aac` is no video encoder"),
+        (Encoding(codec="aac"), OptionsError, "`aac` is not a video encoder"),
         (Encoding(codec="libx264", crf=-9999), VideoError, "cannot open encoder `libx264`"),
     ],
 )
@@ -436,7 +436,7 @@ def test_depth_is_never_lost(tmp_path):
 
 
 def test_unknown_suffix_names_those_known():
-    with pytest.raises(OptionsError, match=r"ends in `\.xyz`") as caught:
+    with pytest.raises(OptionsError, match=r"`\.xyz` is not supported") as caught:
         container_for(Path("out.xyz"))
     assert "videos end in .mp4, .m4v" in caught.value.hint
 

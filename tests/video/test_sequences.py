@@ -56,7 +56,7 @@ def test_a_folder_is_counted_as_people_do(tmp_path):
 
 
 def test_missing_pictures_are_explained(tmp_path):
-    with pytest.raises(VideoError, match="no picture has a name like this"):
+    with pytest.raises(VideoError, match="no picture has such a name"):
         Reader(tmp_path / "%05d.png")
     with pytest.raises(VideoError, match="no such file"):
         Reader(tmp_path / "missing" / "%05d.png")
@@ -247,12 +247,12 @@ def test_formats_of_eight_bits_say_what_they_drop():
 
 
 def test_one_picture_holds_no_video_and_pictures_no_codec():
-    with pytest.raises(OptionsError, match="one picture holds no video") as caught:
+    with pytest.raises(OptionsError, match="a single picture holds no video") as caught:
         container_for(Path("out.png"))
     assert "out%05d.png" in caught.value.hint
     info = info_of("yuv420p", "bt709", False)
     encoding = Encoding(codec="libx264", container="png")
-    with pytest.raises(OptionsError, match="mean nothing to numbered pictures"):
+    with pytest.raises(OptionsError, match="have no effect on numbered pictures"):
         Track(info, time_base=info.time_base, rate=info.rate, encoding=encoding)
 
 

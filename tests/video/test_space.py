@@ -67,7 +67,7 @@ def test_space_is_kept(tmp_path, suffix, projection, stereo):
     expected = space_of(source)
     assert len(expected) == (projection is not None) + (stereo is not None)
     notes = make(source, target).notes
-    assert not any("no longer" in note for note in notes)
+    assert not any("marks of" in note for note in notes)
     assert space_of(target) == expected
     with Reader(source) as before, Reader(target) as after:
         assert (after.info.sphere, after.info.eyes) == (before.info.sphere, before.info.eyes)
@@ -98,11 +98,8 @@ def test_space_is_kept_beside_what_else_is_said(tmp_path, options):
 def test_space_that_is_lost_is_named(tmp_path, name, options):
     source = video(tmp_path / "a.mp4", WHOLE, BESIDE)
     notes = make(source, tmp_path / name, **options).notes
-    lost = (
-        "the picture no longer says how it lies around the viewer (360 degrees) and which part "
-        "of it each eye sees (3D)"
-    )
-    assert sum(lost in note and note.endswith("cannot, matroska can") for note in notes) == 1
+    lost, remedy = "marks of 360 degrees and 3D left out", "cannot hold them, matroska can"
+    assert sum(lost in note and note.endswith(remedy) for note in notes) == 1
     if "%" not in name:
         assert space_of(tmp_path / name) == []
 
@@ -115,7 +112,7 @@ def test_3d_that_a_tag_tells_is_kept_or_named(tmp_path, suffix, mode):
     notes = make(source, target).notes
     holds = suffix == "mkv" or mode in {"left_right", "top_bottom"}
     assert space_of(target) == (space_of(source) if holds else [])
-    told = "no longer says which part of it each eye sees (3D): mp4 cannot, matroska can"
+    told = "marks of 3D left out: mp4 cannot hold them, matroska can"
     assert sum(told in note for note in notes) == (not holds)
 
 
@@ -130,7 +127,7 @@ def clean_aperture(top, bottom, left, right):
 def test_cropping_is_kept(tmp_path, suffix, crop):
     source = video(tmp_path / "a.mp4", boxes=clean_aperture(*crop))
     target = tmp_path / f"b.{suffix}"
-    assert not any("no longer" in note for note in make(source, target).notes)
+    assert not any("marks of" in note for note in make(source, target).notes)
     with Reader(source) as before, Reader(target) as after:
         assert before.info.crop == after.info.crop == crop
         assert (after.info.width, after.info.height) == (64, 48)
@@ -142,4 +139,4 @@ def test_cropping_is_kept(tmp_path, suffix, crop):
 def test_cropping_that_is_lost_is_named(tmp_path, name):
     source = video(tmp_path / "a.mp4", boxes=clean_aperture(4, 6, 2, 10))
     notes = make(source, tmp_path / name).notes
-    assert sum("what part of it is not to be shown (cropping)" in note for note in notes) == 1
+    assert sum("marks of cropping left out" in note for note in notes) == 1

@@ -301,7 +301,7 @@ def test_sound_of_a_stretch_are_the_packets_that_begin_in_it(tmp_path):
 def test_a_stretch_without_frames_is_refused_with_the_duration(tmp_path, start, end):
     source = make_clip(tmp_path / "a.mp4", ClipSpec(count=50))
     timeline = Timeline(start_s=Fraction(start), end_s=None if end is None else Fraction(end))
-    with pytest.raises(VideoError, match=r"no frame of .* begins from .*: it lasts 2 s") as caught:
+    with pytest.raises(VideoError, match=r"no frame of .* begins at .*: it lasts 2 s") as caught:
         Reader(source, Reading(timeline=timeline))
     assert "--start" in caught.value.hint
 
@@ -333,7 +333,7 @@ def test_lost_frames_at_the_end_are_noticed(tmp_path):
         piece = (tmp_path / "piece", writer.finish())
     joined = join([piece], target, track, source, target, Timeline())
     assert joined.notes == [
-        "audio stream 1 (aac, deu) ends 0.200 s later than in the source, against the picture"
+        "audio stream 1 (aac, deu) ends 0.200 s later than in the source, relative to the picture"
     ]
     assert joined.video_s == pytest.approx(1.8)
 
