@@ -7,8 +7,8 @@
 Ours is set beside a straightforward kernel of the reference's design (one output element at a
 time, every tap from memory, a compensated sum), beside what the device could do at most, and the
 whole program beside its own engine and, on a CPU, FFmpeg's `minterpolate`. Times are medians of
-at least three runs after one to warm up, on a GPU by its own events. What would take longer than
-`--limit` seconds, or more memory than the GPU has, has dashes. Tables go to the terminal; in a
+at least three runs after one to warm up, on a GPU by its own events. Dashes stand for what would
+take longer than `--limit` seconds, or more memory than the GPU has. Tables go to the terminal; in a
 Markdown file each machine has a section of its own, which is replaced.
 """
 
@@ -90,7 +90,7 @@ SHARES = {"floor"}
 
 
 def machine(bench: speed.Bench, peak: tuple[float, float]) -> dict[str, str]:
-    """What was measured on, with what, and when."""
+    """The machine and the versions, and when."""
     is_cuda = bench.device.type == "cuda"
     device = torch.cuda.get_device_name(bench.device) if is_cuda else processor()
     threads = f"{torch.get_num_threads()} threads of {processor()}"
@@ -123,7 +123,7 @@ def processor() -> str:
 
 
 def text_of(key: str, value: float | str | None) -> str:
-    """A figure with three digits that count."""
+    """A figure with three significant digits."""
     if value is None:
         return "-"
     if isinstance(value, str | int):
@@ -276,10 +276,12 @@ def measure(
 @click.command(help=__doc__.replace("\n\n    ", "\n\n\b\n    "))  # examples as they are
 @click.option("--device", default="auto", show_default=True)
 @click.option("--sizes", default=SIZES, show_default=True)
-@click.option("--only", multiple=True, type=click.Choice(list(TABLES)), help="These tables.")
-@click.option("--limit", default=15.0, show_default=True, help="Seconds for one figure.")
-@click.option("--frames", default=60, show_default=True, help="For the whole program, at most.")
-@click.option("--clips", default="../shared/data/val", show_default=True, help="Pictures to use.")
+@click.option("--only", multiple=True, type=click.Choice(list(TABLES)), help="Only these tables.")
+@click.option("--limit", default=15.0, show_default=True, help="Most seconds for one figure.")
+@click.option("--frames", default=60, show_default=True, help="Most frames for the whole program.")
+@click.option(
+    "--clips", default="../shared/data/val", show_default=True, help="Folder of clips to use."
+)
 @click.option("--quick", is_flag=True, help="A tiny size, a few frames: does it run?")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write here.")
 @click.option("--chart", type=click.Path(path_type=Path), help="PNG to write.")

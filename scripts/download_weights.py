@@ -66,7 +66,7 @@ def fetch(model: OfficialModel, mirrors: Sequence[str]) -> bytes:
             return content
     raise WeightsError(
         f"cannot fetch `{model.name}`: {'; '.join(failures)}",
-        f"are you online? Or get `{model.file_name}` in another way and install it with "
+        f"check the network, or get `{model.file_name}` in another way and install it with "
         f"`{model.command} --from FILE`",
     )
 
@@ -94,7 +94,7 @@ def check(model: OfficialModel, content: bytes, origin: str | Path) -> None:
         raise WeightsError(
             f"`{origin}` is not the official `{model.file_name}`: {len(content)} bytes with the "
             f"git blob id {found}, not {model.blob_id}",
-            "get the file again, or add `--force` to install it all the same",
+            "get the file again, or add `--force` to install it anyway",
         )
 
 
@@ -146,7 +146,7 @@ def agree(*, yes: bool) -> None:
         return
     if sys.stdin is None or not sys.stdin.isatty():  # None: closed by who started us
         raise OptionsError(
-            "these terms need your word, and there is no terminal to ask on",
+            "these terms must be accepted, and there is no terminal to ask on",
             "add `--yes` if you accept them",
         )
     click.confirm("Do you accept these terms?", abort=True)
@@ -158,12 +158,14 @@ def agree(*, yes: bool) -> None:
 @click.option(
     "--from", "source", metavar="FILE", type=click.Path(path_type=Path), help="Install this."
 )
-@click.option("--mirror", multiple=True, metavar="URL", help="A folder to try first; repeatable.")
+@click.option(
+    "--mirror", multiple=True, metavar="URL", help="URL of a folder to try first; repeatable."
+)
 @click.option("--force", is_flag=True, help="Install FILE even if it is not the official one.")
 def main(name, yes, source, mirror, force) -> None:
     model = OFFICIAL_MODELS[name]
     if force and source is None:
-        raise click.UsageError("--force is for --from: what is downloaded is always checked")
+        raise click.UsageError("--force is for --from: downloads are always checked")
     try:
         agree(yes=yes)
         if source is not None:

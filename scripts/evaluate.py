@@ -191,7 +191,7 @@ def middles(graph: Graph, frame: np.ndarray, k: int) -> Iterator[np.ndarray]:
 
 
 def kept(triples: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Iterator[np.ndarray]:
-    """What is left of a clip without its middle frames."""
+    """A clip without its middle frames."""
     for k, (left, _, right) in enumerate(triples):
         if k == 0:
             yield to_bytes(left, truncate=False)
@@ -201,7 +201,7 @@ def kept(triples: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Iterator[np.ndarra
 def made_by(
     model, triples: Iterable[tuple[Tensor, Tensor, Tensor]], device: torch.device, *, alone: bool
 ) -> Iterator[Tensor]:
-    """What a model puts in the place of the middle ones; the triples before and after tell more."""
+    """A model's middle frames; the triples before and after tell it more."""
     pending, earlier, own = None, None, None
     for left, _, right in triples:
         pair = left.to(device), right.to(device)
@@ -220,7 +220,7 @@ def made_by(
 def estimates(
     models, triples, device, *, truncate, minterpolate, alone
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """The truth of each triple, and what each method makes of it."""
+    """The true middle frame of each triple, and each method's estimate of it."""
     # a copy for each who reads, as one that nobody reads would keep all frames
     triples, *copies = tee(triples, 1 + len(models) + minterpolate)
     others = minterpolated(kept(copies.pop())) if minterpolate else repeat(None)
@@ -319,9 +319,9 @@ def distinct(short: list[str], whole: list[str]) -> list[str]:
     help="May be given more than once.",
 )
 @click.option("--device", default="auto", show_default=True)
-@click.option("--truncate", is_flag=True, help="Cut off instead of rounding to 8 bits.")
+@click.option("--truncate", is_flag=True, help="Truncate to 8 bits instead of rounding.")
 @click.option("--minterpolate", is_flag=True, help="Measure FFmpeg's filter too.")
-@click.option("--alone", is_flag=True, help="Our networks see no frames but the two.")
+@click.option("--alone", is_flag=True, help="Give our networks the two frames only.")
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path, dir_okay=False, writable=True),
     help="Also write here.",

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Give broken files to the tool: each must be made or refused in one line, and leave nothing.
+"""Give broken files to the tool: each must be made, or refused in one line and leave nothing.
 
     python scripts/fuzz.py --count 10000 --seed 0 --out ../fuzz
     python scripts/fuzz.py --replay 4711 --out ../fuzz
@@ -37,7 +37,7 @@ from sepconv_video.pipeline import interpolate_file
 from sepconv_video.video import Reader, read_picture
 
 LARGEST_FILE_BYTES = 2**28
-"""A target that grows beyond this is as good as endless."""
+"""A target that grows beyond this counts as endless."""
 TARGETS = {".avi": "avi", ".mov": "mov", ".mp4": "mp4", ".ts": "ts", ".webm": "mkv", ".nut": "nut"}
 
 
@@ -123,7 +123,7 @@ def run_one(source: Path, folder: Path, limits: Limits) -> Outcome:
     allowed = {target} if outcome.kind == "made" else set()
     parts = target.with_name(f"{target.name}.parts")
     if outcome.kind == "refused" and list(parts.glob("0*.json")):
-        allowed.add(parts)  # what is finished is kept, also where it cannot be joined
+        allowed.add(parts)  # finished segments are kept, also where they cannot be joined
     left = {path for path in folder.iterdir() if path != source} - allowed
     if left and not outcome.is_finding:
         outcome.kind, outcome.detail = "left", f"{sorted(left)}: {outcome.detail}"
@@ -218,10 +218,14 @@ def replay(campaign: Campaign, what: str) -> None:
 
 @click.command()
 @click.option("--count", default=10_000, show_default=True, help="Broken files to try.")
-@click.option("--sweep", is_flag=True, help="Instead: every field of some headers in turn.")
+@click.option(
+    "--sweep", is_flag=True, help="Instead put extreme numbers into every field of some headers."
+)
 @click.option("--first", default=0, show_default=True, help="Number of the first one.")
 @click.option("--seed", default=0, show_default=True, help="Another seed, other files.")
-@click.option("--seconds-each", default=10.0, show_default=True, help="Limit of time per file.")
+@click.option(
+    "--seconds-each", default=10.0, show_default=True, help="Seconds for each file, at most."
+)
 @click.option("--memory-mb", default=1500, show_default=True, help="Limit of memory per file.")
 @click.option("--minutes", default=0.0, help="Stop after so long.  [default: never]")
 @click.option("--suffix", help="Make all into this, as `webm`, which takes little sound as it is.")

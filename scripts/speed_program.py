@@ -111,7 +111,7 @@ def run_minterpolate(_: Engine, clip: Path) -> float:
 
 
 def pulled(graph: Graph) -> Iterator[av.VideoFrame]:
-    """What a filter has ready."""
+    """The frames that a filter has ready."""
     while True:
         try:
             picture = graph.vpull()

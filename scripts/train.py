@@ -52,7 +52,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
     "--minutes",
     type=click.FloatRange(0),
     default=math.inf,
-    help="Stop this call after so long; the next continues.",
+    help="Stop after so many minutes; the next call continues.",
 )
 @click.option("--save-minutes", type=click.FloatRange(0), default=5.0)
 @click.option("--batch", type=click.IntRange(1), default=8)
@@ -67,7 +67,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 @click.option(
     "--start",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Weights, or a checkpoint whose averaged ones, a fresh run starts from.",
+    help="Start a fresh run from these weights, or from the averaged ones of a checkpoint.",
 )
 @click.option(
     "--validate-every",
@@ -120,7 +120,7 @@ def validation_clips(folder: Path) -> dict[str, Tensor]:
     clips = read_folder(folder)
     usable = {name: clip for name, clip in clips.items() if len(clip) >= 3}
     for name in clips.keys() - usable.keys():
-        say(f"`{folder / name}.mp4` validates nothing: it has fewer than three frames")
+        say(f"`{folder / name}.mp4` is too short to validate with: it has fewer than three frames")
     if not usable:
         say(f"no clips to validate with in `{folder}`: the newest weights are exported")
     return usable
@@ -130,7 +130,7 @@ def judge(trainer: Trainer, held_back: dict[str, Tensor], every: int, run: Path)
     """Validate the averaged weights, export them if none were better, and report."""
     psnr = validate(trainer.average, held_back, every) if held_back else math.nan
     known = [score for score in scores(run).values() if not math.isnan(score)]
-    # a lost run, whose own score is NaN, leaves its best
+    # a run that diverged, with a score of NaN, keeps its best
     if not held_back or psnr >= max(known, default=-math.inf):
         state = trainer.average.state_dict()
         half = {name: value.half().contiguous() for name, value in state.items()}

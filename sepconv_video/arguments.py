@@ -1,4 +1,4 @@
-"""What the command line's arguments need beyond click: types, and flags that answer at once."""
+"""Additions to click for the command line: types, and flags that answer at once."""
 
 from collections.abc import Callable
 from fractions import Fraction

@@ -18,7 +18,7 @@ from sepconv_video.shipped import weights_digest
 from sepconv_video.video import Extent, measure
 
 PIECES_PER_WORKER = 3
-"""A video longer than its share is cut into spans of such a part of what a worker has to do."""
+"""A video longer than a worker's share is cut into spans, so many to a share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Progress:
     expected: int | None
     """What the source's header promises."""
     note: str = ""
-    """At the beginning: why what an earlier run had finished is of no use."""
+    """At the beginning: why what an earlier run had finished cannot be used."""
 
 
 OnProgress = Callable[[Progress], None]
@@ -71,7 +71,7 @@ def run_jobs(
         jobs: What to make.
         options: How, for all of them.
         executor: Who does it; with several workers long videos are shared among them.
-        folder_report: Where to write down what became of each, and to find out what needs no doing.
+        folder_report: Records what became of each, and knows which are finished already.
         on_progress: Called as frames are written.
         should_stop: Asked now and then; True ends the work soon and keeps what is finished.
 
@@ -82,7 +82,7 @@ def run_jobs(
         Interrupted: Because of `should_stop`.
         SepConvVideoError: No worker can be had: no such device, or all were lost.
     """
-    weights_digest(options.model)  # or each file would fail for the want of the same model
+    weights_digest(options.model)  # or each file would fail for lack of the same model
     with _Dispatcher(options, executor, folder_report, on_progress) as dispatcher:
         todo = dispatcher.longest_first(jobs)
         while todo:
@@ -129,7 +129,7 @@ class _Dispatcher:
             opened.claim.close()
 
     def longest_first(self, jobs: Sequence[Job]) -> list[Job]:
-        """Measure the jobs and put the longest first, that the end may not wait for it."""
+        """Measure the jobs and put the longest first, so that the end does not wait for it."""
         if len(jobs) > 1 or self._workers > 1:
             self._extents = {job: measure(job.source) for job in jobs}
         return sorted(jobs, key=lambda job: -self._pixels(job))
@@ -180,7 +180,7 @@ class _Dispatcher:
             self._open[job] = _OpenJob(production, claim, 0, production.kept_frames, {})
             if report is None:
                 why = production.note
-                if why and self._on_progress is not None:  # while what there is can yet be saved
+                if why and self._on_progress is not None:  # while old pieces can still be saved
                     self._on_progress(Progress(job=job, done=0, kept=0, expected=None, note=why))
                 return production.spans()
             self._close(job, report=report, was_complete=True)
@@ -271,11 +271,11 @@ class _Dispatcher:
         error: SepConvVideoError | None = None,
         was_complete: bool = False,
     ) -> bool:
-        """Give the news, and write it down; whether that could be done."""
+        """Announce a result, and record it in the report; whether that could be done."""
         state = "failed" if report is None else "damaged" if report.damage else "done"
         result = Result(job=job, state=state, report=report, error=error)
         self._news.append(replace(result, state="skipped") if was_complete else result)
-        # what is known of a target that is not to be touched stays
+        # the entry of a target that must not be touched stays
         is_foreign = isinstance(error, OptionsError) and production and job.target.exists()
         if self._folder_report is None or is_foreign:
             return True

@@ -85,7 +85,7 @@ def _trace(error: SepConvVideoError | None, *, debug: bool) -> None:
 
 
 def _show_early(error: click.ClickException | SepConvVideoError, *, as_json: bool) -> int:
-    """Show what kept the work from being begun, to programs too; the exit code."""
+    """Show an error that came before the work began, as JSON too; the exit code."""
     if isinstance(error, click.ClickException):
         error.show()
         code, message, hint = error.exit_code, error.format_message(), ""
@@ -343,7 +343,7 @@ def _run_videos(
 
 
 def _check_rate_is_wanted(inputs: Sequence[Path]) -> None:
-    """Refuse a rate for what has one; folders are searched only where one is given."""
+    """Refuse `--source-fps` for videos; folders are searched only where it is given."""
     from sepconv_video.jobs import is_sequence  # noqa: PLC0415 - imports av
 
     if is_given("source_fps") and not any(map(is_sequence, inputs)):
@@ -354,7 +354,7 @@ def _check_rate_is_wanted(inputs: Sequence[Path]) -> None:
 
 
 def _code_of(result: "Result", *, is_alone: bool) -> int:
-    """Exit code for one file; alone, a mistake of usage is told from a file that failed."""
+    """Exit code for one file; a mistake of usage counts as such only if there is no other file."""
     if is_alone and isinstance(result.error, OptionsError):
         return 2
     return 0 if result.is_good and not (is_alone and result.error) else 1

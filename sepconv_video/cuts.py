@@ -1,4 +1,4 @@
-"""Where the user says that the cuts are: the file of `--cuts FILE`.
+"""The cuts that the user names: the file of `--cuts FILE`.
 
 It knows neither frames nor pixels.
 """
@@ -27,7 +27,7 @@ class Cuts:
     """Times from the first frame on, in seconds."""
 
     def as_json(self) -> list[str]:
-        """Give all of them in an order that is always the same."""
+        """Give all of them in a fixed order."""
         return [*map(str, sorted(self.frames)), *(f"{time_s} s" for time_s in self.times_s)]
 
     def note_beyond(self, count: int) -> str:

@@ -27,7 +27,7 @@ PLAIN_PROGRESS_S = 10.0
 JSON_PROGRESS_S = 1.0
 """One JSON object of progress per file in this time."""
 PATIENCE_S = 5.0
-"""Without a frame for so long, it is said why."""
+"""Seconds without a frame until a note says why."""
 _WAITING = (
     "note: no frame yet: the first run on a machine compiles its kernels, "
     "which takes up to half a minute"
@@ -35,7 +35,7 @@ _WAITING = (
 NAME_LENGTH = 30
 """Characters of a file's name before the bar, at most."""
 SHOWN_CUTS = 5
-"""So many cuts are told one by one, at most."""
+"""At most so many cuts are listed one by one."""
 
 
 def say(text: str) -> None:
@@ -54,7 +54,7 @@ def show_error(error: SepConvVideoError) -> None:
 
 
 def tell_error(error: str, hint: str, exit_code: int) -> None:
-    """Print, for programs, what kept the work from being begun."""
+    """Print an error that came before the work began, as JSON."""
     _Json().error(error, hint, [], exit_code)
 
 
@@ -85,7 +85,7 @@ def display(*, quiet: bool, as_json: bool) -> Iterator["Display"]:
 
 
 def _has_width() -> bool:
-    """Whether people read stderr in a terminal; some without a window tell a width of 0."""
+    """Whether stderr is a terminal; those without a window report a width of 0."""
     return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
 
 
@@ -147,7 +147,7 @@ class Display:
         _show_result(result, self._told, quiet=self._quiet)
 
     def end(self, exit_code: int, notes: Sequence[str]) -> None:
-        """Sum up, where there is more than one result, and say what there is to note."""
+        """Sum up, where there is more than one result, and print the notes."""
         self.close()
         if self._events:
             self._events.end(self._results, exit_code, notes)
@@ -200,7 +200,7 @@ def _show_written(report: "Report", told: Set[str]) -> None:
 
 
 def _held(report: "Report") -> str:
-    """Say where nothing was made, e.g. `; no frames made across 1 cut (frame 33)`, if anywhere."""
+    """Say where no frames were made, e.g. `; no frames made across 1 cut (frame 33)`."""
     counts = (
         (len(report.cuts), "cut"),
         (len(report.flashes), "flash edge"),

@@ -115,7 +115,7 @@ class EngineWork:
         self._engine: Engine | None = None
 
     def check(self, task: Task) -> None:
-        """Decode a frame or two, without which no engine is worth its start; see `Work`."""
+        """Decode a frame or two, before an engine is started for it; see `Work`."""
         source = task.job.source
         with Reader(source, reading_of(task.options)) as reader:
             if task.span[0] == 0 and len(list(islice(reader.frames(), 2))) < 2:

@@ -30,7 +30,7 @@ table 4, MatrixCoefficients 5 and 6, 1, 9, 4 and 7; non-constant luminance."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColorSpec:
-    """How the numbers in the planes mean colours.
+    """Which colours the numbers in the planes mean.
 
     The five tags are numbers exactly as the source carries them, to be written to the output
     unchanged: code points of ITU-T H.273 (2 = unspecified), but for `range_tag` and
@@ -219,7 +219,7 @@ class Timeline:
     slowdown: int = 1
     """How many times as long the target is."""
     stretch_sound: bool = False
-    """Whether sound that must become longer is made so, or left out."""
+    """Whether sound that must become longer is stretched, or left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ def leave_at_once(code: int) -> NoReturn:
     it, which C++ answers with an abort: https://github.com/pytorch/pytorch/issues/38228.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # it ends already
+        signal.signal(number, signal.SIG_IGN)  # it is ending already
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # its reader has gone
             stream.flush()

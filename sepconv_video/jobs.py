@@ -1,4 +1,4 @@
-"""Which files there are to make, and what each becomes; nothing is opened yet."""
+"""Which files to make, and where each goes; nothing is opened yet."""
 
 import fnmatch
 import glob
@@ -24,7 +24,7 @@ VIDEO_SUFFIXES = frozenset(
 def find_jobs(
     inputs: Sequence[Path], output: Path | None, label: str, pattern: str | None = None
 ) -> list[Job]:
-    """Say which file becomes which, and make the folders they go to.
+    """Give each source its target, and make the target folders.
 
     Numbered pictures, named by a pattern such as `in/%05d.png` or by a folder without videos,
     are one job and need the name of a video or of numbered pictures as `output`.
@@ -32,13 +32,13 @@ def find_jobs(
     A file goes to `output`, or to `NAME.2x.SUFFIX` beside it, or under its new name into
     `output` if that is a folder. Of a folder all videos in it and below go into `output`,
     under the same names in the same tree; hidden files and links to folders are left out.
-    So is what a pattern finds that another of the jobs makes.
+    So are files found by a pattern that another of the jobs makes.
 
     Args:
         inputs: Files, folders and patterns such as `clips/*.mp4`.
         output: Target file or folder; None for a file's default.
         label: What is made, for the default names, e.g. `2x`.
-        pattern: Of a folder's files take those whose name or path in it is like this, whatever
+        pattern: Of a folder's files take those whose name or path in it matches this, whatever
             their suffix.
 
     Returns:
@@ -72,7 +72,7 @@ def find_jobs(
 
 
 def _check(sources: Sequence[Path], output: Path | None, pattern: str | None) -> None:
-    """Refuse the name of one video for several, if it is no folder, and a pattern without one."""
+    """Refuse one target file for several inputs, and `--pattern` without a folder."""
     if pattern is not None and not any(map(_is_folder, sources)):
         raise OptionsError(
             f"`--pattern {pattern}` chooses among a folder's files, but no input is a folder",
@@ -90,7 +90,7 @@ def _check(sources: Sequence[Path], output: Path | None, pattern: str | None) ->
 
 
 def is_sequence(path: Path, pattern: str | None = None) -> bool:
-    """Tell whether a path stands for numbered pictures; videos in a folder go before them."""
+    """Tell whether a path stands for numbered pictures; a folder with a video in it does not."""
     if is_pattern(path):
         return True
     if pattern is not None or not _is_folder(path) or not _pictures_in(path):
@@ -100,7 +100,7 @@ def is_sequence(path: Path, pattern: str | None = None) -> bool:
 
 
 def passed_over(inputs: Sequence[Path], pattern: str | None = None) -> list[str]:
-    """Say, one line a folder, where pictures are left aside because there are videos too."""
+    """Name the folders whose pictures are ignored, as they hold videos too; one line each."""
     counts = {
         folder: _pictures_in(folder)
         for folder in inputs
@@ -109,7 +109,7 @@ def passed_over(inputs: Sequence[Path], pattern: str | None = None) -> list[str]
     return [
         f"{count} pictures in `{folder}` ignored, as it holds videos too"
         for folder, count in counts.items()
-        if count > 1  # a poster beside a film is nothing to talk about
+        if count > 1  # a poster beside a film is not worth a note
     ]
 
 
@@ -143,7 +143,7 @@ def _sequence_job(inputs: Sequence[Path], output: Path | None) -> Job:
 
 
 def _refuse_url(path: Path) -> None:
-    """Refuse what would become a strange folder here: `Path` makes `s3:/a` of `s3://a`."""
+    """Refuse URLs, which would become strange folders: `Path` makes `s3:/a` of `s3://a`."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) and not _exists(path):
         raise OptionsError(
             f"cannot work on `{str(path).replace(':/', '://', 1)}`: it is a URL, not a file or "
@@ -161,7 +161,7 @@ def goes_into_folder(inputs: Sequence[Path], output: Path | None) -> bool:
 
 
 def _is_folder(path: Path) -> bool:
-    # where one may not look, or a name is too long, `Path` raises; opening it will say so
+    # `Path` raises where access is denied or a name is too long; opening it will say so
     return os.path.isdir(path)  # noqa: PTH112
 
 
@@ -226,7 +226,7 @@ def _folder_jobs(folder: Path, output: Path, inside: Path, pattern: str | None) 
 
 
 def _files(folder: Path, output: Path) -> Iterator[Path]:
-    """Walk through a folder, past hidden things, what we write ourselves, and links to folders."""
+    """Walk through a folder, without hidden files, our own output, and links to folders."""
 
     def refuse(error: OSError) -> None:
         raise OptionsError(
@@ -287,10 +287,10 @@ def _distinct(jobs: Sequence[Job]) -> list[Job]:
 
 
 def _without_own(jobs: Sequence[Job], named: Collection[Path]) -> list[Job]:
-    """Leave out what patterns find since an earlier run, or another shard, has made it.
+    """Leave out files that patterns find but an earlier run, or another shard, has made.
 
-    Of a run with other options the name tells, where targets lie beside their sources:
-    `a.4x.mp4`, if there is an `a.mp4` too.
+    Those made with other options, beside their sources, are known by their names: `a.4x.mp4`, if
+    there is an `a.mp4` too.
     """
     makers = {os.path.realpath(job.target): job for job in jobs}
     stems = {(job.source.parent, job.source.stem) for job in jobs}
@@ -311,7 +311,7 @@ def _default_target(source: Path, folder: Path | None, label: str) -> Path:
 
 
 def _writable_suffix(source: Path) -> str:
-    """The source's own suffix, or Matroska's, which holds everything, where nothing writes it."""
+    """The source's suffix, or Matroska's, which holds everything, if that cannot be written."""
     try:
         container_for(source)
     except SepConvVideoError:

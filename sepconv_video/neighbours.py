@@ -55,7 +55,7 @@ class Neighbours:
 
 def halved(known: Known) -> Known:
     """Tell what is known of either half of a pair's time."""
-    # what changes its speed evenly is led astray by the square of the time
+    # at constant acceleration the deviation grows with the square of the time
     return UNKNOWN if known.bend is None else Known(bend=known.bend / 4)
 
 

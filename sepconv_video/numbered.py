@@ -23,8 +23,8 @@ class Pictures:
 
     Attributes:
         files: In order; at least one.
-        places: Where each stands in the video, counted from 0 in frames: where a number is
-            missing, a place is, so that the others keep their times.
+        places: Index of each in the video, from 0: a missing number leaves a gap, so that the
+            others keep their times.
     """
 
     files: tuple[Path, ...]
@@ -37,7 +37,7 @@ class Pictures:
 
 
 def is_pattern(path: Path) -> bool:
-    """Tell whether a name stands for numbered pictures; a file of that very name goes first."""
+    """Tell whether a name stands for numbered pictures; a file of that very name does not."""
     if path.suffix.lower() not in PICTURE_SUFFIXES or not _PATTERN.fullmatch(path.name):
         return False
     try:
@@ -52,7 +52,7 @@ def numbered(pattern: Path, number: int) -> Path:
 
 
 def files_like(pattern: Path) -> dict[int, Path]:
-    """Find the pictures of a pattern, by number, in order; those written otherwise are not.
+    """Find the pictures of a pattern, by number, in order; names with other padding do not count.
 
     Raises:
         OSError: The folder cannot be read, or there is none.

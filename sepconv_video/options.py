@@ -18,9 +18,9 @@ PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 MAX_CRF = 63
 """The largest value any codec takes (VP9, AV1); H.264 and H.265 end at 51."""
 MAX_FPS = 1000
-"""Beyond it no player follows, and hardly a container."""
+"""No player, and hardly any container, takes more."""
 MIN_TILE = 64
-"""Pixels a side; with less, all the work is done around the tiles."""
+"""Pixels a side; of smaller tiles most of the work would be their margins."""
 CUTS = ("auto", "off")
 LABELLED = re.compile(r"(.+?)\.(?:\d+x(?:-slow)?|[\d.]+fps)")
 """A file's stem with the `label` of some options."""
@@ -76,7 +76,7 @@ class Options:
     crf: int | None = None
     """Constant rate factor, less is better; None is visually lossless."""
     preset: str | None = None
-    """The encoder's own word for how hard it tries, e.g. `slow`; None is a sensible one."""
+    """The encoder's preset, e.g. `slow`; None is a sensible one."""
     pix_fmt: str | None = None
     """FFmpeg's name of the format to encode, e.g. `yuv420p10le`; None keeps the source's."""
     overwrite: bool = False
@@ -89,7 +89,7 @@ class Options:
     """Whether engines made from this measure where the time goes: see `timing`."""
 
     def __post_init__(self) -> None:
-        """Read what is written otherwise, and refuse what is out of bounds."""
+        """Convert values given in other forms, and refuse those out of bounds."""
         for name, (read, kind) in _READERS.items():
             value = getattr(self, name)
             try:
@@ -115,7 +115,7 @@ class Options:
 
     @property
     def label(self) -> str:
-        """What is made, in a word for the names of files: `2x`, `59.94fps`, `4x-slow`."""
+        """What is made, as a part of file names: `2x`, `59.94fps`, `4x-slow`."""
         if self.fps is not None:
             return f"{float(self.fps):.5g}fps"
         return f"{self.factor}x-slow" if self.slowmo else f"{self.factor}x"
@@ -145,13 +145,13 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One file to make: nothing but where it comes from and where it goes."""
+    """One file to make: its source and its target."""
 
     source: Path
     target: Path
 
     def __post_init__(self) -> None:
-        """Take names for paths."""
+        """Accept names as paths."""
         object.__setattr__(self, "source", Path(self.source))
         object.__setattr__(self, "target", Path(self.target))
 
@@ -240,4 +240,4 @@ _READERS: dict[str, tuple[Callable[[Any], object], str]] = {
     **dict.fromkeys(("cuts", "model", "device", "precision"), (os.fspath, "text")),
     **dict.fromkeys(("raw", "codec", "preset", "pix_fmt"), (os.fspath, "text")),
 }
-"""What turns the value of an option into what it is to be, and what that is in words."""
+"""How the value of an option is read, and what it must be, in words."""

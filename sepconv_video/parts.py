@@ -1,14 +1,14 @@
-"""The folder `TARGET.parts`, in which a video's finished pieces outlive any death.
+"""The folder `TARGET.parts`, in which a video's finished pieces survive any crash.
 
     out.mp4.parts/
       lock             held by the process at work, and free again however that ends
       manifest.json    the source and the settings that the pieces belong to
       next.json        those of a run that has begun, until its first piece is finished: only
-                       then do pieces go that are of no use to it (`clearing` while they do)
+                       then are the pieces of other settings removed (`clearing` meanwhile)
       00000120.nut     a segment, named after the first source frame in it ...
       00000120.json    ... and its `Part`, written last: without it the segment does not count
       joined.mp4       the whole, until it is renamed over the target; a folder for pictures
-      report.json      written before that, so that the end is known to have been reached
+      report.json      written before that, as proof that the end was reached
 
 Each file is written under a temporary name, synced and renamed. Only files known by their
 names are ever removed. This module knows nothing of what is in the segments.
@@ -33,7 +33,7 @@ from sepconv_video.numbered import existing, is_pattern, pictures_at, publish
 from sepconv_video.pieces import Part, part_of
 
 Identity = Mapping[str, Any]
-"""What pieces belong to: `source`, what file it was, and the settings, all as JSON has them."""
+"""What pieces belong to: the file that was the `source`, and the settings, as JSON values."""
 
 _PIECES = re.compile(r"((manifest|report)\.json|joined\.\w+|\d{8}\.(nut|json))")
 _OURS = re.compile(rf"({_PIECES.pattern}|lock|next\.json|clearing(\.json)?)(\.[\w-]+\.new)?")
@@ -59,9 +59,9 @@ class Parts:
 
     @contextmanager
     def claim(self) -> Iterator[Self]:
-        """Make the folder and hold it against other processes, until the context ends.
+        """Make the folder and lock it against other processes, until the context ends.
 
-        The operating system gives the lock up when the process dies in whatever way. A folder
+        The operating system releases the lock however the process dies. A folder
         without a finished piece in it is removed at the end.
 
         Raises:
@@ -99,8 +99,8 @@ class Parts:
     def begin(self, *, resume: bool) -> str:
         """Keep the pieces there are, if they belong to `identity`; else start afresh.
 
-        What is of no use any more stays until the first new piece is there: the new settings may
-        turn out to be impossible.
+        Pieces of other settings stay until the first new one is there: the new settings may turn
+        out to be impossible.
 
         Returns:
             Why pieces will be thrown away, in one line; an empty string if none will.
@@ -130,7 +130,7 @@ class Parts:
         return next((identity for identity in found if identity is not None), None)
 
     def take_over(self) -> None:
-        """Remove what `begin` found to be of no use, if that is not done; any worker may ask.
+        """Remove the pieces that `begin` found useless, unless that is done; any worker may call.
 
         Raises:
             VideoError: It cannot be removed, or pieces of other settings are made meanwhile.
@@ -248,7 +248,7 @@ class Parts:
             self.folder.rmdir()
 
     def _clear(self, names: re.Pattern[str]) -> None:
-        """Remove files of such names; the manifest first, for without it pieces are nobody's."""
+        """Remove files that match; the manifest first, as without it pieces belong to no run."""
         self._manifest.unlink(missing_ok=True)
         last = ("report.json", "lock")  # what tells of the end, and what keeps others out
         for path in sorted(self.folder.iterdir(), key=lambda path: path.name in last):
@@ -257,7 +257,7 @@ class Parts:
 
 
 def identify(source: Path) -> dict[str, Any]:
-    """Tell a source from others, and from itself after a change: size, time and samples of it.
+    """Identify a source and its state: by its size, time and samples of its content.
 
     Of numbered pictures, names, sizes and times of all, and samples of some.
 
@@ -324,7 +324,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def explained(target: Path) -> Iterator[None]:
-    """Turn errors of the system into ours, in the words of the target.
+    """Turn errors of the system into ours, which name the target.
 
     Raises:
         VideoError: Instead of an `OSError`.
@@ -339,7 +339,7 @@ def explained(target: Path) -> Iterator[None]:
 
 
 def stamp(target: Path) -> dict[str, int]:
-    """Tell the files at a target, one or numbered pictures, from others; renaming changes nothing.
+    """Identify the files at a target, one or numbered pictures; the same after renaming.
 
     Raises:
         FileNotFoundError: There is none.
@@ -366,7 +366,7 @@ def _writing(path: Path) -> Path:
 
 
 def _differences(kept: Any, identity: Identity) -> list[str]:  # noqa: ANN401 - from a file
-    """Say in what the pieces differ from what is wanted."""
+    """Name the settings in which the pieces differ from those wanted."""
     if not isinstance(kept, dict):
         return ["the list of segments was damaged"]
     found = []

@@ -1,4 +1,4 @@
-"""What is known of a finished piece of a video, and what several of them leave to be done."""
+"""What is known of a finished piece of a video, and which pieces are missing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -10,7 +10,7 @@ Span = tuple[int, int | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What there was to say about the pairs of frames that begin in a part."""
+    """What was found about the pairs of frames that begin in a part."""
 
     cuts: tuple[int, ...]
     """Source frames that begin a new shot."""
@@ -25,7 +25,7 @@ class Seen:
 
 
 def sum_up(seen: Sequence[Seen]) -> Seen:
-    """Say of several parts what there was to say of each, in order."""
+    """Add up what was found in several parts, in order."""
     return Seen(
         cuts=tuple(cut for one in seen for cut in one.cuts),
         flashes=tuple(flash for one in seen for flash in one.flashes),
@@ -37,7 +37,7 @@ def sum_up(seen: Sequence[Seen]) -> Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A finished segment: which frames are in it and what there was to say about them."""
+    """A finished segment: which frames are in it and what was found about them."""
 
     key: str
     """Digest of the identity it belongs to."""
@@ -91,7 +91,7 @@ def part_of(content: Any) -> Part | None:  # noqa: ANN401 - whatever was in the 
 
 
 def _is_possible(part: Part) -> bool:
-    """Tell whether numbers that are damaged would be noticed later, or never."""
+    """Tell whether the numbers make sense: damaged ones would be noticed later, or never."""
     times = (*part.pts, part.end_pts)
     is_counted = part.first >= 0 and part.source_frames > 0 and len(part.pts) == part.frames
     return is_counted and all(abs(ticks) < 2**63 for ticks in times)

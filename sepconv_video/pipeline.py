@@ -164,7 +164,7 @@ def _made(
 ) -> Iterator[list[Frame]]:
     """Decode and make frames in a thread each, which end with the stack."""
     info, depth = reader.info, queue_depth(reader.info)
-    # no patience: who sends may take as long as they like
+    # no time limit: the sender may take as long as it likes
     pairs = timing.each("decode", planner.intervals(reader.frames(), 0))
     todo = stack.enter_context(prefetch(pairs, depth, "decode"))
     made = engine.run(todo, info, planner.most_made)
@@ -187,7 +187,7 @@ def _write_all(sink: "_PipeSink | _FileSink", made: Iterator[list[Frame]], watch
 
 
 def _refuse(options: Options, names: Iterable[str], what: str, hint: str = "leave it out") -> None:
-    """Refuse options that would be without effect.
+    """Refuse options that would have no effect.
 
     Raises:
         OptionsError: One of these is not as it is by default.

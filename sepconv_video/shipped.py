@@ -1,6 +1,6 @@
 """The models that come with the package, and the official ones that a user may fetch.
 
-Also how to know weights again. Nothing is loaded here, and nothing downloaded.
+Also how to recognise weights. Nothing is loaded here, and nothing downloaded.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ class OfficialModel:
 
     @property
     def missing(self) -> str:
-        """Why it cannot be used: it is to be fetched, or not to be read; empty where it can."""
+        """Why it cannot be used (not fetched, or not readable); empty where it can."""
         try:
             return "" if _is_file(self.file) else f"to fetch: {self.command}"
         except WeightsError as error:
@@ -143,7 +143,7 @@ def _weights_folder() -> Path:
 
 
 def weights_digest(name_or_path: str | Path) -> str:
-    """SHA-256 of a model's weights, in hexadecimal, by which to know them again.
+    """SHA-256 of a model's weights, in hexadecimal, to recognise them.
 
     Raises:
         OptionsError: There is no such model and no such file.
@@ -189,7 +189,7 @@ def _fetched(model: OfficialModel) -> Path:
 
 
 def _is_file(path: Path) -> bool:
-    """Tell whether there is such a file, where one may look and the name is none too long."""
+    """Tell whether there is such a file; access may be denied and names too long."""
     try:
         return path.is_file()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Whether a target may be written at all, asked before any work is done for it."""
+"""Whether a target may be written at all, checked before any work is done for it."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def check_place(job: Job) -> None:
 
 
 def _meet(source: Path, target: Path) -> bool:
-    """Tell whether something in the source's place would be replaced."""
+    """Tell whether writing the target would replace the source."""
     if not is_pattern(target):
         return target.exists() and source.exists() and target.samefile(source)
     if source.is_dir():

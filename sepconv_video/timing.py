@@ -1,8 +1,9 @@
 """Where the time goes: how long this process was busy with each stage of the work.
 
 Any thread may be busy; each of them counts, so that stages side by side add up to more than
-the time on the clock. A stage within another one is its own and not the other's: the operator
-is no part of the network. Nothing is measured, and hardly anything done, until `enable(True)`.
+the time on the clock. Time in a stage within another one counts for the inner one only: the
+operator's is no part of the network's. Nothing is measured, and hardly anything done, until
+`enable(True)`.
 """
 
 import threading

@@ -22,7 +22,7 @@ from sepconv_video.shipped import REINSTALL, ShippedModel, shipped_models, weigh
 
 LAYOUT = torch.channels_last
 """How a network's weights lie in memory, and with them the maps it makes: as matrix units want
-them. Maps of the other layout are turned around for each convolution, and back."""
+them. Maps in the other layout would be copied for each convolution, and back."""
 _WRAPPERS = ("average", "state_dict", "params_ema", "params", "model")
 """Keys under which training programs put the weights inside a checkpoint: averaged ones first."""
 

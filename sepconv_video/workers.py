@@ -184,7 +184,7 @@ class _Session:
         self._notes.append(f"device `{worker.device}` failed, the others went on: {error.message}")
 
     def end(self, patience_s: float) -> None:
-        """Send all workers home, and make those go who do not listen."""
+        """Tell all workers to end, and kill those that do not."""
         for worker in self._workers:
             with suppress(OSError):
                 worker.connection.send(None)
@@ -220,11 +220,11 @@ def _serve(
     stop: "multiprocessing.synchronize.Event",
 ) -> None:
     """Do tasks until there are no more or the other side is gone (worker process)."""
-    # Ctrl-C reaches every process of the terminal; the master decides what it means
+    # Ctrl-C reaches every process of the terminal; the main one decides what it means
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     work = make_work(device)
-    with suppress(EOFError, OSError):  # our master is gone: so is our purpose
+    with suppress(EOFError, OSError):  # the main process is gone: nothing left to do
         while (task := connection.recv()) is not None:
             connection.send(_answer(work, task, connection, stop.is_set))
 

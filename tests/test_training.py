@@ -211,7 +211,7 @@ def test_clips_too_short_to_validate_with_are_left_out_and_told(script, monkeypa
     monkeypatch.setattr(script, "read_folder", lambda _: clips)
     done = call(script, tmp_path / "run", "--steps", 1, "--save-minutes", 0)
     assert done.exit_code == 0, done.output
-    assert "short.mp4` validates nothing" in done.output
+    assert "short.mp4` is too short to validate with" in done.output
     assert script.scores(tmp_path / "run")[1] > 20
 
 

@@ -70,7 +70,7 @@ def places(device: str) -> list[Place]:
 
 
 def connect(address: str) -> None:
-    """Join the cluster, so that nothing but our own words is printed.
+    """Join the cluster, and keep Ray from printing anything.
 
     Raises:
         DeviceError: There is none.
@@ -94,10 +94,10 @@ def connect(address: str) -> None:
 
 
 def _knock(address: str) -> None:
-    """See quickly that somebody listens, since Ray would try for many minutes.
+    """Check quickly that the address answers, since Ray would try for many minutes.
 
     Raises:
-        ConnectionError: Nobody does.
+        ConnectionError: It does not.
     """
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal()) or "//" in host:
@@ -128,5 +128,5 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """Give what fits into a message of ours."""
+    """Give what fits into one line of ours."""
     return str(error).strip().partition("\n")[0]

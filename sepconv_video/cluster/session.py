@@ -27,9 +27,9 @@ from sepconv_video.production import ShouldStop
 from sepconv_video.shipped import OFFICIAL_MODELS, shipped_models
 
 PATIENCE_S = 120.0
-"""So long the run waits while no worker is there: nodes start, engines load, others' jobs end."""
+"""Seconds to wait while no worker is there: nodes start, engines load, others' jobs end."""
 STOP_PATIENCE_S = 60.0
-"""So long workers may take to finish the frame in hand when the user wants to stop."""
+"""Seconds for workers to finish the frame in hand when the user wants to stop."""
 _HIRE_S = 3.0  # how often nodes that have joined are looked for
 _PULSE_S = 1.0  # how often a worker is asked how far it is
 
@@ -86,7 +86,7 @@ class Session:
         tasks: Iterator[Task],
         notes: list[str],
     ) -> None:
-        """Start nobody yet: perhaps there is nothing to do."""
+        """Start no worker yet: perhaps there is nothing to do."""
         self._device, self._make_work = device, make_work
         self._tasks, self._notes = tasks, notes
         self._open: list[Task] = []
@@ -192,7 +192,7 @@ class Session:
         return Outcome(task=task, error=message.error) if task else None
 
     def _refuse(self, worker: _Worker, task: Task | None, error: SepConvVideoError) -> None:
-        """A place is of no use: the others go on, unless it is the first thing that happens."""
+        """A place cannot be used: the others go on, unless it is the first thing that happens."""
         self._remove(worker)
         self._refused.add(worker.place)
         if task is not None:

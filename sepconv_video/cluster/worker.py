@@ -15,7 +15,7 @@ from sepconv_video.parts import Parts
 from sepconv_video.production import identity_of
 
 SIGHT_S = 5.0
-"""So long a network file system may take to show one node what another one wrote."""
+"""Seconds a network file system may take to show one node what another one wrote."""
 
 
 class RayWorker:
@@ -71,7 +71,7 @@ class RayWorker:
         return type(error)(f"node `{self._node}`: {error.message}", error.hint)
 
     def _check_sight(self, task: Task) -> None:
-        """Refuse to work where this node sees other files, or has another version, than it may.
+        """Refuse to work where this node sees other files, or has other versions, than the first.
 
         Raises:
             VideoError: Source or pieces are not what the process that began the target saw.

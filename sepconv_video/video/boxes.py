@@ -1,4 +1,4 @@
-"""Reading the boxes of MP4 and MOV files (ISO/IEC 14496-12): what FFmpeg keeps to itself.
+"""Reading the boxes of MP4 and MOV files (ISO/IEC 14496-12): what FFmpeg does not tell.
 
 FFmpeg does not tell where a track's presentation ends, and the durations it gives to frames
 of a variable rate stored out of order (with B-frames) belong to other frames.
@@ -31,7 +31,7 @@ def starts_like_mp4(head: bytes) -> bool:
 def end_of_boxes(path: Path) -> int:
     """Return where the last top-level box says it ends, in bytes from the start.
 
-    What is no box of a video, such as what cameras append to their files, ends the walk.
+    Anything that is no box of a video, such as data that cameras append, ends the walk.
     """
     size = path.stat().st_size
     position = 0
@@ -66,11 +66,11 @@ def leave_out_vexu(file: BinaryIO) -> None:
 
 
 def describe_more(file: BinaryIO, kind: bytes, name: bytes, content: bytes) -> None:
-    """Put a box into what describes the first H.265 video of a file whose index comes last.
+    """Put a box into the sample entry of the first H.265 video of a file whose index comes last.
 
     Args:
         file: To be read and written.
-        kind: How that is to be called.
+        kind: What that entry is to be called.
         name: Of the box.
         content: Of the box.
     """
@@ -101,7 +101,7 @@ def _around(file: BinaryIO, place: int, start: int, end: int) -> list[int]:
 
 
 def _descriptions(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    """Walk what describes the samples of all tracks: kind, and where its content is."""
+    """Walk the sample entries of all tracks: kind, and where its content is."""
     moov = _child(file, b"moov", 0, os.fstat(file.fileno()).st_size)
     for name, *track in _children(file, *moov) if moov else ():
         found = (track[0], track[1]) if name == b"trak" else None

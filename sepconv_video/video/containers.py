@@ -63,13 +63,13 @@ _LOST["m2ts"] = _LOST["mpegts"]
 """What containers have no place for, beside streams; see the table in CONTRIBUTING.md."""
 _WITH_FEW_TAGS = {"mp4", "mov", "avi"}
 _SAID_OTHERWISE = {"software"}
-"""Tags of a file that are each muxer's own name."""
+"""Tags into which each muxer writes its own name."""
 _MOST_TAGS = 5  # that are named
 _SELF_DESCRIBING = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "mjpeg"}
-"""Video codecs that say themselves how wide a sample is; FFV1 could, but FFmpeg looks at each
+"""Video codecs that store the sample aspect ratio themselves; FFV1 could, but FFmpeg looks at each
 frame for it, where PyAV 18.1 has no place."""
 _TELLING_COLORS = {"mp4", "mov", "matroska", "webm"}, {"h264", "hevc", "av1", "mpeg2video"}
-"""Containers, and video codecs, that say what the colours mean."""
+"""Containers, and video codecs, that store colour tags."""
 _READ_AS_LIMITED = {"prores", "vp8", "mpeg1video", "mpeg2video"}
 """Video codecs whose decoders know no full range, whatever a container says."""
 _READABLE = {
@@ -315,7 +315,7 @@ def keeps_aspect(container: str, codec: str) -> bool:
 
 
 def lost_colors(container: str, codec: str, color: ColorSpec) -> str:
-    """Say what is lost of what the colours of an encoder's video mean; empty if nothing."""
+    """Name the colour tags that are lost from an encoder's video; empty if none."""
     containers, codecs = _TELLING_COLORS
     name = Codec(codec, "w").canonical_name
     tags = {color.colorspace_tag, color.primaries_tag, color.transfer_tag}

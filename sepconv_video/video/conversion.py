@@ -1,4 +1,4 @@
-"""Planes into a format that cannot hold all of them, because the user or the codec wants it."""
+"""Planes into a format that cannot hold all of them, as the user or the codec requires."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -58,7 +58,7 @@ class Decoder:
         """
         self._path, self._reading = path, reading
         self.numbered = pictures_at(path)
-        # what came through a pipe cannot be had again
+        # a pipe cannot be read again
         if path == PIPE or not (reading.timeline.start_s and self._has_sought()):
             self._open(None)
             try:
@@ -70,7 +70,7 @@ class Decoder:
         self._clock = Clock(self.stream, has_times=not self._is_avi, first_dts=self._first_dts)
 
     def _has_sought(self) -> bool:
-        """Go to the first picture wanted, if the file can be relied on to go there."""
+        """Seek to the first picture wanted; False if the file cannot be relied on for that."""
         self._open(None)
         points, has_order = self.window.seek_points(), self.stream.codec_context.has_b_frames
         self.container.close()
@@ -100,7 +100,7 @@ class Decoder:
         self._dropped = drop_layers(self.stream.codec_context)
         self._is_avi = self.container.format.name == "avi"
         self.window = window_of(self.container, self.stream, self._reading.timeline)
-        # with a thread a frame, a broken picture among the last would take others with it
+        # with frame threads, a broken picture among the last would cost others, too
         self.stream.thread_type = "AUTO" if self.numbered is None else "SLICE"
         if seek_s is None:
             self._first_dts = self.stream.start_time

@@ -1,4 +1,4 @@
-"""Dolby Vision: what the record says that containers have of it.
+"""Dolby Vision: the record that containers hold of it.
 
 It is in the box `dvcC` or `dvvC` of MP4 and Matroska, 24 bytes: "Dolby Vision Streams Within the
 ISO Base Media File Format", 2.1.2, section 3.2.
@@ -11,7 +11,7 @@ _PROFILES = {5, 8}
 """Of H.265 with all in one layer."""
 _LAST_OF_DVCC = 7
 _BASE_AT, _NO_BASE = 4, 0
-"""The byte, the last one that says anything, that says what others take the pictures for."""
+"""The last byte in use: as what other players may show the pictures, if at all."""
 _HIGHEST_RATES = (
     22_118_400, 27_648_000, 49_766_400, 62_208_000, 124_416_000, 199_065_600, 248_832_000,
     398_131_200, 497_664_000, 995_328_000, 995_328_000, 1_990_656_000, 3_981_312_000,
@@ -33,7 +33,7 @@ def box_name(record: bytes) -> bytes:
 
 
 def kind_of(record: bytes) -> bytes:
-    """Give the kind of video it is in MP4: Apple's players know no other, but where no base is."""
+    """Give the kind of video in MP4: the one Apple's players know, but where no base is."""
     return b"dvh1" if needs_metadata(record) else b"hvc1"
 
 

@@ -41,7 +41,7 @@ class Encoding:
     container: str | None = None
     """What `container_for` gives; None is `matroska`."""
     preset: str | None = None
-    """The encoder's own word for how hard it tries; only for encoders that have such words."""
+    """The encoder's preset; only for encoders that have any."""
     pix_fmt: str | None = None
     """FFmpeg's name of the format to encode, whatever is lost by it."""
 
@@ -67,7 +67,7 @@ class Plan:
     layout: Layout
     """Layout of the form's planes; of the source's where they are converted."""
     color: ColorSpec
-    """The tags to write: the source's, but where RGB becomes YUV or the other way."""
+    """The tags to write: the source's, except where RGB becomes YUV or the other way."""
     options: dict[str, str] = field(default_factory=dict)
     quantiser: int | None = None
     """Fixed quantiser for encoders without a quality setting."""

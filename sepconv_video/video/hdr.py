@@ -1,4 +1,4 @@
-"""HDR metadata of a video: read from its first picture, said again in the encoder's words.
+"""HDR metadata of a video: read from its first picture, and given to the encoder.
 
 The static ones, HDR10's, hold for the whole video and so for new frames too. The dynamic ones
 (Dolby Vision, HDR10+) belong to single frames; those in H.265 are left to `messages`.
@@ -84,7 +84,7 @@ def metadata_notes(
 
 
 def parameters(codec: str, light: LightLevels) -> list[str]:
-    """Say the levels as the parameters of an encoder of `PARAMETERS`."""
+    """Write the levels as parameters of an encoder of `PARAMETERS`."""
     found = []
     if light.primaries and light.luminance:  # none takes one without the other
         unit = 1 if codec == "libsvtav1" else 50_000

@@ -1,4 +1,4 @@
-"""What PyAV 18.1 does not tell or take, through the header of a Matroska file in memory.
+"""What PyAV 18.1 neither reads nor writes, by the header of a Matroska file in memory.
 
 FFmpeg's muxer writes into it where a stream's chroma lies, and its demuxer takes from it the
 mastering display and the light levels of a stream to come, and the space that it shows. It passes
@@ -92,7 +92,7 @@ def can_announce(codec: str) -> bool:
 
 
 def announce(info: VideoInfo, container: str, dolby: bytes | None, stream: VideoStream) -> None:
-    """Have a new stream's container say how bright its video is, and what space it shows.
+    """Have a new stream's container store light levels, 360 degrees, 3D and cropping.
 
     The codec context takes all its parameters, its format among them, from a track that has
     nothing else; set them afterwards.
@@ -109,7 +109,7 @@ def announce(info: VideoInfo, container: str, dolby: bytes | None, stream: Video
 
 
 def _colour(light: LightLevels | None) -> bytes:
-    """Write the element that says how bright a video is."""
+    """Write the element of the mastering display and the light levels."""
     if light is None:
         return b""
     colour = b""
@@ -125,7 +125,7 @@ def _colour(light: LightLevels | None) -> bytes:
 
 
 def _space(space: Space) -> bytes:
-    """Write the elements that say what space a video shows, and what part of its pictures."""
+    """Write the elements of 360 degrees, 3D and cropping."""
     projection, mode, crop = space
     found = b"" if mode is None else _number(_STEREO_MODE, mode)
     for identity, width in zip(_CROPPED, crop or (), strict=False):

@@ -38,7 +38,7 @@ _LEAST_COMBING = 0.2
 """`_Combing` of pictures with fields is 0.27 to 1.6 by those clips; of flat shapes that move, for
 `idet` combed whatever its settings, up to 0.13."""
 _CHANGED = 12
-"""Levels of 255 by which a pixel has changed that something moved over."""
+"""Levels of 255 by which a pixel changes where something moves."""
 _SMALLEST = 16
 """Columns and lines: smaller pictures have no fields, and `bwdif` refuses them."""
 _LEAST_LINES, _MOST_RATE = 240, 31

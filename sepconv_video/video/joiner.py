@@ -70,7 +70,7 @@ def join(
         path: File to write; an existing one is replaced.
         track: What the segments were encoded with.
         source: File whose other streams, tags and chapters are copied.
-        called: What errors call the file that is written.
+        called: Name of that file in errors.
         timeline: Which stretch of the source the segments show, and how slowly.
 
     Raises:

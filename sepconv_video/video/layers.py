@@ -1,4 +1,4 @@
-"""HEVC in layers: pictures, and beside them an alpha channel or what the other eye sees.
+"""HEVC in layers: pictures, and beside them an alpha channel or the other eye's view.
 
 FFmpeg 8 decodes nothing at all of some of these, such as what Apple's encoder makes of pictures
 with alpha, as it does not understand what the header says of the second layer. Of others, as films

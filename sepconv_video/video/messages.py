@@ -1,4 +1,4 @@
-"""What comes with single pictures of H.264 and H.265, and encoders do not write.
+"""Metadata of single pictures in H.264 and H.265, which encoders do not write.
 
 Closed captions, as television has them (CEA-608 and 708), are in the form of ATSC A/53, part 4,
 6.2.3: three bytes each, some with each picture. HDR10+ (SMPTE ST 2094-40) and Dolby Vision say how
@@ -50,7 +50,7 @@ class Units(NamedTuple):
 
 
 def captions_of(picture: av.VideoFrame) -> bytes:
-    """Give the captions that come with a decoded picture; none where PyAV cannot read what does."""
+    """Give the captions that come with a decoded picture; none where PyAV cannot."""
     return side_data(picture).get(_CAPTIONS_AT, b"")
 
 
@@ -68,14 +68,14 @@ def dynamic_of(packet: bytes, stream: VideoStream) -> Dynamic:
 
 
 def kinds_of(frame: Frame) -> set[str]:
-    """Name what comes with a frame."""
+    """Name the kinds of metadata that a frame has."""
     hdr10_plus, dolby = frame.dynamic
     given = {CAPTIONS: frame.captions, HDR10_PLUS: hdr10_plus, DOLBY: dolby}
     return {kind for kind, data in given.items() if data}
 
 
 def held_by(codec: str, container: str) -> set[str]:
-    """List the kinds that there is a place for."""
+    """List the kinds that an encoder's stream in a container can hold."""
     held = {CAPTIONS} if codec in _UNITS else set[str]()
     if _UNITS.get(codec) != _H265:
         return held
@@ -83,14 +83,14 @@ def held_by(codec: str, container: str) -> set[str]:
 
 
 def lost_messages(lost: set[str], where: str) -> str:
-    """Say that some kinds are lost, and what there is a place for them in; empty if none."""
+    """Say that some kinds are lost, and what can hold them; empty if none."""
     remedy = next((name for kind, name in _REMEDIES.items() if kind in lost), "")
     names = " and ".join(sorted(lost))
     return f"{names} left out: {where} cannot hold them, {remedy} can" if lost else ""
 
 
 def units_of(frame: Frame, held: set[str], codec: str) -> Units:
-    """Write what comes with a frame, of the kinds held, as an encoder's stream has it."""
+    """Write a frame's metadata, of the kinds held, as units of the encoder's stream."""
     step = _MOST * CAPTION
     starts = range(0, len(frame.captions), step) if CAPTIONS in held else ()
     messages = [_captions(frame.captions[start : start + step]) for start in starts]

@@ -26,9 +26,9 @@ from sepconv_video.video.source import (
 from sepconv_video.video.window import seek, window_of
 
 _EARLY_S = 30
-"""Reading begins so much before the stretch: a line of text may have begun before it."""
+"""Reading begins so long before the stretch: a line of text may have begun before it."""
 _LATE_S = 10
-"""And ends so much after it: packets are not quite in the order of their times."""
+"""And ends so long after it: packets are not quite in the order of their times."""
 
 
 class SourcePackets:

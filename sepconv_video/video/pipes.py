@@ -27,7 +27,7 @@ _RAW = re.compile(r"(\d{1,5})x(\d{1,5}):(\w+)")
 
 
 class _Input:
-    """Standard input without a way back, for what is read once cannot be read again.
+    """Standard input, without seeking, as what is read once cannot be read again.
 
     Not Python's own, whose lock would be held at the end by a thread that waits for input.
     """
@@ -194,7 +194,7 @@ class PipeWriter:
         self.close()
 
     def close(self) -> None:
-        """Let go of the pipe."""
+        """Close the pipe."""
         with suppress(av.FFmpegError, OSError):
             self._output.close()
 

@@ -45,7 +45,7 @@ class Reader:
         path: The file.
         info: What is known of the stream.
         notes: One line for each thing converted, dropped or mended, for the user.
-        messages: What comes with some of the frames given, as `video.messages` calls it.
+        messages: Kinds of metadata that frames given so far have, as `video.messages` names them.
     """
 
     def __init__(self, path: Path | str, reading: Reading | None = None) -> None:
@@ -97,7 +97,7 @@ class Reader:
 
     @property
     def left_out(self) -> str:
-        """What of the source does not go through a pipe, in one line; empty if nothing."""
+        """The source's streams that do not go through a pipe, in one line; empty if none."""
         container, stream = self._decoder.container, self._decoder.stream
         return left_out(container, stream, "only pictures go through a pipe")
 

@@ -67,7 +67,7 @@ class SegmentWriter:
         Args:
             path: File to write; an existing one is replaced.
             track: What the whole video is encoded with.
-            called: What errors call it: the user knows the target only.
+            called: Its name in errors: the user knows only the target.
 
         Raises:
             VideoError: If the file cannot be written.

@@ -1,4 +1,4 @@
-"""What an encoder is told: how good, how fast, and what keeps it out of trouble."""
+"""Settings of encoders: quality, speed, and what keeps them out of trouble."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -42,7 +42,7 @@ _X26_PRESETS = (
 
 
 def settings_of(codec: str, info: VideoInfo) -> dict[str, str]:
-    """Give what an encoder is always told."""
+    """Give the settings that an encoder always gets."""
     settings = dict(_SETTINGS.get(codec, {}))
     if codec == "libx265" and info.width < 64:
         settings["x265-params"] += ":cutree=0"  # which writes beyond the rows of narrow pictures
@@ -79,7 +79,7 @@ def check_preset(codec: str, preset: str, pix_fmt: str, info: VideoInfo) -> None
         is_known = preset in _X26_PRESETS.split(", ")
     elif opens(codec, pix_fmt, info, settings):
         is_known = opens(codec, pix_fmt, info, settings | {"preset": preset})
-    else:  # for want of a device
+    else:  # it needs a device that is not here
         is_known = preset in _words(codec, "preset")
     if not is_known:
         raise OptionsError(

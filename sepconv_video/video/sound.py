@@ -1,4 +1,4 @@
-"""Sound encoded again: made longer for slow motion, at its own pitch, or of a kind not copied."""
+"""Sound encoded again: stretched for slow motion, or of a kind that a container cannot hold."""
 
 import ctypes
 from collections.abc import Iterator

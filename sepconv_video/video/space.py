@@ -1,4 +1,4 @@
-"""What a picture shows: how it lies around the viewer, what of it each eye sees, what nobody."""
+"""360 degrees, 3D and cropping: how a picture lies around the viewer, and what of it is seen."""
 
 import struct
 from typing import NamedTuple
@@ -26,7 +26,7 @@ _ALIKE = {"webm": "matroska"}
 
 
 class Projection(NamedTuple):
-    """The same in the words of Matroska's `Projection`."""
+    """360 degrees in the terms of Matroska's `Projection`."""
 
     kind: int
     private: bytes
@@ -36,7 +36,7 @@ class Projection(NamedTuple):
 
 
 class Space(NamedTuple):
-    """What a container says of it, in the words of Matroska."""
+    """The marks that a container holds, in the terms of Matroska."""
 
     projection: Projection | None
     mode: int | None
@@ -58,7 +58,7 @@ def eyes_of(first: av.VideoFrame) -> tuple[int, int] | None:
 
 
 def kept(info: VideoInfo, container: str) -> Space:
-    """Tell what of all this a container holds."""
+    """Tell which of these marks a container holds."""
     known = _ALIKE.get(container, container)
     kinds, eyes = _SPHERES.get(known, set()), _EYES.get(known, set())
     projection = _projection(info.sphere) if info.sphere and info.sphere[0] in kinds else None
@@ -67,7 +67,7 @@ def kept(info: VideoInfo, container: str) -> Space:
 
 
 def lost_space(info: VideoInfo, where: str) -> str:
-    """Name what of it is lost in a container, or a codec, and what holds it; empty if nothing."""
+    """Name the marks that a container, or a codec, loses, and what holds them; empty if none."""
     projection, mode, crop = kept(info, where)
     lost = []
     if info.sphere and projection is None:

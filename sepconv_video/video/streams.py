@@ -1,4 +1,4 @@
-"""Taking along what is not the main video: audio, subtitles, data, attachments, pictures, chapters.
+"""Copying all but the main video: audio, subtitles, data, attachments, pictures, chapters.
 
 Packets are copied as they are, payload and times, a little ahead of the video's, so that
 the file is interleaved and no more than a moment of it is in memory. Text is converted where the

@@ -56,7 +56,7 @@ class Track:
         container: The container it will end up in, as `container_for` names it.
         time_base: Seconds per tick of the encoder and of the packets.
         rate: Nominal frames per second.
-        holds: Kinds of what comes with single pictures that there is a place for.
+        holds: Kinds of metadata of single pictures that it can hold.
         note: What is encoded otherwise than in the source, in one line, or an empty string.
     """
 
@@ -120,7 +120,7 @@ class Track:
 
     @property
     def says_more(self) -> bool:
-        """Whether its container is to say what FFmpeg takes for unofficial there."""
+        """Whether its container stores marks that FFmpeg considers unofficial there."""
         return any(kept(self.info, self.container)) or self.dolby is not None
 
     @property
@@ -248,7 +248,7 @@ class Track:
         )
 
     def lost_messages(self, found: set[str]) -> str:
-        """Name those of `Reader.messages` that the stream has no place for; empty if none."""
+        """Name those of `Reader.messages` that the stream cannot hold; empty if none."""
         lost, dolby = found - self.holds, self.info.dolby
         is_wrong = DOLBY in lost and dolby is not None and needs_metadata(dolby)
         note = lost_messages(lost, f"{self.codec} in {self.container}")
@@ -257,7 +257,7 @@ class Track:
     def rounding_note(self, rounded: int, times: Sequence[int]) -> str:
         """Say how many of the times are not exact; an empty string if all are.
 
-        Or if it is of no account: Matroska says a constant rate beside the times.
+        Or if that does not matter: Matroska states a constant rate beside the times.
 
         Args:
             rounded: How many.
