@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
+from sepconv_video.bars import Area, picture_area
 from sepconv_video.frames import Frame, Plane, Relation
 
 Grey = npt.NDArray[np.float32]
@@ -42,7 +43,9 @@ _GRID = 64  # cells along the longer side of the picture
 _SAMPLES = 5  # luma samples per cell and direction, at most
 _BLOCK = 6  # cells along a side of the blocks whose motion is sought
 _REACH = 4  # cells a block may move: a sixteenth of the longer side
-_LEVELS = 1024  # luma codes are counted with 10 bits
+_BITS = 10  # of luma codes as they are counted
+_LEVELS = 1 << _BITS
+_BLACKEST = 0.1  # a border of the frame that is brighter is none of black bars
 _BINS = 32
 _NOISE = 0.004  # texture below a level of 255 says nothing
 _LEAST_SPAN = 0.05  # a picture flatter than 13 levels of 255 is stretched no further
@@ -55,6 +58,10 @@ _HISTOGRAM_WEIGHT, _HISTOGRAM_LIMIT = 0.5, 0.4
 class Sketch:
     """What is kept of a frame to compare it with others; all levels from 0 black to 1 white."""
 
+    codes: npt.NDArray[np.uint16]
+    """The luma samples of the frame that are looked at, with 10 bits."""
+    area: Area
+    """Which of them all else is about: bars are the same in all shots, as are subtitles in them."""
     cells: Grey
     """Mean luma of square cells, 64 along the longer side."""
     contrast: Grey
@@ -70,19 +77,29 @@ class Sketch:
 
     @classmethod
     def of(cls, luma: Plane, bits: int) -> Self:
-        """Sketch a frame.
+        """Sketch a frame, or the picture within its black bars.
 
         Args:
             luma: Its first plane, (rows, columns), any size.
             bits: Bits per sample.
         """
         codes = _sampled(luma, bits)
-        histogram = np.bincount(codes.ravel(), minlength=_LEVELS)
+        return cls._of(codes, _within_bars(codes))
+
+    def within(self, area: Area) -> Self:
+        """The sketch of another part of the same frame."""
+        return self if area == self.area else self._of(self.codes, area)
+
+    @classmethod
+    def _of(cls, codes: npt.NDArray[np.uint16], area: Area) -> Self:
+        picture = codes[area.part]
+        histogram = np.bincount(picture.ravel(), minlength=_LEVELS)
         used = np.flatnonzero(histogram) / (_LEVELS - 1)
-        cells = _cell_means(codes)
+        cells = _cell_means(picture)
         contrast = _local_contrast(cells)
         texture = float(np.abs(contrast).mean())
-        return cls(cells, contrast, texture, histogram, float(used[0]), float(used[-1]))
+        low, high = float(used[0]), float(used[-1])
+        return cls(codes, area, cells, contrast, texture, histogram, low, high)
 
 
 def cut_score(left: Sketch, right: Sketch, texture: float = 0.0) -> float:
@@ -102,8 +119,9 @@ def cut_score(left: Sketch, right: Sketch, texture: float = 0.0) -> float:
     Returns:
         About 0 to 0.7 within a shot, 1 to 1.5 at a cut.
     """
-    if left.cells.shape != right.cells.shape:
+    if left.codes.shape != right.codes.shape:
         return _UNLIKE
+    left, right = _alike(left, right)
     low = min(left.low, right.low)
     span = max(left.high - low, right.high - low, _LEAST_SPAN)
     if float(np.abs(left.cells - right.cells).mean()) < _STEADY * span:
@@ -242,8 +260,9 @@ def _goes_on(window: Sequence[_Seen], place: int) -> bool:
 def _score_of_moved(left: Sketch, right: Sketch, texture: float = 0.0) -> float:
     """The cut score, after a shift of the whole picture if there is one."""
     score = cut_score(left, right, texture)
-    if score < CUT_SCORE or left.cells.shape != right.cells.shape:
+    if score < CUT_SCORE or left.codes.shape != right.codes.shape:
         return score
+    left, right = _alike(left, right)
     shift = _shift(left.contrast, right.contrast)
     return score if shift is None else min(score, _score(left, right, shift, texture))
 
@@ -257,6 +276,23 @@ def _score(left: Sketch, right: Sketch, shift: tuple[int, int], texture: float) 
     histogram = min(_histogram_distance(left, right, low, span), _HISTOGRAM_LIMIT)
     # noise counts as in a picture stretched over the whole range: a dark scene is like any other
     return (there + back) / 2 / (texture + _NOISE * span) + _HISTOGRAM_WEIGHT * histogram
+
+
+def _within_bars(codes: npt.NDArray[np.uint16]) -> Area:
+    """Find the picture within a frame's black bars: all of the frame where it has none."""
+    borders = (codes[0], codes[-1], codes[:, 0], codes[:, -1])
+    black = int(min(np.median(border) for border in borders))
+    if black > _BLACKEST * _LEVELS:
+        return Area(0, codes.shape[0], 0, codes.shape[1])
+    return picture_area(codes, codes, black, _BITS)
+
+
+def _alike(left: Sketch, right: Sketch) -> tuple[Sketch, Sketch]:
+    """Sketch of two frames what is within the bars that both have."""
+    areas = (left.area, right.area)
+    tops, bottoms, starts, ends = zip(*areas, strict=True)
+    area = Area(min(tops), max(bottoms), min(starts), max(ends))
+    return left.within(area), right.within(area)
 
 
 def _sampled(luma: Plane, bits: int) -> npt.NDArray[np.uint16]:

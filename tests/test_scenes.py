@@ -63,6 +63,7 @@ def clip(images, bits=8, starts=()):
 
 
 def judged(images, bits=8):
+    images = list(images)
     found = list(relations(clip(images, bits), bits))
     assert [f.index for f, _ in found] == list(range(len(images)))
     return [verdict for _, verdict in found]
@@ -93,6 +94,38 @@ def test_short_shots(length):
         length * k for k in range(1, 5)
     ]
     assert found.count(JOINED) == len(found) - 4
+
+
+BARS = {
+    "letterbox": (slice(None, 30), slice(-30, None)),
+    "pillars": ((slice(None), slice(None, 60)), (slice(None), slice(-60, None))),
+}
+
+
+def within(bars, images):
+    """What is left of a film on a screen of another shape, with a subtitle in the lower bar."""
+    for image in images:
+        film = image.copy()
+        for bar in BARS[bars]:
+            film[bar] = 16
+        if bars == "letterbox":
+            film[-20:-10, 60:260:10] = 235
+        yield film
+
+
+@pytest.mark.parametrize("bars", BARS)
+def test_bars_and_subtitles_in_them_hide_no_cut(bars):
+    for first, second in permutations(range(4), 2):
+        images = drifting(first, 5) + drifting(second, 5)
+        assert judged(within(bars, images)) == [JOINED] * 5 + [CUT] + [JOINED] * 4
+
+
+@pytest.mark.parametrize("bars", BARS)
+@pytest.mark.parametrize("length", [4, 8])
+def test_a_fade_within_bars_is_no_cut(bars, length):
+    shares = np.r_[0 : 1 : (length + 1) * 1j, 1, 1, 1, 1 : 0 : (length + 1) * 1j]
+    images = [i + (16 - i) * s for i, s in zip(drifting(2, len(shares)), shares, strict=True)]
+    assert set(judged(within(bars, images))) <= {JOINED, STILL}
 
 
 @pytest.mark.parametrize("step", [4, 16, 32, 48])
