@@ -169,6 +169,23 @@ def test_a_fast_pan_stays_sharp(name):
     assert (made[inner] - middle[inner]).square().mean() < 1e-4
 
 
+@pytest.mark.parametrize("name", ["fast", "fine"])
+@pytest.mark.parametrize("radius", [3, 5])
+def test_a_lamp_that_moves_in_the_night_stays_whole(name, radius):
+    def night(step):
+        rows, columns = torch.meshgrid(torch.arange(128), torch.arange(192), indexing="ij")
+        distance = ((rows - 60) ** 2 + (columns - 60 - 6 * step) ** 2).sqrt()
+        frame = torch.full((1, 3, 128, 192), 0.02)
+        frame[:, 0] += 0.9 * (radius - distance).clamp(0, 1)
+        frame[:, 0] += 0.08 * (-((distance / 3 / radius) ** 2)).exp()
+        return frame
+
+    model = load_model(name, torch.device("cpu"))
+    with torch.inference_mode():
+        wrong = (model(night(0), night(2)) - night(1)).abs().amax(1)[0]
+    assert wrong[night(1)[0, 0] > 0.08].mean() < 10 / 255
+
+
 def test_where_a_large_motion_leads_out_of_a_frame_the_other_one_is_trusted():
     motion = torch.zeros(1, 4, 32, 48)
     motion[:, 0], motion[:, 2] = -30, 30

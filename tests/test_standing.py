@@ -63,6 +63,28 @@ def test_a_caption_stays_while_the_picture_pans(name, draw):
     assert wrong[letters].max() < 3 / 255
 
 
+def letters_before_stripes(step: int, speed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """White strokes of 5 pixels without an outline before broad stripes that move; and where."""
+    letters = torch.zeros(128, 192, dtype=torch.bool)
+    for stroke in range(20):
+        column = 24 + 8 * stroke + stroke * stroke % 5
+        letters[88:104, column : column + 5] = True
+    rows, columns = torch.meshgrid(torch.arange(128), torch.arange(192), indexing="ij")
+    frame = scene(step) * 0.15 + 0.15
+    frame[..., (columns + rows + speed * step) % 96 < 48] += 0.45
+    frame[..., letters] = 0.95
+    return frame, letters
+
+
+@pytest.mark.parametrize("speed", [6, 10])
+def test_letters_without_an_outline_stay(speed):
+    model = load_model("fast", torch.device("cpu"))
+    (left, letters), (middle, _), (right, _) = (letters_before_stripes(k, speed) for k in range(3))
+    with torch.inference_mode():
+        wrong = (model(left, right) - middle).abs().amax(1)[0]
+    assert (wrong[letters] > 40 / 255).float().mean() < 0.04
+
+
 def stands(left: torch.Tensor, right: torch.Tensor, motion: float = 0) -> torch.Tensor:
     """What is allowed of each pixel of frames (1, 3, H, W), if all moves so far to the left."""
     cells = in_cells(left, right)

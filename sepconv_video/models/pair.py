@@ -51,6 +51,9 @@ MOTION_UNIT = 16
 MOST_SHOWN = 24.0
 """Motion is shortened to so many pixels for the network: it had seen little of more, and blurred
 what moves further."""
+MOST_BRIGHT = 4.0
+"""Normalised brightness that the network sees at most: it had never seen the 30 that a lamp in the
+night has, where nearly all is black, and tore it to pieces."""
 LEAST_FAR, SURELY_FAR = 16, 24
 """Pixels of motion: from the first on, fully from the second on, the network is helped where one of
 the frames does not show what is to be made. It cannot know how far beyond the edge that lies."""
@@ -206,6 +209,7 @@ class Piece(NamedTuple):
         ways += [(right, motion[:, 2:]) for motion in self.motions]
         for (frame, way), moved in zip(ways, torch.split(maps[:, :frames], FRAME, 1), strict=True):
             gather(frame, way, self.corner, moved)
+        maps[:, :frames].clamp_(-MOST_BRIGHT, MOST_BRIGHT)
         shown = [_shown(motion[:, :2]) for motion in self.motions]
         maps[:, frames : SEEN * count] = torch.cat(shown, 1)
         maps[:, SEEN * count :] = 0

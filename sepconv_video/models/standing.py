@@ -8,6 +8,7 @@ unless it comes from elsewhere, like one eye of a drawn face that moves to where
 from itertools import chain
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sepconv_video.kernels import light as kernels
@@ -37,6 +38,14 @@ AROUND = 17
 """Cells a side of which some must surely move, if what looks as if it stood is to move, too."""
 LEAST_MOVES, ENOUGH_MOVES = 0.2, 0.4
 """Share of what is sharp there: in a lattice at rest each bar may seem to come from the next."""
+LEAST_STANDS, ENOUGH_STANDS = 0.2, 0.4
+"""Share of what is sharp there and either stands or surely moves: with more that stands, a stroke
+may stand as well that is no more than the same itself."""
+SAME_PLACE, OTHER_PLACE = 0.25, 0.5
+"""Shares of the contrast: cells that are closer to another one are of the same stroke, those that
+are further away in both frames are beside it."""
+LEAST_STROKE, ENOUGH_STROKE = 1.5, 3
+"""Cells of 3x3 that are of one stroke: with less there is none."""
 NO_BRIGHTNESS = 1e6
 """Takes a cell out of the contrast, as neither high nor low."""
 ANYTHING = 1e3
@@ -63,12 +72,21 @@ def standing(cells: Tensor, motion: Tensor) -> Tensor:
     change = left - right
     # the least counts: beside what moves, the mean is no shadow
     shares = [_share(some, contrast) for some in (change - box(change, SHADOW), change)]
-    around = [box(share.clamp(max=ELSEWHERE), WINDOW) for share in shares]
-    alike = ramp(torch.minimum(*around), MOST_DIFFERENCE, SURE_DIFFERENCE)
-    # what stands is to be sharp by itself: two lines of text that scroll leave dark between them
-    other = (torch.minimum(*shares) > MOST_DIFFERENCE) * NO_BRIGHTNESS
-    stands = _sharp(_contrast(mean - other, mean + other)).mul_(alike)
+    counted = torch.cat(shares, 1).clamp_(max=ELSEWHERE)
+    alike = _alike(box(counted, WINDOW))
     sharp, moved = _sharp(contrast), _moved(cells, contrast, motion)
+    # a stroke without an outline is among what is behind it, which changes: beside much that
+    # stands for sure, or where little moves, it is enough that it is the same itself
+    for_it, against = (box(sharp * some, AROUND) for some in (alike, moved * (1 - alike)))
+    least, most = torch.minimum(left, right), torch.maximum(left, right)
+    strokes = _of_strokes(mean, least, most, contrast, counted)
+    strokes.mul_(ramp(for_it / (for_it + against + 1e-2), LEAST_STANDS, ENOUGH_STANDS))
+    alike = torch.maximum(alike, strokes)
+    # what stands is to be sharp by itself, against what is darker in both frames, or brighter: two
+    # lines of text that scroll leave dark between them
+    other = (torch.minimum(*shares) > MOST_DIFFERENCE) * NO_BRIGHTNESS
+    own = torch.maximum(_contrast(mean - other, most), _contrast(least, mean + other))
+    stands = _sharp(own).mul_(alike)
     surely = box(sharp * moved * (1 - alike), AROUND).div_(box(sharp, AROUND).add_(1e-3))
     rests = 1 - moved.mul_(ramp(surely, LEAST_MOVES, ENOUGH_MOVES))
     return contrast.mul_(EDGE).mul_(peak(stands.mul_(rests), WINDOW).mul_(rests))
@@ -112,6 +130,33 @@ def _moved(cells: Tensor, contrast: Tensor, motion: Tensor) -> Tensor:
 def _contrast(high: Tensor, low: Tensor) -> Tensor:
     """How far the highest value about each cell is from the lowest, in the best of channels."""
     return peak(high, WINDOW).add_(peak(-low, WINDOW)).amax(1, keepdim=True)
+
+
+def _alike(share: Tensor) -> Tensor:
+    """How surely what differs by such shares of the contrast, the lesser of two, is the same."""
+    return ramp(share.amin(1, keepdim=True), MOST_DIFFERENCE, SURE_DIFFERENCE)
+
+
+def _of_strokes(
+    mean: Tensor, least: Tensor, most: Tensor, contrast: Tensor, counted: Tensor
+) -> Tensor:
+    """Tell how alike the frames are in each cell and those around that are of the same stroke.
+
+    Cells that are brighter in both frames, or darker, do not count, whatever they change by.
+    """
+    height, width = contrast.shape[-2:]
+    padded = [F.pad(maps, [1] * 4, mode="replicate") for maps in (least, most, counted)]
+    total, count = torch.zeros_like(counted), torch.zeros_like(contrast)
+    for row in range(WINDOW):
+        for column in range(WINDOW):
+            low, high, share = (
+                maps[..., row : row + height, column : column + width] for maps in padded
+            )
+            gap = torch.maximum(low - mean, mean - high).amax(1, keepdim=True)
+            weight = ramp(gap.div_(contrast + 1e-3), OTHER_PLACE, SAME_PLACE)
+            total.addcmul_(weight.expand_as(share), share)
+            count += weight
+    return _alike(total.div_(count)).mul_(ramp(count, LEAST_STROKE, ENOUGH_STROKE))
 
 
 def _sharp(contrast: Tensor) -> Tensor:
