@@ -79,6 +79,8 @@ class EmulatedModule:
             source = path.with_suffix(".cu")
             source.write_text(code)
             command = [COMPILER, "-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
+            # ends the process at loads that are not aligned, which a GPU refuses, and the like
+            command += ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
             command += ["-Wno-unknown-pragmas", "-Wno-unused-function", f'-DSOURCE="{source}"']
             command += [str(Path(__file__).with_name("emulation.cpp")), "-o", str(path), *options]
             subprocess.run(command, check=True)
