@@ -259,10 +259,12 @@ def _goes_on(window: Sequence[_Seen], place: int) -> bool:
 
 def _score_of_moved(left: Sketch, right: Sketch, texture: float = 0.0) -> float:
     """The cut score, after a shift of the whole picture if there is one."""
-    score = cut_score(left, right, texture)
-    if score < CUT_SCORE or left.codes.shape != right.codes.shape:
-        return score
+    if left.codes.shape != right.codes.shape:
+        return _UNLIKE
     left, right = _alike(left, right)
+    score = cut_score(left, right, texture)
+    if score < CUT_SCORE:
+        return score
     shift = _shift(left.contrast, right.contrast)
     return score if shift is None else min(score, _score(left, right, shift, texture))
 

@@ -75,6 +75,12 @@ def drifting(seed, count, step=2):
     return [wide[:, step * k : step * k + SIZE[1]] for k in range(count)]
 
 
+def faded(level, length):
+    """A shot that fades to a level and back."""
+    shares = np.r_[0 : 1 : (length + 1) * 1j, 1, 1, 1, 1 : 0 : (length + 1) * 1j]
+    return [i + (level - i) * s for i, s in zip(drifting(2, len(shares)), shares, strict=True)]
+
+
 @pytest.mark.parametrize("bits", [8, 10, 16])
 def test_other_textures_are_cuts(bits):
     for first, second in permutations(range(3), 2):
@@ -123,9 +129,7 @@ def test_bars_and_subtitles_in_them_hide_no_cut(bars):
 @pytest.mark.parametrize("bars", BARS)
 @pytest.mark.parametrize("length", [4, 8])
 def test_a_fade_within_bars_is_no_cut(bars, length):
-    shares = np.r_[0 : 1 : (length + 1) * 1j, 1, 1, 1, 1 : 0 : (length + 1) * 1j]
-    images = [i + (16 - i) * s for i, s in zip(drifting(2, len(shares)), shares, strict=True)]
-    assert set(judged(within(bars, images))) <= {JOINED, STILL}
+    assert set(judged(within(bars, faded(16, length)))) <= {JOINED, STILL}
 
 
 @pytest.mark.parametrize("step", [4, 16, 32, 48])
@@ -163,9 +167,7 @@ def test_a_flash_that_leaves_the_picture_visible_is_nothing():
 @pytest.mark.parametrize("length", [4, 8, 24])
 @pytest.mark.parametrize("level", [16, 235])
 def test_a_fade_is_no_cut(level, length):
-    shares = np.r_[0 : 1 : (length + 1) * 1j, 1, 1, 1, 1 : 0 : (length + 1) * 1j]
-    images = [i + (level - i) * s for i, s in zip(drifting(2, len(shares)), shares, strict=True)]
-    assert set(judged(images)) <= {JOINED, STILL}
+    assert set(judged(faded(level, length))) <= {JOINED, STILL}
 
 
 @pytest.mark.parametrize("length", [3, 8])

@@ -18,15 +18,15 @@ def texture(height: int, width: int) -> torch.Tensor:
     return (blurred - 0.5) * 2 + 0.5
 
 
-def strokes(height: int, width: int) -> torch.Tensor:
-    """Where a caption is: upright strokes of 3 pixels, (height, width), true or false.
+def strokes(height: int, width: int, thick: int = 3, apart: int = 7) -> torch.Tensor:
+    """Where a caption is: upright strokes of `thick` pixels, (height, width), true or false.
 
     Their distances differ, as those of letters do.
     """
     letters = torch.zeros(height, width, dtype=torch.bool)
     for stroke in range(20):
-        column = 24 + 7 * stroke + stroke * stroke % 5
-        letters[height - 40 : height - 24, column : column + 3] = True
+        column = 24 + apart * stroke + stroke * stroke % 5
+        letters[height - 40 : height - 24, column : column + thick] = True
     return letters
 
 
@@ -65,10 +65,7 @@ def test_a_caption_stays_while_the_picture_pans(name, draw):
 
 def letters_before_stripes(step: int, speed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """White strokes of 5 pixels without an outline before broad stripes that move; and where."""
-    letters = torch.zeros(128, 192, dtype=torch.bool)
-    for stroke in range(20):
-        column = 24 + 8 * stroke + stroke * stroke % 5
-        letters[88:104, column : column + 5] = True
+    letters = strokes(128, 192, thick=5, apart=8)
     rows, columns = torch.meshgrid(torch.arange(128), torch.arange(192), indexing="ij")
     frame = scene(step) * 0.15 + 0.15
     frame[..., (columns + rows + speed * step) % 96 < 48] += 0.45

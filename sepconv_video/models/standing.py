@@ -149,14 +149,15 @@ def _of_strokes(
     mean, *extremes = (maps.mean(1, keepdim=True) for maps in (mean, least, most))
     padded = [F.pad(maps, [1] * 4, mode="replicate") for maps in (*extremes, counted)]
     total, count = torch.zeros_like(counted), torch.zeros_like(contrast)
+    scale = contrast + 1e-3
     for row in range(WINDOW):
         for column in range(WINDOW):
             low, high, share = (
                 maps[..., row : row + height, column : column + width] for maps in padded
             )
             gap = torch.maximum(low - mean, mean - high)
-            weight = ramp(gap.div_(contrast + 1e-3), OTHER_PLACE, SAME_PLACE)
-            total.addcmul_(weight.expand_as(share), share)
+            weight = ramp(gap.div_(scale), OTHER_PLACE, SAME_PLACE)
+            total.addcmul_(weight, share)
             count += weight
     return _alike(total.div_(count)).mul_(ramp(count, LEAST_STROKE, ENOUGH_STROKE))
 

@@ -7,7 +7,7 @@ from sepconv_video.frames import ColorSpec
 from sepconv_video.video.formats import is_rgb
 
 # MatrixCoefficients of H.273 table 4 that `color` knows exactly
-_MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}
+MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}
 # Those it does not. Most are no sum of weighted R, G and B as coded; conversion there and back
 # is exact with any matrix, and the network hardly minds: only the tag must stay.
 _OTHERS = {
@@ -73,8 +73,8 @@ def guessed_matrix(width: int, height: int) -> str:
 
 
 def _matrix(space: int, primaries: int, first: av.VideoFrame) -> str:
-    if space in _MATRICES:
-        return _MATRICES[space]
+    if space in MATRICES:
+        return MATRICES[space]
     if space in _OTHERS:
         return "bt2020" if primaries == _BT2020 else "bt709"
     return guessed_matrix(first.width, first.height)

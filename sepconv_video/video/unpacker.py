@@ -12,12 +12,11 @@ from sepconv_video.frames import Plane
 from sepconv_video.video import formats
 from sepconv_video.video.faults import quoted
 from sepconv_video.video.formats import ACCURATE
-from sepconv_video.video.matrices import guessed_matrix, matrix_note
+from sepconv_video.video.matrices import MATRICES, guessed_matrix, matrix_note
 
 # swscale knows fewer matrices than H.273: 170M (6) is 601 (5), constant luminance (10) is 2020 (9)
 _SWS_BY_TAG = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 _SWS_MATRICES = {"bt601": 5, "bt709": 1}
-_MATRIX_NAMES = {1: "bt709", 4: "fcc", 5: "bt601", 7: "smpte240m", 9: "bt2020"}
 _RANGES = {1: "limited", 2: "full"}
 
 
@@ -136,8 +135,7 @@ def change(before: Form, after: Form) -> str:
     """Say for the user what changed."""
     if before[:3] == after[:3]:
         words = [
-            f"{_MATRIX_NAMES[form.matrix]}, {_RANGES[form.signal_range]}"
-            for form in (before, after)
+            f"{MATRICES[form.matrix]}, {_RANGES[form.signal_range]}" for form in (before, after)
         ]
     else:
         words = [f"{form.width}x{form.height} {form.pix_fmt}" for form in (before, after)]

@@ -33,6 +33,11 @@ def load_nvrtc():
     return nvrtc
 
 
+def takes_more(arch):
+    """Whether kernels take more registers than CUDA 12 gives them."""
+    return arch == 120 and load_nvrtc().getVersion() >= (13, 0)
+
+
 def resources_used(arch, variant):
     """Compile a variant; return registers and bytes spilled, for each of its kernels."""
     count = 3 if variant.name.startswith("backward") else 1
@@ -88,7 +93,7 @@ def test_what_works_on_frames_and_maps_fits_the_registers(arch, dtype, module, s
     source, options = cuda.source(module.SOURCES), module.options(dtype, *sizes)
     registers, spilled = compiled(arch, source, options, count)
     # 12.0 holds three quarters of the threads of 9.0, in as many registers
-    assert max(registers) <= (most * 4 // 3 if arch == 120 else most)
+    assert max(registers) <= (most * 4 // 3 if takes_more(arch) else most)
     assert not any(spilled)
 
 
@@ -108,7 +113,7 @@ def test_laying_maps_out_fits_the_registers(arch, size):
 def test_matrix_instructions_fit_the_registers(arch):
     variant = Variant("forward_tensor", "HALF", 51, 3, 2)
     registers, spilled = resources_used(arch, variant)
-    assert arch == 120 or max(registers) <= 168  # three blocks to a multiprocessor
+    assert takes_more(arch) or max(registers) <= 168  # three blocks to a multiprocessor
     assert not any(spilled)
     # three blocks to one of Hopper; one of 12.0 has room for a single one, whatever its registers
     assert cuda.shared_bytes(variant) <= 75 * 1024
